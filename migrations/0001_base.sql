@@ -1,0 +1,481 @@
+-- Muster's schema, one text for SQLite and PostgreSQL. README.md in this folder says which SQL it may use.
+-- On PostgreSQL every TEXT column gets COLLATE "C" when this file is applied, so that ids and prefixes compare as bytes on both.
+
+-- ---------------------------------------------------------------- the server itself
+
+CREATE TABLE meta (
+  name TEXT NOT NULL PRIMARY KEY,
+  value TEXT NOT NULL
+);
+
+-- Work that one process at a time does: the holder renews until_ms; a lease past it is free.
+CREATE TABLE lease (
+  name TEXT NOT NULL PRIMARY KEY,
+  holder TEXT NOT NULL,
+  until_ms BIGINT NOT NULL
+);
+
+-- Secrets, AES-256-GCM under the master key, base64.
+CREATE TABLE sealed (
+  name TEXT NOT NULL PRIMARY KEY,
+  sealed TEXT NOT NULL,
+  version BIGINT NOT NULL,
+  updated_at_ms BIGINT NOT NULL
+);
+
+CREATE TABLE alarm (
+  id TEXT NOT NULL PRIMARY KEY,
+  kind TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  state TEXT NOT NULL,
+  detail TEXT NOT NULL,
+  opened_at_ms BIGINT NOT NULL,
+  changed_at_ms BIGINT NOT NULL,
+  closed_at_ms BIGINT
+);
+CREATE UNIQUE INDEX alarm_open ON alarm (kind, subject) WHERE closed_at_ms IS NULL;
+
+-- ---------------------------------------------------------------- operators
+
+CREATE TABLE operator (
+  id TEXT NOT NULL PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  role TEXT NOT NULL,
+  password_hash TEXT,
+  created_at_ms BIGINT NOT NULL,
+  disabled_at_ms BIGINT
+);
+
+CREATE TABLE sign_in_link (
+  hash TEXT NOT NULL PRIMARY KEY,
+  operator_id TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  used_at_ms BIGINT
+);
+
+CREATE TABLE session (
+  hash TEXT NOT NULL PRIMARY KEY,
+  operator_id TEXT NOT NULL,
+  csrf TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL
+);
+CREATE INDEX session_operator ON session (operator_id);
+
+CREATE TABLE api_key (
+  id TEXT NOT NULL PRIMARY KEY,
+  name TEXT NOT NULL,
+  role TEXT NOT NULL,
+  hash TEXT NOT NULL UNIQUE,
+  created_by TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  revoked_at_ms BIGINT
+);
+
+-- ---------------------------------------------------------------- people and admission
+
+CREATE TABLE users (
+  id TEXT NOT NULL PRIMARY KEY,
+  email TEXT NOT NULL,
+  name TEXT NOT NULL,
+  state TEXT NOT NULL,
+  device_limit BIGINT,
+  attributes TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  updated_at_ms BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX users_email ON users (email) WHERE state <> 'deleted';
+
+CREATE TABLE enrollment_token (
+  id TEXT NOT NULL PRIMARY KEY,
+  name TEXT NOT NULL,
+  hash TEXT NOT NULL UNIQUE,
+  created_by TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT,
+  max_uses BIGINT,
+  uses BIGINT NOT NULL,
+  revoked_at_ms BIGINT,
+  labels TEXT NOT NULL,
+  user_id TEXT,
+  serial TEXT,
+  device_id TEXT
+);
+
+CREATE TABLE enrollment_use (
+  bucket BIGINT NOT NULL,
+  device_id TEXT NOT NULL,
+  token_id TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  remote TEXT NOT NULL,
+  PRIMARY KEY (bucket, device_id, token_id)
+);
+CREATE INDEX enrollment_use_token ON enrollment_use (token_id, at_ms);
+
+-- ---------------------------------------------------------------- devices
+
+CREATE TABLE device (
+  bucket BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  user_id TEXT,
+  platform TEXT NOT NULL,
+  app TEXT NOT NULL,
+  hardware_id TEXT,
+  serial TEXT,
+  udid TEXT,
+  model TEXT NOT NULL,
+  os_version TEXT NOT NULL,
+  agent_version TEXT NOT NULL,
+  management_mode TEXT NOT NULL,
+  state TEXT NOT NULL,
+  state_since_ms BIGINT NOT NULL,
+  denied TEXT,
+  denied_at_ms BIGINT,
+  action_done_at_ms BIGINT,
+  quarantined_at_ms BIGINT,
+  facts TEXT NOT NULL,
+  facts_hash TEXT NOT NULL,
+  facts_at_ms BIGINT,
+  created_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (bucket, id)
+);
+CREATE INDEX device_user ON device (user_id);
+CREATE INDEX device_state ON device (state);
+
+-- What a device is found by without its id; the first insert wins. bucket is that of the key's own hash.
+CREATE TABLE device_key (
+  bucket BIGINT NOT NULL,
+  kind TEXT NOT NULL,
+  key TEXT NOT NULL,
+  device_id TEXT NOT NULL,
+  PRIMARY KEY (bucket, kind, key)
+);
+
+-- Lower-cased words a search finds a device by (serial, e-mail, name, model), for prefix scans.
+CREATE TABLE device_term (
+  bucket BIGINT NOT NULL,
+  device_id TEXT NOT NULL,
+  term TEXT NOT NULL,
+  PRIMARY KEY (bucket, device_id, term)
+);
+CREATE INDEX device_term_term ON device_term (term);
+
+-- One row for each way a device talks to us. Narrow, because every contact writes it.
+CREATE TABLE channel (
+  bucket BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  device_id TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  platform TEXT NOT NULL,
+  token_hash TEXT,
+  fresh_token_hash TEXT,
+  enrollment_token_id TEXT,
+  activation BIGINT NOT NULL,
+  activated_at_ms BIGINT,
+  denied TEXT,
+  push_provider TEXT,
+  push_kind TEXT,
+  push_value TEXT,
+  push_state TEXT NOT NULL,
+  push_since_ms BIGINT NOT NULL,
+  last_contact_ms BIGINT,
+  last_cause TEXT,
+  last_serving_ms BIGINT,
+  skew_ms BIGINT NOT NULL,
+  label_set_id TEXT NOT NULL,
+  generation BIGINT NOT NULL,
+  stack_id TEXT NOT NULL,
+  desired TEXT,
+  desired_at_ms BIGINT NOT NULL,
+  hold TEXT,
+  reported TEXT,
+  reported_at_ms BIGINT,
+  applied TEXT,
+  applied_at_ms BIGINT,
+  details TEXT,
+  PRIMARY KEY (bucket, id)
+);
+CREATE UNIQUE INDEX channel_device ON channel (bucket, device_id, kind, subject);
+CREATE INDEX channel_moves ON channel (label_set_id, generation);
+CREATE INDEX channel_stack ON channel (stack_id);
+
+-- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
+-- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses.
+CREATE TABLE wakes (
+  bucket BIGINT NOT NULL,
+  channel_id TEXT NOT NULL,
+  sender TEXT NOT NULL,
+  lane BIGINT NOT NULL,
+  due_at_ms BIGINT NOT NULL,
+  next_due_ms BIGINT,
+  lease_id TEXT,
+  work_seq BIGINT NOT NULL,
+  open_work BIGINT NOT NULL,
+  urgent_open BIGINT NOT NULL,
+  step BIGINT NOT NULL,
+  attempt BIGINT NOT NULL,
+  fruitless BIGINT NOT NULL,
+  changed_at_ms BIGINT NOT NULL,
+  nudged_at_ms BIGINT,
+  unanswered BIGINT NOT NULL,
+  high_day BIGINT NOT NULL,
+  high_count BIGINT NOT NULL,
+  gap_ms BIGINT NOT NULL,
+  phase_s BIGINT NOT NULL,
+  lazy BIGINT NOT NULL,
+  PRIMARY KEY (bucket, channel_id)
+);
+CREATE INDEX wakes_due ON wakes (sender, lane, due_at_ms);
+
+-- ---------------------------------------------------------------- jobs and tasks
+
+CREATE TABLE job (
+  id TEXT NOT NULL PRIMARY KEY,
+  kind TEXT NOT NULL,
+  params TEXT NOT NULL,
+  lane TEXT NOT NULL,
+  selector TEXT NOT NULL,
+  state TEXT NOT NULL,
+  tasks BIGINT NOT NULL,
+  unknown_devices TEXT NOT NULL,
+  duplicate_devices TEXT NOT NULL,
+  created_by TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  finished_at_ms BIGINT,
+  expand_bucket BIGINT NOT NULL,
+  expand_after TEXT NOT NULL
+);
+CREATE INDEX job_state ON job (state);
+
+CREATE TABLE idempotency (
+  actor TEXT NOT NULL,
+  key TEXT NOT NULL,
+  body_hash TEXT NOT NULL,
+  job_id TEXT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (actor, key)
+);
+
+-- A task's id is derived from (job, channel, attempt), so the primary key keeps them unique.
+-- finished_at_ms IS NULL is what "open" means, in every index and statement.
+CREATE TABLE task (
+  bucket BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  job_id TEXT NOT NULL,
+  device_id TEXT NOT NULL,
+  channel_id TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  lane BIGINT NOT NULL,
+  state TEXT NOT NULL,
+  attempt BIGINT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  state_since_ms BIGINT NOT NULL,
+  delivered_at_ms BIGINT,
+  progressed_at_ms BIGINT,
+  finished_at_ms BIGINT,
+  progress TEXT,
+  error TEXT,
+  result TEXT,
+  late TEXT,
+  retried_by TEXT,
+  PRIMARY KEY (bucket, id)
+);
+CREATE INDEX task_open ON task (channel_id, lane, job_id, id) WHERE finished_at_ms IS NULL;
+CREATE INDEX task_expiry ON task (expires_at_ms) WHERE finished_at_ms IS NULL;
+CREATE INDEX task_job ON task (job_id, id);
+CREATE INDEX task_device ON task (device_id, id);
+
+-- Counts that many devices share: writers only append to tally_in, one folder at a time adds them up.
+CREATE TABLE tally_in (
+  id TEXT NOT NULL PRIMARY KEY,
+  topic TEXT NOT NULL,
+  key TEXT NOT NULL,
+  n BIGINT NOT NULL
+);
+CREATE INDEX tally_in_topic ON tally_in (topic);
+CREATE TABLE tally (
+  topic TEXT NOT NULL,
+  key TEXT NOT NULL,
+  n BIGINT NOT NULL,
+  PRIMARY KEY (topic, key)
+);
+
+-- ---------------------------------------------------------------- policies
+
+CREATE TABLE label (
+  id TEXT NOT NULL PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  description TEXT NOT NULL,
+  rule TEXT,
+  created_at_ms BIGINT NOT NULL
+);
+
+CREATE TABLE label_member (
+  bucket BIGINT NOT NULL,
+  device_id TEXT NOT NULL,
+  label_id TEXT NOT NULL,
+  added_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (bucket, device_id, label_id)
+);
+CREATE INDEX label_member_label ON label_member (label_id, device_id);
+
+CREATE TABLE policy (
+  id TEXT NOT NULL PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  latest BIGINT NOT NULL,
+  published BIGINT,
+  created_at_ms BIGINT NOT NULL,
+  updated_at_ms BIGINT NOT NULL
+);
+
+CREATE TABLE policy_version (
+  policy_id TEXT NOT NULL,
+  n BIGINT NOT NULL,
+  document TEXT NOT NULL,
+  hash TEXT NOT NULL,
+  message TEXT NOT NULL,
+  created_by TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  published_at_ms BIGINT,
+  PRIMARY KEY (policy_id, n)
+);
+
+-- label_id 'all' stands for every device.
+CREATE TABLE assignment (
+  policy_id TEXT NOT NULL,
+  label_id TEXT NOT NULL,
+  mode TEXT NOT NULL,
+  rank BIGINT NOT NULL,
+  PRIMARY KEY (policy_id, label_id)
+);
+CREATE INDEX assignment_label ON assignment (label_id);
+
+-- A set of labels that devices have; every device with the same set shares its stack.
+-- A channel whose generation is below its set's is stale: the mover brings it up, or its next contact does.
+CREATE TABLE label_set (
+  id TEXT NOT NULL PRIMARY KEY,
+  labels TEXT NOT NULL,
+  stack_id TEXT NOT NULL,
+  generation BIGINT NOT NULL,
+  moving BIGINT NOT NULL,
+  created_at_ms BIGINT NOT NULL
+);
+
+-- id is the hash of items; immutable. items: [{"policy","name","version","rank"}], strongest first.
+CREATE TABLE stack (
+  id TEXT NOT NULL PRIMARY KEY,
+  items TEXT NOT NULL,
+  document TEXT NOT NULL,
+  version TEXT NOT NULL,
+  variables TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL
+);
+
+-- ---------------------------------------------------------------- what devices tell
+
+CREATE TABLE event (
+  bucket BIGINT NOT NULL,
+  channel_id TEXT NOT NULL,
+  event_id TEXT NOT NULL,
+  id TEXT NOT NULL,
+  device_id TEXT NOT NULL,
+  type TEXT NOT NULL,
+  activation BIGINT NOT NULL,
+  seq BIGINT NOT NULL,
+  occurred_at_ms BIGINT NOT NULL,
+  claimed_at_ms BIGINT NOT NULL,
+  first_attempt_at_ms BIGINT,
+  received_at_ms BIGINT NOT NULL,
+  attempt BIGINT NOT NULL,
+  boot_id TEXT,
+  uptime_ms BIGINT,
+  policy_version TEXT,
+  late BIGINT NOT NULL,
+  data TEXT NOT NULL,
+  PRIMARY KEY (bucket, channel_id, event_id)
+);
+CREATE INDEX event_device ON event (device_id, id);
+CREATE INDEX event_id ON event (id);
+
+-- The newest event of each subject on a channel: an older one that comes later changes no state.
+CREATE TABLE event_head (
+  bucket BIGINT NOT NULL,
+  channel_id TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  activation BIGINT NOT NULL,
+  seq BIGINT NOT NULL,
+  PRIMARY KEY (bucket, channel_id, subject)
+);
+
+CREATE TABLE finding (
+  bucket BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  device_id TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  opened_at_ms BIGINT NOT NULL,
+  due_at_ms BIGINT NOT NULL,
+  overdue_at_ms BIGINT,
+  closed_at_ms BIGINT,
+  closed_by TEXT,
+  detail TEXT NOT NULL,
+  PRIMARY KEY (bucket, id)
+);
+CREATE UNIQUE INDEX finding_open ON finding (bucket, device_id, kind, subject) WHERE closed_at_ms IS NULL;
+CREATE INDEX finding_due ON finding (due_at_ms) WHERE closed_at_ms IS NULL;
+CREATE INDEX finding_device ON finding (device_id, id);
+
+-- Contacts that carried something, either way.
+CREATE TABLE contact (
+  bucket BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  device_id TEXT NOT NULL,
+  channel_id TEXT NOT NULL,
+  cause TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  after_nudge_ms BIGINT,
+  results BIGINT NOT NULL,
+  events BIGINT NOT NULL,
+  tasks BIGINT NOT NULL,
+  policy TEXT,
+  PRIMARY KEY (bucket, id)
+);
+CREATE INDEX contact_device ON contact (device_id, id);
+
+-- What each process saw in each five minutes.
+CREATE TABLE funnel (
+  slot_ms BIGINT NOT NULL,
+  process TEXT NOT NULL,
+  stage TEXT NOT NULL,
+  n BIGINT NOT NULL,
+  PRIMARY KEY (slot_ms, process, stage)
+);
+
+-- ---------------------------------------------------------------- feed
+
+CREATE TABLE feed_in (
+  bucket BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  kind TEXT NOT NULL,
+  actor TEXT,
+  device_id TEXT,
+  data TEXT NOT NULL,
+  PRIMARY KEY (bucket, id)
+);
+
+CREATE TABLE feed (
+  seq BIGINT NOT NULL PRIMARY KEY,
+  id TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  kind TEXT NOT NULL,
+  actor TEXT,
+  device_id TEXT,
+  data TEXT NOT NULL
+);
+CREATE INDEX feed_device ON feed (device_id, seq);
+CREATE INDEX feed_actor ON feed (seq) WHERE actor IS NOT NULL;

@@ -1,0 +1,101 @@
+//! Ids: UUIDv7 that carry their bucket, so that an id alone says where its row lies.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// How many buckets the per-device tables are spread over; part of the schema, never changed.
+pub const BUCKETS: i64 = 64;
+
+/// A UUIDv7 (RFC 9562). The last six bits are the bucket: random for a device, its device's for everything that belongs to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Id(Uuid);
+
+impl Id {
+    /// Builds an id from Unix milliseconds and ten random bytes.
+    pub fn v7(at_ms: i64, random: [u8; 10]) -> Id {
+        let millis = u64::try_from(at_ms).unwrap_or(0);
+        Id(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
+
+    /// An id that is the same whenever it is made from the same parts: a task's from (job, channel, attempt). It carries `at_ms`
+    /// as its time and lies in the bucket of `beside`.
+    pub fn derived(at_ms: i64, beside: Id, parts: &[&str]) -> Id {
+        let mut digest = Sha256::new();
+        for part in parts {
+            digest.update(part.as_bytes());
+            digest.update([0]);
+        }
+        let mut random = [0; 10];
+        random.copy_from_slice(&digest.finalize()[..10]);
+        Id::v7(at_ms, random).in_bucket_of(beside)
+    }
+
+    /// The same id moved into the bucket of `other`.
+    pub fn in_bucket_of(self, other: Id) -> Id {
+        let mut bytes = *self.0.as_bytes();
+        bytes[15] = (bytes[15] & 0xc0) | (other.0.as_bytes()[15] & 0x3f);
+        Id(Uuid::from_bytes(bytes))
+    }
+
+    /// 0..63: the first column of the primary key of every per-device table.
+    pub fn bucket(self) -> i64 {
+        i64::from(self.0.as_bytes()[15] & 0x3f)
+    }
+
+    /// The bytes, for hashing.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Unix milliseconds at which the id was made.
+    pub fn at_ms(self) -> i64 {
+        let b = self.0.as_bytes();
+        b[..6].iter().fold(0, |ms, byte| (ms << 8) | i64::from(*byte))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Id {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Id, uuid::Error> {
+        Uuid::try_parse(text).map(Id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_beside_a_device_shares_its_bucket_and_keeps_its_time() {
+        let device = Id::v7(1_000, [7; 10]);
+        let task = Id::v7(2_000, [9; 10]).in_bucket_of(device);
+        assert_eq!(task.bucket(), device.bucket());
+        assert_eq!(task.at_ms(), 2_000);
+    }
+
+    #[test]
+    fn a_derived_id_is_stable_and_depends_on_every_part() {
+        let device = Id::v7(1_000, [7; 10]);
+        let one = Id::derived(5, device, &["job", "channel", "1"]);
+        assert_eq!(one, Id::derived(5, device, &["job", "channel", "1"]));
+        assert_ne!(one, Id::derived(5, device, &["job", "channel", "2"]));
+        assert_ne!(one, Id::derived(5, device, &["jobc", "hannel", "1"]));
+    }
+}

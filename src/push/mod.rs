@@ -1,0 +1,57 @@
+//! Nudge in, answer out: the senders. This module knows the providers' wire protocols and no database.
+
+use crate::model::{Id, Lane};
+
+/// Where a nudge goes: what the device registered.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    /// `token` or `fid`: FCM takes both.
+    pub kind: AddressKind,
+    /// The provider's opaque value. A secret of the device: shortened in Debug.
+    pub value: String,
+}
+
+/// The two ways in which FCM names an app instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressKind {
+    Token,
+    Fid,
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}:{}...", self.kind, self.value.chars().take(6).collect::<String>())
+    }
+}
+
+/// One contentless push.
+#[derive(Clone, Debug)]
+pub struct Nudge {
+    pub channel_id: Id,
+    pub address: Address,
+    /// The app's package name: FCM's `restricted_package_name`.
+    pub app: String,
+    /// True where the registration is an iOS app's, bridged by FCM to APNs.
+    pub ios: bool,
+    pub lane: Lane,
+    /// FCM priority HIGH, else NORMAL; the caller keeps the daily limit.
+    pub high: bool,
+    /// Unix milliseconds until which the provider shall hold the nudge for an offline device.
+    pub expires_at_ms: i64,
+}
+
+/// What became of a nudge. `reason` is the provider's own word or a short one of ours, fit for a metric label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The provider took it: accepted, never "delivered".
+    Accepted,
+    /// This device's try failed (5xx, timeout, 429): counts as an attempt; a longer `retry_after_ms` wins over the ladder.
+    Failed { reason: String, retry_after_ms: Option<i64> },
+    /// Never processed, or not this device's fault (refused stream, breaker open, credential fault, shutdown): no attempt counted,
+    /// due again at `due_ms` (Unix milliseconds).
+    GivenBack { reason: String, due_ms: i64 },
+    /// The address is gone for good (UNREGISTERED): no nudge until the device registers again.
+    Dead { reason: String },
+    /// The address looks wrong, but the fault could be ours: set aside until the device comes or 24 hours pass.
+    Suspect { reason: String },
+}
