@@ -29,10 +29,7 @@ impl Clock {
 
     /// A clock that stands at `start_ms` (Unix milliseconds) until [`Clock::advance`] moves it; `seed` fixes the randomness.
     pub fn moved(start_ms: i64, seed: u64) -> Clock {
-        Clock {
-            hand: Hand::Moved(Arc::new(AtomicI64::new(start_ms))),
-            seed: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
-        }
+        Clock { hand: Hand::Moved(Arc::new(AtomicI64::new(start_ms))), seed: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
     /// Moves a [`Clock::moved`] clock forward; the system's clock cannot be moved, and the call then does nothing.

@@ -1,5 +1,10 @@
 //! Muster: a push-notification MDM policy server.
 
+pub mod app;
 pub mod clock;
+pub mod config;
+pub mod error;
+pub mod http;
 pub mod model;
 pub mod push;
+pub mod store;

@@ -1,7 +1,14 @@
 //! Plain data, no input or output: the words of docs/architecture.md as types.
 
+mod actor;
+mod fault;
 mod id;
 mod lane;
 
+pub use actor::{Actor, Role};
+pub use fault::Fault;
 pub use id::{BUCKETS, Id};
 pub use lane::Lane;
+
+/// A set of more channels than this goes in lane `bulk`, whatever was asked.
+pub const BULK_ABOVE: usize = 1000;

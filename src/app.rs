@@ -1,0 +1,128 @@
+//! What every request and every worker shares.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Moment};
+use crate::config::Config;
+use crate::error::{Result, Trouble};
+use crate::store::{Class, Conn, Db};
+
+/// How often a transaction that lost a deadlock or a serialization race is tried again.
+pub const REPEATS_MAX: u32 = 5;
+
+/// The running server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App {
+    shared: Arc<Shared>,
+}
+
+/// The parts of an [`App`].
+#[derive(Debug)]
+pub struct Shared {
+    pub config: Config,
+    pub db: Db,
+    pub clock: Clock,
+    pub bells: Bells,
+}
+
+/// Rung after a commit, so that a worker of this process need not wait for its tick. A hint, never the only way.
+#[derive(Debug, Default)]
+pub struct Bells {
+    /// A wake may be due.
+    pub wakes: Notify,
+    /// The feed has something to sequence.
+    pub feed: Notify,
+    /// A job to expand or a set to move.
+    pub background: Notify,
+}
+
+impl Bells {
+    /// Rings all of them; a bell that nobody waits for keeps one ring.
+    pub fn ring(&self) {
+        self.wakes.notify_one();
+        self.feed.notify_one();
+        self.background.notify_one();
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl App {
+    pub fn new(shared: Shared) -> App {
+        App { shared: Arc::new(shared) }
+    }
+
+    /// Begins a transaction; [`change!`] is the way to use it.
+    pub async fn begin(&self, class: Class) -> Result<Change> {
+        let conn = self.db.begin(class).await?;
+        Ok(Change { app: self.clone(), conn, moment: self.clock.moment() })
+    }
+}
+
+/// A transaction in hand, with the moment it happens at.
+#[derive(Debug)]
+pub struct Change {
+    app: App,
+    conn: Conn,
+    moment: Moment,
+}
+
+impl Change {
+    /// What the functions of `ops` ask for.
+    pub fn parts(&mut self) -> (&mut Conn, &mut Moment) {
+        (&mut self.conn, &mut self.moment)
+    }
+
+    /// Commits what succeeded and undoes what failed. `None` asks the caller to do it again: the database broke a deadlock or a
+    /// serialization race, and `tries` is not used up.
+    pub async fn end<T>(self, outcome: Result<T>, tries: &mut u32) -> Option<Result<T>> {
+        let outcome = match outcome {
+            Ok(value) => self.conn.commit().await.map(|()| value),
+            Err(error) => {
+                // The error at hand says more than a failure to undo; the database undoes what is not committed anyway.
+                self.conn.rollback().await.ok();
+                Err(error)
+            }
+        };
+        *tries += 1;
+        match outcome {
+            Err(error) if error.trouble() == Trouble::Repeat && *tries < REPEATS_MAX => None,
+            Err(error) => Some(Err(error)),
+            Ok(value) => {
+                self.app.bells.ring();
+                Some(Ok(value))
+            }
+        }
+    }
+}
+
+/// Runs an expression in one transaction and rings the bells after the commit:
+/// `change!(app, Class::Operators, |conn, moment| ops::users::create(conn, moment, &actor, &input).await)`.
+///
+/// A macro, because a future that borrows the transaction through a closure cannot be proved `Send`.
+#[macro_export]
+macro_rules! change {
+    ($app:expr, $class:expr, |$conn:ident, $moment:ident| $work:expr) => {{
+        let mut tries = 0;
+        loop {
+            let mut change = match $app.begin($class).await {
+                Ok(change) => change,
+                Err(error) => break Err(error),
+            };
+            let outcome = {
+                let ($conn, $moment) = change.parts();
+                $work
+            };
+            if let Some(result) = change.end(outcome, &mut tries).await {
+                break result;
+            }
+        }
+    }};
+}

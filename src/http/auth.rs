@@ -1,0 +1,89 @@
+//! Who is calling: an API key or a console session.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::error::Problem;
+use crate::app::App;
+use crate::error::Error;
+use crate::model::Actor;
+use crate::store::operators;
+
+/// The header in which the console's script repeats the session's CSRF token; forms send it as the field `csrf`.
+pub const CSRF_HEADER: &str = "x-csrf-token";
+
+/// The authenticated caller of the operator API.
+#[derive(Clone, Debug)]
+pub struct Caller(pub Actor);
+
+/// A console session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub actor: Actor,
+    pub operator_id: String,
+    /// Repeated by every form and script call of this session.
+    pub csrf: String,
+}
+
+/// How long a session lasts.
+pub const SESSION_MS: i64 = 12 * 3600 * 1000;
+
+/// The name of the session cookie: `__Host-` exactly when the public URL is https.
+pub fn cookie_name(app: &App) -> &'static str {
+    if app.config.public_url_is_https() { "__Host-muster" } else { "muster" }
+}
+
+/// SHA-256 in lower-case hex: how tokens, keys and sessions are stored.
+pub fn hash(secret: &str) -> String {
+    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bearer token of a request.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The session of the request's cookie, if it stands.
+pub async fn session(app: &App, headers: &HeaderMap) -> Result<Option<Session>, Problem> {
+    let name = cookie_name(app);
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let Some((_, secret)) = pairs.find(|(key, _)| *key == name) else { return Ok(None) };
+    let mut conn = app.db.read().await?;
+    let row = operators::session(&mut conn, &hash(secret), app.clock.now_ms()).await?;
+    Ok(row.map(|row| Session {
+        actor: Actor { name: format!("operator:{}", row.name), role: row.role, person: true },
+        operator_id: row.operator_id,
+        csrf: row.csrf,
+    }))
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Caller, Problem> {
+        if let Some(key) = bearer(&parts.headers) {
+            let mut conn = app.db.read().await?;
+            let found = operators::api_key(&mut conn, &hash(key)).await?;
+            let (name, role) = found.ok_or_else(unknown)?;
+            return Ok(Caller(Actor { name: format!("key:{name}"), role, person: false }));
+        }
+        let session = session(app, &parts.headers).await?.ok_or_else(unknown)?;
+        let safe = parts.method == Method::GET || parts.method == Method::HEAD;
+        let repeated = parts.headers.get(CSRF_HEADER).map(|value| value.as_bytes()).unwrap_or_default();
+        if !safe && !bool::from(repeated.ct_eq(session.csrf.as_bytes())) {
+            let detail = format!("send the session's token in {CSRF_HEADER}, or use an API key");
+            return Err(Error::refused("csrf_mismatch", detail).into());
+        }
+        Ok(Caller(session.actor))
+    }
+}
+
+fn unknown() -> Problem {
+    Error::refused("key_unknown", "send Authorization: Bearer mk_... with a key that stands; `muster key add` makes one").into()
+}

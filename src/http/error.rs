@@ -1,0 +1,116 @@
+//! The one place that chooses statuses: every error becomes an RFC 9457 problem document here.
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Refusal, Trouble};
+use crate::model::Fault;
+
+/// Seconds after which a client may try again when the database is away.
+const AWAY_RETRY_AFTER_S: i64 = 5;
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub detail: String,
+    pub errors: Vec<Fault>,
+    pub retry_after_s: Option<i64>,
+    pub members: Map<String, Value>,
+}
+
+/// What a handler answers.
+pub type Answer<T> = Result<T, Problem>;
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { status, code, detail: detail.into(), errors: Vec::new(), retry_after_s: None, members: Map::new() }
+    }
+
+    /// 422 with the faults.
+    pub fn invalid(errors: Vec<Fault>) -> Problem {
+        let detail =
+            errors.first().map_or_else(|| "the request is invalid".to_owned(), |fault| format!("{}: {}", fault.pointer, fault.detail));
+        Problem { errors, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
+    }
+}
+
+/// The status of each code that a refusal can carry.
+fn status_of(code: &str) -> StatusCode {
+    match code {
+        "token_unknown" | "key_unknown" | "device_unknown" | "token_replaced" | "session_unknown" => StatusCode::UNAUTHORIZED,
+        "token_expired"
+        | "token_revoked"
+        | "token_exhausted"
+        | "user_unknown"
+        | "user_disabled"
+        | "user_mismatch"
+        | "device_unauthorized"
+        | "unauthorized"
+        | "role_insufficient"
+        | "csrf_mismatch" => StatusCode::FORBIDDEN,
+        "cursor_expired" => StatusCode::GONE,
+        "precondition_failed" => StatusCode::PRECONDITION_FAILED,
+        "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+        "idempotency_mismatch" | "invalid" => StatusCode::UNPROCESSABLE_ENTITY,
+        "too_many_tries" => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::CONFLICT,
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        let trouble = error.trouble();
+        match error {
+            Error::NotFound(what) => Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}")),
+            Error::Invalid(errors) => Problem::invalid(errors),
+            Error::Refused(refusal) => {
+                let Refusal { code, detail, mut members } = *refusal;
+                let retry_after_s = members.remove("retry_after_s").and_then(|s| s.as_i64());
+                Problem { members, retry_after_s, ..Problem::new(status_of(code), code, detail) }
+            }
+            Error::Busy { retry_after_s } => Problem {
+                retry_after_s: Some(retry_after_s),
+                ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", format!("the server is busy; try again in {retry_after_s} s"))
+            },
+            Error::Database(error) if matches!(trouble, Trouble::Away | Trouble::Repeat) => {
+                tracing::warn!(%error, "the database does not answer");
+                Problem {
+                    retry_after_s: Some(AWAY_RETRY_AFTER_S),
+                    ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database_away", "the database does not answer; try again")
+                }
+            }
+            Error::Database(error) => {
+                tracing::error!(%error, "a statement failed");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed; its log says why, under this request's id")
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = self.members;
+        body.insert("type".into(), json!("about:blank"));
+        body.insert("title".into(), json!(self.status.canonical_reason().unwrap_or("Error")));
+        body.insert("status".into(), json!(self.status.as_u16()));
+        body.insert("code".into(), json!(self.code));
+        body.insert("detail".into(), json!(self.detail));
+        if !self.errors.is_empty() {
+            body.insert("errors".into(), json!(self.errors));
+        }
+        let mut response = (self.status, Json(Value::Object(body))).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(HeaderName::from_static("www-authenticate"), HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,10 @@
+//! What is wrong with a request, and where.
+
+use serde::Serialize;
+
+/// One fault of a well-formed request: a JSON pointer (RFC 6901) and a sentence that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Fault {
+    pub pointer: String,
+    pub detail: String,
+}

@@ -1,0 +1,195 @@
+//! The database: pools, transactions and the one writer of SQLite.
+
+use std::path::Path;
+use std::sync::Once;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Transaction};
+
+use super::migrate;
+use super::turns::{Class, Turn, Turns};
+use crate::error::Result;
+
+/// How long anything waits for a connection before the database counts as away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const SQLITE_READERS_MAX: u32 = 4;
+const POSTGRES_CONNECTIONS_MAX: u32 = 24;
+
+/// Which of the two databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// Why a database could not be opened; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("database_url must begin with sqlite:// or postgres://")]
+    Scheme,
+    #[error("the folder of the database cannot be made: {0}")]
+    Folder(std::io::Error),
+    #[error("the database cannot be opened: {0}")]
+    Connect(#[from] sqlx::Error),
+    #[error("the schema cannot be brought up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+/// One database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Db {
+    dialect: Dialect,
+    writers: AnyPool,
+    readers: AnyPool,
+    turns: Turns,
+}
+
+/// A connection in use: inside a transaction (from [`Db::begin`]) or for reading (from [`Db::read`]).
+#[derive(Debug)]
+pub struct Conn {
+    dialect: Dialect,
+    inner: Inner,
+    // Last, so that the transaction has ended before the next writer gets its turn.
+    _turn: Option<Turn>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Writing(Transaction<'static, Any>),
+    Reading(PoolConnection<Any>),
+}
+
+impl Db {
+    /// Opens the database that `url` names and brings no schema; `sqlite://` files and their folder are made.
+    pub async fn open(url: &str) -> std::result::Result<Db, OpenError> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            open_sqlite(path).await
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            open_postgres(url).await
+        } else {
+            Err(OpenError::Scheme)
+        }
+    }
+
+    /// Brings the schema up to date; does nothing where it is.
+    pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
+        let _turn = self.writer_turn(Class::Operators).await;
+        let mut conn = self.writers.acquire().await?;
+        migrate::run(&mut conn, self.dialect).await?;
+        Ok(())
+    }
+
+    /// True where the schema is the one this program was built for.
+    pub async fn schema_is_current(&self) -> Result<bool> {
+        let mut conn = self.readers.acquire().await?;
+        Ok(migrate::is_current(&mut conn).await?)
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// A connection for reading, outside any transaction.
+    pub async fn read(&self) -> Result<Conn> {
+        let inner = Inner::Reading(self.readers.acquire().await?);
+        Ok(Conn { dialect: self.dialect, inner, _turn: None })
+    }
+
+    /// Begins a transaction that may write. On SQLite it waits for its class's turn and holds the write lock from the start, so
+    /// that reading first and writing later cannot fail.
+    pub async fn begin(&self, class: Class) -> Result<Conn> {
+        let turn = self.writer_turn(class).await;
+        let transaction = match self.dialect {
+            Dialect::Sqlite => self.writers.begin_with("BEGIN IMMEDIATE").await?,
+            Dialect::Postgres => self.writers.begin().await?,
+        };
+        Ok(Conn { dialect: self.dialect, inner: Inner::Writing(transaction), _turn: turn })
+    }
+
+    /// Ends all connections.
+    pub async fn close(&self) {
+        self.writers.close().await;
+        self.readers.close().await;
+    }
+
+    async fn writer_turn(&self, class: Class) -> Option<Turn> {
+        match self.dialect {
+            Dialect::Sqlite => Some(self.turns.take(class).await),
+            Dialect::Postgres => None,
+        }
+    }
+}
+
+impl Conn {
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The connection that statements run on.
+    pub(super) fn raw(&mut self) -> &mut AnyConnection {
+        match &mut self.inner {
+            Inner::Writing(transaction) => transaction,
+            Inner::Reading(connection) => connection,
+        }
+    }
+
+    /// Makes everything since [`Db::begin`] durable. A connection for reading has nothing to commit.
+    pub async fn commit(self) -> Result<()> {
+        match self.inner {
+            Inner::Writing(transaction) => Ok(transaction.commit().await?),
+            Inner::Reading(_) => Ok(()),
+        }
+    }
+
+    /// Undoes everything since [`Db::begin`]. Dropping does the same, but later.
+    pub async fn rollback(self) -> Result<()> {
+        match self.inner {
+            Inner::Writing(transaction) => Ok(transaction.rollback().await?),
+            Inner::Reading(_) => Ok(()),
+        }
+    }
+}
+
+async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
+    let file = path.split('?').next().unwrap_or(path);
+    if let Some(folder) = Path::new(file).parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(OpenError::Folder)?;
+    }
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let options = quiet(&format!("sqlite://{path}{separator}mode=rwc"))?;
+    let pool = |connections: u32, setup: &'static str| {
+        AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
+            .connect_with(options.clone())
+    };
+    // The writer first: it turns the file to WAL, which the readers then find.
+    let writers = pool(
+        1,
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864; \
+         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
+    )
+    .await?;
+    let readers = pool(
+        SQLITE_READERS_MAX,
+        "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
+    )
+    .await?;
+    Ok(Db { dialect: Dialect::Sqlite, writers, readers, turns: Turns::default() })
+}
+
+async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
+    let pool =
+        AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT).connect_with(quiet(url)?).await?;
+    Ok(Db { dialect: Dialect::Postgres, writers: pool.clone(), readers: pool, turns: Turns::default() })
+}
+
+/// Statements are not logged: their parameters are devices' data.
+fn quiet(url: &str) -> std::result::Result<AnyConnectOptions, sqlx::Error> {
+    Ok(url.parse::<AnyConnectOptions>()?.disable_statement_logging())
+}

@@ -1,0 +1,42 @@
+//! The server's own facts, and the leases of work that one process at a time does.
+
+use super::Conn;
+use crate::error::Result;
+
+/// A fact of the server, such as the fingerprint of its master key.
+pub async fn get(conn: &mut Conn, name: &str) -> Result<Option<String>> {
+    let value = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?;
+    Ok(value)
+}
+
+/// Stores a fact unless it is there; answers the one that then stands.
+pub async fn put_if_absent(conn: &mut Conn, name: &str, value: &str) -> Result<String> {
+    sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+        .bind(name)
+        .bind(value)
+        .execute(conn.raw())
+        .await?;
+    Ok(get(conn, name).await?.unwrap_or_else(|| value.to_owned()))
+}
+
+/// Takes or renews the lease `name` until `until_ms`; false while another holder's has not run out at `now_ms`.
+pub async fn take_lease(conn: &mut Conn, name: &str, holder: &str, now_ms: i64, until_ms: i64) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO lease (name, holder, until_ms) VALUES ($1, $2, $3) \
+         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_ms = excluded.until_ms \
+         WHERE lease.holder = excluded.holder OR lease.until_ms <= $4",
+    )
+    .bind(name)
+    .bind(holder)
+    .bind(until_ms)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Gives the lease back, so that another process need not wait for it to run out.
+pub async fn drop_lease(conn: &mut Conn, name: &str, holder: &str) -> Result<()> {
+    sqlx::query("DELETE FROM lease WHERE name = $1 AND holder = $2").bind(name).bind(holder).execute(conn.raw()).await?;
+    Ok(())
+}
