@@ -7,4 +7,5 @@ pub mod error;
 pub mod http;
 pub mod model;
 pub mod push;
+pub mod seal;
 pub mod store;
