@@ -4,6 +4,7 @@ mod actor;
 mod fault;
 mod id;
 mod lane;
+pub mod schedule;
 
 pub use actor::{Actor, Role};
 pub use fault::Fault;

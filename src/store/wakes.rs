@@ -5,12 +5,8 @@ use serde::Serialize;
 use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};
 use crate::error::Result;
+use crate::model::schedule::{GAP_MS, GAP_URGENT_MS};
 use crate::model::{Id, Lane};
-
-/// The least time between two nudges of a channel for urgent work.
-pub const GAP_URGENT_MS: i64 = 10_000;
-/// The least time between two nudges of a channel for anything else.
-pub const GAP_MS: i64 = 60_000;
 
 /// Work that has appeared for a channel.
 #[derive(Clone, Copy, Debug)]
