@@ -1,9 +1,17 @@
-//! The nudge queue: at most one row a channel.
+//! The nudge queue: at most one row a channel. `model::schedule` does the arithmetic.
+
+mod answer;
+mod claim;
+mod contact;
+
+pub use answer::{Answered, Restored, answer, kill, restore};
+pub use claim::{Claim, Claimed, Target, claim, due_lanes, targets};
+pub use contact::{Readdress, Reset, readdress, reset};
 
 use serde::Serialize;
 
 use super::batch::rows_sql;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::schedule::{GAP_MS, GAP_URGENT_MS};
 use crate::model::{Id, Lane};
@@ -77,7 +85,7 @@ const LOCK: Sql = rows_sql!(
 /// Locks the wakes of these channels in the order of their keys, as every transaction does, so that none can deadlock with another.
 /// SQLite's writer is alone anyway.
 pub async fn lock(conn: &mut Conn, channels: &[Id]) -> Result<()> {
-    if conn.dialect() == super::Dialect::Postgres && channels.len() > 1 {
+    if conn.dialect() == Dialect::Postgres && channels.len() > 1 {
         let rows: Vec<KeyRow> = channels.iter().map(|id| KeyRow { bucket: id.bucket(), id: *id }).collect();
         sqlx::query(LOCK.postgres).bind(rows_json(&rows)).execute(conn.raw()).await?;
     }

@@ -1,0 +1,150 @@
+//! Writing the providers' answers back, in groups, each ending its lease.
+
+use serde::Serialize;
+
+use super::lock;
+use crate::error::Result;
+use crate::model::{Id, Lane};
+use crate::store::batch::rows_sql;
+use crate::store::{Conn, Sql, rows_json};
+
+/// Where one claimed wake goes on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answered {
+    pub bucket: i64,
+    pub channel_id: Id,
+    pub lease_id: Id,
+    /// Rank of the lane it goes on in.
+    pub lane: i64,
+    pub due_at_ms: i64,
+    pub step: i64,
+    pub attempt: i64,
+    /// When the nudge left; `None` where none did.
+    pub nudged_at_ms: Option<i64>,
+    /// 1 where the provider took it, else 0.
+    pub accepted: i64,
+    pub high_day: i64,
+    pub high_count: i64,
+}
+
+// A change or a contact that came while the wake was leased left next_due_ms: it wins over what the answer says, but never before
+// the gap since the nudge has passed.
+const ANSWER: Sql = rows_sql!(
+    "UPDATE wakes AS w SET lease_id = NULL, next_due_ms = NULL, high_day = r.high_day, high_count = r.high_count, \
+       nudged_at_ms = CASE WHEN r.nudged_at_ms IS NULL THEN w.nudged_at_ms ELSE r.nudged_at_ms END, \
+       lane = CASE WHEN w.next_due_ms IS NULL THEN r.lane ELSE w.lane END, \
+       step = CASE WHEN w.next_due_ms IS NULL THEN r.step ELSE w.step END, \
+       attempt = CASE WHEN w.next_due_ms IS NULL THEN r.attempt ELSE w.attempt END, \
+       unanswered = CASE WHEN w.next_due_ms IS NULL THEN w.unanswered + r.accepted ELSE w.unanswered END, \
+       due_at_ms = CASE WHEN w.next_due_ms IS NULL THEN r.due_at_ms \
+         WHEN r.nudged_at_ms IS NOT NULL AND r.nudged_at_ms + CASE WHEN w.lane = 0 AND w.gap_ms < $3 THEN $3 WHEN w.gap_ms < $4 AND w.lane > 0 THEN $4 \
+           ELSE w.gap_ms END > w.next_due_ms \
+         THEN r.nudged_at_ms + CASE WHEN w.lane = 0 AND w.gap_ms < $3 THEN $3 WHEN w.gap_ms < $4 AND w.lane > 0 THEN $4 ELSE w.gap_ms END \
+         ELSE w.next_due_ms END \
+     FROM ",
+    rows(bucket: bigint, channel_id: text, lease_id: text, lane: bigint, due_at_ms: bigint, step: bigint, attempt: bigint,
+         nudged_at_ms: bigint, accepted: bigint, high_day: bigint, high_count: bigint),
+    "WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.lease_id = r.lease_id"
+);
+
+/// Ends the leases of up to 500 wakes in one statement; a wake whose lease has gone to another claimer is left alone.
+pub async fn answer(conn: &mut Conn, answers: &[Answered]) -> Result<u64> {
+    if answers.is_empty() {
+        return Ok(0);
+    }
+    lock(conn, &answers.iter().map(|answer| answer.channel_id).collect::<Vec<_>>()).await?;
+    let done = sqlx::query(ANSWER.on(conn.dialect()))
+        .bind(rows_json(answers))
+        .bind(-1_i64)
+        .bind(crate::model::schedule::GAP_URGENT_MS)
+        .bind(crate::model::schedule::GAP_MS)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected())
+}
+
+#[derive(Serialize)]
+struct Death<'a> {
+    bucket: i64,
+    channel_id: Id,
+    value: &'a str,
+}
+
+// Only the address that was tried dies: one that the device registered meanwhile lives.
+const KILL: Sql = rows_sql!(
+    "UPDATE channel AS c SET push_state = $2, push_since_ms = $3 FROM ",
+    rows(bucket: bigint, channel_id: text, value: text),
+    "WHERE ($4 < 0 OR c.bucket = $4) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_value = r.value AND c.push_state = 'active'"
+);
+const MUTE: Sql = rows_sql!(
+    "UPDATE wakes AS w SET sender = '', lease_id = NULL, next_due_ms = NULL FROM ",
+    rows(bucket: bigint, channel_id: text, value: text),
+    "WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id \
+       AND EXISTS (SELECT 1 FROM channel c WHERE ($2 < 0 OR c.bucket = $2) AND c.bucket = r.bucket AND c.id = r.channel_id \
+         AND c.push_state IN ('dead', 'quarantined'))"
+);
+
+/// Marks addresses as `state` (`dead` or `quarantined`) and takes their wakes from the sender. Channels before wakes, as everywhere.
+pub async fn kill(conn: &mut Conn, state: &str, addresses: &[(Id, String)], now_ms: i64) -> Result<()> {
+    let mut rows: Vec<Death<'_>> =
+        addresses.iter().map(|(id, value)| Death { bucket: id.bucket(), channel_id: *id, value: value.as_str() }).collect();
+    rows.sort_by_key(|row| (row.bucket, row.channel_id));
+    let json = rows_json(&rows);
+    crate::store::channels_lock(conn, &rows.iter().map(|row| row.channel_id).collect::<Vec<_>>()).await?;
+    sqlx::query(KILL.on(conn.dialect())).bind(&json).bind(state).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    lock(conn, &rows.iter().map(|row| row.channel_id).collect::<Vec<_>>()).await?;
+    sqlx::query(MUTE.on(conn.dialect())).bind(&json).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// Which quarantined addresses come back.
+#[derive(Clone, Copy, Debug)]
+pub enum Restored {
+    /// Those set aside at or after this instant: the fault was ours.
+    Since(i64),
+    /// Those set aside before this instant: their day is over.
+    Before(i64),
+}
+
+/// Gives up to `rows_max` quarantined addresses of `provider` back to `sender`; answers how many.
+pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Restored, rows_max: i64, now_ms: i64) -> Result<u64> {
+    let (since_ms, before_ms) = match which {
+        Restored::Since(at) => (at, i64::MAX),
+        Restored::Before(at) => (i64::MIN, at),
+    };
+    let ids: Vec<Id> = sqlx::query_scalar(
+        "SELECT id FROM channel WHERE push_state = 'quarantined' AND push_provider = $1 AND push_since_ms >= $2 AND push_since_ms < $3 \
+         ORDER BY bucket, id LIMIT $4",
+    )
+    .bind(provider)
+    .bind(since_ms)
+    .bind(before_ms)
+    .bind(rows_max)
+    .fetch_all(conn.raw())
+    .await?;
+    crate::store::channels_lock(conn, &ids).await?;
+    let rows: Vec<Death<'_>> = ids.iter().map(|id| Death { bucket: id.bucket(), channel_id: *id, value: "" }).collect();
+    let json = rows_json(&rows);
+    sqlx::query(REVIVE.on(conn.dialect())).bind(&json).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    lock(conn, &ids).await?;
+    sqlx::query(UNMUTE.on(conn.dialect()))
+        .bind(&json)
+        .bind(sender)
+        .bind(now_ms)
+        .bind(Lane::Periodic.rank())
+        .bind(-1_i64)
+        .execute(conn.raw())
+        .await?;
+    Ok(ids.len() as u64)
+}
+
+const REVIVE: Sql = rows_sql!(
+    "UPDATE channel AS c SET push_state = 'active', push_since_ms = $2 FROM ",
+    rows(bucket: bigint, channel_id: text, value: text),
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_state = 'quarantined'"
+);
+const UNMUTE: Sql = rows_sql!(
+    "UPDATE wakes AS w SET sender = $2, due_at_ms = CASE WHEN w.open_work = 1 OR w.lane < $4 THEN $3 ELSE w.due_at_ms END FROM ",
+    rows(bucket: bigint, channel_id: text, value: text),
+    "WHERE ($5 < 0 OR w.bucket = $5) AND w.bucket = r.bucket AND w.channel_id = r.channel_id"
+);

@@ -1,0 +1,124 @@
+//! Claiming due wakes: a lease, nothing more.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use crate::error::Result;
+use crate::model::{Id, Lane};
+use crate::store::batch::rows_sql;
+use crate::store::{Conn, Sql, rows_json};
+
+/// What to claim.
+#[derive(Clone, Debug)]
+pub struct Claim<'a> {
+    pub sender: &'a str,
+    pub lane: Lane,
+    pub now_ms: i64,
+    /// When the lease lapses by itself.
+    pub lapses_at_ms: i64,
+    pub lease_id: Id,
+    pub rows_max: i64,
+}
+
+/// A wake that is now ours until its lease lapses.
+#[derive(Clone, Debug, FromRow)]
+pub struct Claimed {
+    pub channel_id: Id,
+    pub lane: i64,
+    pub step: i64,
+    pub attempt: i64,
+    pub open_work: i64,
+    pub nudged_at_ms: Option<i64>,
+    pub unanswered: i64,
+    pub high_day: i64,
+    pub high_count: i64,
+    pub gap_ms: i64,
+    pub phase_s: i64,
+    pub lazy: i64,
+}
+
+// The two texts differ in SKIP LOCKED, which lets several processes claim side by side, and in how RETURNING names its columns.
+const CLAIM: Sql = Sql {
+    sqlite: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
+         WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5) \
+       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, next_due_ms = NULL FROM d \
+       WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
+       RETURNING channel_id, lane, step, attempt, open_work, nudged_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy",
+    postgres: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
+         WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5 \
+         FOR UPDATE SKIP LOCKED) \
+       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, next_due_ms = NULL FROM d \
+       WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
+       RETURNING w.channel_id, w.lane, w.step, w.attempt, w.open_work, w.nudged_at_ms, w.unanswered, w.high_day, w.high_count, \
+         w.gap_ms, w.phase_s, w.lazy",
+};
+
+/// Leases up to `rows_max` due wakes of one sender and lane, oldest first.
+pub async fn claim(conn: &mut Conn, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
+    let rows = sqlx::query_as(CLAIM.on(conn.dialect()))
+        .bind(-1_i64)
+        .bind(claim.sender)
+        .bind(claim.lane.rank())
+        .bind(claim.now_ms)
+        .bind(claim.rows_max)
+        .bind(claim.lapses_at_ms)
+        .bind(claim.lease_id)
+        .fetch_all(conn.raw())
+        .await?;
+    Ok(rows)
+}
+
+/// The lanes of this sender in which something is due; a read that spares the writer when nothing is.
+pub async fn due_lanes(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<Lane>> {
+    let mut due = Vec::new();
+    for lane in Lane::ALL {
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = $2 AND due_at_ms <= $3 LIMIT 1")
+                .bind(sender)
+                .bind(lane.rank())
+                .bind(now_ms)
+                .fetch_optional(conn.raw())
+                .await?;
+        if found.is_some() {
+            due.push(lane);
+        }
+    }
+    Ok(due)
+}
+
+/// What a claimed wake needs to become a nudge, read just before sending.
+#[derive(Clone, Debug, FromRow)]
+pub struct Target {
+    pub channel_id: Id,
+    pub device_id: Id,
+    pub app: String,
+    pub platform: String,
+    pub push_kind: Option<String>,
+    pub push_value: Option<String>,
+    pub last_serving_ms: Option<i64>,
+    /// Set where a change or a contact came after the claim.
+    pub next_due_ms: Option<i64>,
+    pub open_work: i64,
+}
+
+#[derive(Serialize)]
+struct Key {
+    bucket: i64,
+    id: Id,
+}
+
+const TARGETS: Sql = rows_sql!(
+    "SELECT c.id AS channel_id, c.device_id, d.app, c.platform, c.push_kind, c.push_value, c.last_serving_ms, w.next_due_ms, w.open_work FROM ",
+    rows(bucket: bigint, id: text),
+    "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id \
+     JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
+     JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
+     WHERE ($2 < 0 OR c.bucket = $2) AND w.lease_id = $3"
+);
+
+/// The targets of the wakes that `lease_id` still holds.
+pub async fn targets(conn: &mut Conn, channels: &[Id], lease_id: Id) -> Result<Vec<Target>> {
+    let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
+    let found = sqlx::query_as(TARGETS.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).bind(lease_id).fetch_all(conn.raw()).await?;
+    Ok(found)
+}

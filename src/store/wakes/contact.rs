@@ -1,0 +1,70 @@
+//! What a serving contact does to the wakes of its channel.
+
+use serde::Serialize;
+
+use super::lock;
+use crate::error::Result;
+use crate::model::Id;
+use crate::store::batch::rows_sql;
+use crate::store::{Conn, Sql, rows_json};
+
+/// Where a channel's wake stands after it came.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reset {
+    pub bucket: i64,
+    pub channel_id: Id,
+    /// The `work_seq` that the contact read before it read the open work.
+    pub seen: i64,
+    pub lane: i64,
+    pub due_at_ms: i64,
+    pub open_work: i64,
+    pub urgent_open: i64,
+    pub fruitless: i64,
+}
+
+// work_seq has moved where work appeared after the contact looked: the schedule is then left alone, so no wake-up is lost.
+const RESET: Sql = rows_sql!(
+    "UPDATE wakes AS w SET open_work = r.open_work, urgent_open = r.urgent_open, lane = r.lane, step = 0, attempt = 0, \
+       fruitless = r.fruitless, unanswered = 0, \
+       due_at_ms = CASE WHEN w.lease_id IS NULL THEN r.due_at_ms ELSE w.due_at_ms END, \
+       next_due_ms = CASE WHEN w.lease_id IS NULL THEN NULL ELSE r.due_at_ms END \
+     FROM ",
+    rows(bucket: bigint, channel_id: text, seen: bigint, lane: bigint, due_at_ms: bigint, open_work: bigint, urgent_open: bigint, fruitless: bigint),
+    "WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.work_seq = r.seen"
+);
+
+/// Resets the wakes of channels that came; answers how many were still as the contact had seen them.
+pub async fn reset(conn: &mut Conn, resets: &[Reset]) -> Result<u64> {
+    if resets.is_empty() {
+        return Ok(0);
+    }
+    lock(conn, &resets.iter().map(|reset| reset.channel_id).collect::<Vec<_>>()).await?;
+    let done = sqlx::query(RESET.on(conn.dialect())).bind(rows_json(resets)).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(done.rows_affected())
+}
+
+/// A channel whose push address is new.
+#[derive(Clone, Debug, Serialize)]
+pub struct Readdress {
+    pub bucket: i64,
+    pub channel_id: Id,
+    /// The sender it now belongs to; '' where it cannot be nudged.
+    pub sender: String,
+}
+
+const READDRESS: Sql = rows_sql!(
+    "UPDATE wakes AS w SET sender = r.sender, attempt = 0, due_at_ms = CASE WHEN w.open_work = 1 AND w.lease_id IS NULL THEN $2 ELSE w.due_at_ms END, \
+       next_due_ms = CASE WHEN w.open_work = 1 AND w.lease_id IS NOT NULL THEN $2 ELSE w.next_due_ms END FROM ",
+    rows(bucket: bigint, channel_id: text, sender: text),
+    "WHERE ($3 < 0 OR w.bucket = $3) AND w.bucket = r.bucket AND w.channel_id = r.channel_id"
+);
+
+/// Hands wakes to the sender of a new address; with open work they are due now.
+pub async fn readdress(conn: &mut Conn, addresses: &[Readdress], now_ms: i64) -> Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    lock(conn, &addresses.iter().map(|address| address.channel_id).collect::<Vec<_>>()).await?;
+    sqlx::query(READDRESS.on(conn.dialect())).bind(rows_json(addresses)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(())
+}
