@@ -9,3 +9,4 @@ pub mod model;
 pub mod push;
 pub mod seal;
 pub mod store;
+pub mod telemetry;

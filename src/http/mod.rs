@@ -4,6 +4,9 @@ pub mod auth;
 pub mod error;
 pub mod extract;
 pub mod page;
+pub mod serve;
+pub mod tls;
+pub mod trace;
 
 use axum::Router;
 

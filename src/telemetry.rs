@@ -1,0 +1,82 @@
+//! Logs for people on a terminal and JSON otherwise; metrics for Prometheus.
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// What the log shows unless `MUSTER_LOG` says otherwise (the syntax of `RUST_LOG`).
+const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tokio_cron_scheduler=warn";
+
+/// Starts the log on standard error; a second call changes nothing.
+pub fn start_log() {
+    let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if std::io::stderr().is_terminal() { builder.with_target(false).try_init() } else { builder.json().try_init() };
+    started.ok();
+}
+
+/// Bounds of the histograms in seconds: from a commit to a day, because a nudge may be answered only when the phone is back.
+const SECONDS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 10_800.0, 86_400.0];
+const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Every family, so that each appears from the start, at zero.
+const COUNTERS: &[(&str, &str)] = &[
+    ("muster_http_requests_total", "Requests by path and status."),
+    ("muster_contacts_total", "Contacts by channel kind, cause and outcome."),
+    ("muster_contacts_shed_total", "Contacts answered 503 because the backlog was full, by class."),
+    ("muster_events_total", "Events by outcome."),
+    ("muster_results_total", "Task results by outcome."),
+    ("muster_activations_total", "Activations by outcome."),
+    ("muster_nudges_total", "Nudges by provider, lane, result and reason."),
+    ("muster_nudges_saved_total", "Nudges not sent because the device had come before."),
+    ("muster_token_deaths_total", "Push addresses lost, by reason."),
+    ("muster_oauth_mints_total", "Access tokens fetched from the OAuth endpoint."),
+];
+const GAUGES: &[(&str, &str)] = &[
+    ("muster_queue_depth", "Due wakes by lane."),
+    ("muster_queue_oldest_seconds", "Age of the oldest due wake by lane."),
+    ("muster_in_flight", "Nudges on the wire."),
+    ("muster_concurrency_limit", "Requests that the sender may have in flight."),
+    ("muster_breaker_state", "0 closed, 1 half open, 2 open."),
+    ("muster_devices", "Devices by state."),
+    ("muster_intake_backlog", "Contacts waiting for a commit."),
+    ("muster_feed_unsequenced", "Feed entries that have no number yet."),
+    ("muster_alarms_open", "Open alarms."),
+];
+const HISTOGRAMS: &[(&str, &str)] = &[
+    ("muster_nudge_to_contact_seconds", "From a nudge that was accepted to the device's serving contact."),
+    ("muster_send_seconds", "From sending a nudge to its answer."),
+    ("muster_intake_batch_size", "Contacts committed together."),
+    ("muster_commit_seconds", "Time of one intake transaction."),
+];
+
+/// The Prometheus registry of this process.
+pub fn metrics() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".into()), SIZES))
+            .unwrap_or_else(|_| PrometheusBuilder::new())
+            .build_recorder();
+        let handle = recorder.handle();
+        // Somebody else's recorder can only be a test's; ours then stays empty.
+        metrics::set_global_recorder(recorder).ok();
+        for (name, help) in COUNTERS {
+            metrics::describe_counter!(*name, *help);
+            metrics::counter!(*name).increment(0);
+        }
+        for (name, help) in GAUGES {
+            metrics::describe_gauge!(*name, *help);
+            metrics::gauge!(*name).set(0.0);
+        }
+        for (name, help) in HISTOGRAMS {
+            metrics::describe_histogram!(*name, *help);
+            let _registered = metrics::histogram!(*name);
+        }
+        handle
+    })
+}
