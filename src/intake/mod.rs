@@ -1,0 +1,3 @@
+//! Contacts and activations, gathered and committed in groups.
+
+pub mod group;
