@@ -1,6 +1,20 @@
 //! Nudge in, answer out: the senders. This module knows the providers' wire protocols and no database.
 
+mod aimd;
+mod breaker;
+mod fault;
+pub mod fcm;
+mod gate;
+mod guard;
+mod notice;
+mod pace;
+mod retry_after;
+mod sender;
+mod verdict;
+
 use crate::model::{Id, Lane};
+pub use notice::{Notice, SenderState, SenderStatus};
+pub use sender::Sender;
 
 /// Where a nudge goes: what the device registered.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,0 +1,138 @@
+//! Firebase Cloud Messaging, HTTP v1: one contentless push per request, with an OAuth token of a service account.
+
+mod account;
+mod answer;
+mod body;
+mod token;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::Nudge;
+use super::verdict::Verdict;
+use crate::clock::Clock;
+pub use account::CredentialError;
+use account::ServiceAccount;
+use token::{MintError, Tokens};
+pub use wire::SettingsError;
+use wire::Wire;
+
+/// Google's own address of FCM.
+pub const ENDPOINT: &str = "https://fcm.googleapis.com";
+/// 80 % of FCM's default quota of 600,000 messages a minute.
+pub const QUOTA_PER_S: u32 = 8_000;
+/// Requests in flight at most, over all connections.
+pub const CONCURRENCY_MAX: usize = 400;
+/// Google asks for at least 10 s.
+const REQUEST_TIMEOUT_MS: u64 = 20_000;
+/// A 500 is not tried again before this.
+const INTERNAL_WAIT_MS: i64 = 10_000;
+
+/// How the sender reaches FCM and how much it may send.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The base URL to which FCM's paths are appended; plain http only on loopback, which then speaks HTTP/1.1.
+    pub endpoint: String,
+    /// PEM file with further roots that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Sends a second at full pace.
+    pub quota_per_s: u32,
+    /// Requests in flight at most.
+    pub concurrency_max: usize,
+    /// How long an answer may take.
+    pub request_timeout_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            endpoint: ENDPOINT.into(),
+            ca_file: None,
+            quota_per_s: QUOTA_PER_S,
+            concurrency_max: CONCURRENCY_MAX,
+            request_timeout_ms: REQUEST_TIMEOUT_MS,
+        }
+    }
+}
+
+/// The transport of an FCM sender.
+pub(super) struct Fcm {
+    endpoint: String,
+    wire: Arc<Wire>,
+    credential: RwLock<Option<Arc<Credential>>>,
+    clock: Clock,
+    /// Bounds one nudge on the wire: fetching a token, sending, and once more of both after a 401.
+    deadline: Duration,
+}
+
+/// A service account with what is derived from it.
+struct Credential {
+    url: reqwest::Url,
+    account: Arc<ServiceAccount>,
+    tokens: Arc<Tokens>,
+}
+
+impl Fcm {
+    pub(super) fn new(settings: Settings, clock: Clock) -> Result<Fcm, SettingsError> {
+        let deadline = Duration::from_millis(settings.request_timeout_ms * 2);
+        let wire = Arc::new(Wire::new(&settings, clock.now_ms())?);
+        let endpoint = settings.endpoint.trim_end_matches('/').to_owned();
+        Ok(Fcm { endpoint, wire, credential: RwLock::new(None), clock, deadline })
+    }
+
+    pub(super) fn replace(&self, json: &[u8]) -> Result<(), CredentialError> {
+        let account = ServiceAccount::parse(json)?;
+        let url = format!("{}/v1/projects/{}/messages:send", self.endpoint, account.project_id);
+        let url = reqwest::Url::parse(&url).map_err(|_| CredentialError::Invalid("project_id"))?;
+        let credential = Credential { url, account: Arc::new(account), tokens: Arc::new(Tokens::default()) };
+        *self.credential.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(credential));
+        Ok(())
+    }
+
+    pub(super) fn project_id(&self) -> Option<String> {
+        self.credential().map(|credential| credential.account.project_id.clone())
+    }
+
+    pub(super) fn token_age_s(&self, now_ms: i64) -> Option<i64> {
+        self.credential()?.tokens.age_s(now_ms)
+    }
+
+    pub(super) async fn deliver(&self, nudge: &Nudge) -> Verdict {
+        let Some(credential) = self.credential() else { return Verdict::Unsent { reason: "unconfigured" } };
+        match tokio::time::timeout(self.deadline, self.deliver_as(&credential, nudge)).await {
+            Ok(verdict) => verdict,
+            Err(_) => Verdict::TimedOut,
+        }
+    }
+
+    /// Sends, and after a 401 once more with a fresh access token.
+    async fn deliver_as(&self, credential: &Credential, nudge: &Nudge) -> Verdict {
+        let body = bytes::Bytes::from(body::of(nudge, self.clock.now_ms()));
+        let mut retried = false;
+        loop {
+            let token = match credential.tokens.get(&credential.account, &self.wire, &self.clock).await {
+                Ok(token) => token,
+                Err(MintError::Refused(detail)) => return Verdict::Config { code: "invalid_grant", detail },
+                Err(MintError::Unavailable(reason)) => return Verdict::Unsent { reason },
+            };
+            let reply = self.wire.post(&credential.url, &token.header, body.clone(), self.clock.now_ms()).await;
+            let verdict = match reply {
+                Ok(reply) => answer::read(&reply, &nudge.address.value, self.clock.now_ms()),
+                Err(verdict) => verdict,
+            };
+            match verdict {
+                Verdict::Unauthenticated { .. } if !retried => {
+                    retried = true;
+                    credential.tokens.drop_if(&token);
+                }
+                verdict => return verdict,
+            }
+        }
+    }
+
+    fn credential(&self) -> Option<Arc<Credential>> {
+        self.credential.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

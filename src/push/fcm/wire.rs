@@ -1,0 +1,209 @@
+//! The connections to FCM and to Google's token endpoint: HTTP/2 over TLS, or HTTP/1.1 on loopback.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client, Response, Url};
+
+use super::Settings;
+use crate::push::verdict::Verdict;
+
+/// FCM allows 100 streams a connection; this is how many connections are kept over TLS.
+const STREAMS_PER_CONNECTION: usize = 100;
+const CONNECTIONS_MIN: usize = 4;
+const CONNECTIONS_MAX: usize = 16;
+/// FCM closes connections after an hour: they are replaced between 50 and 55 minutes, not all at once.
+const CONNECTION_AGE_MS: i64 = 50 * 60_000;
+const CONNECTION_AGE_SPREAD_MS: i64 = 5 * 60_000;
+/// FCM ends idle connections after four minutes.
+const IDLE: Duration = Duration::from_secs(200);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers are read up to this length; the rest is not looked at.
+const ANSWER_BYTES_MAX: usize = 65_536;
+
+/// Why the settings of the sender cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("the FCM endpoint is not a URL")]
+    Endpoint,
+    #[error("the FCM endpoint must be https, or http on a loopback address")]
+    Plain,
+    #[error("ca_file cannot be read: {0}")]
+    CaFile(#[source] std::io::Error),
+    #[error("ca_file holds no certificate in PEM form")]
+    CaPem,
+    #[error("the TLS client cannot be set up: {0}")]
+    Tls(#[source] reqwest::Error),
+}
+
+/// An answer, read as far as it is looked at.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<String>,
+    /// At most 64 KiB; shorter than what was sent when the connection broke.
+    pub(super) body: Vec<u8>,
+    /// False when the body was cut off, by the limit or by a broken connection.
+    pub(super) whole: bool,
+}
+
+/// A fixed number of clients, each with its own connection over TLS, replaced when old.
+pub(super) struct Wire {
+    roots: Vec<Certificate>,
+    plain: bool,
+    timeout: Duration,
+    idle_max: usize,
+    lines: Vec<RwLock<Line>>,
+    next: AtomicUsize,
+}
+
+struct Line {
+    client: Client,
+    replace_at_ms: i64,
+}
+
+/// True for https, and for http on a loopback address.
+pub(super) fn is_safe(url: &Url) -> bool {
+    match url.scheme() {
+        "https" => url.host_str().is_some(),
+        "http" => is_loopback(url),
+        _ => false,
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+impl Wire {
+    pub(super) fn new(settings: &Settings, now_ms: i64) -> Result<Wire, SettingsError> {
+        // Whoever runs first installs it; the process uses one provider only.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let endpoint = Url::parse(&settings.endpoint).map_err(|_| SettingsError::Endpoint)?;
+        if !is_safe(&endpoint) || endpoint.query().is_some() || endpoint.fragment().is_some() {
+            return Err(SettingsError::Plain);
+        }
+        let roots = match &settings.ca_file {
+            None => Vec::new(),
+            Some(path) => {
+                let pem = std::fs::read(path).map_err(SettingsError::CaFile)?;
+                let roots = Certificate::from_pem_bundle(&pem).map_err(|_| SettingsError::CaPem)?;
+                if roots.is_empty() {
+                    return Err(SettingsError::CaPem);
+                }
+                roots
+            }
+        };
+        let plain = endpoint.scheme() == "http";
+        let mut wire = Wire {
+            roots,
+            plain,
+            timeout: Duration::from_millis(settings.request_timeout_ms),
+            idle_max: settings.concurrency_max,
+            lines: Vec::new(),
+            next: AtomicUsize::new(0),
+        };
+        // HTTP/1.1 opens as many connections as it needs by itself.
+        let count =
+            if plain { 1 } else { settings.concurrency_max.div_ceil(STREAMS_PER_CONNECTION).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) };
+        for nth in 0..count {
+            let client = wire.client().map_err(SettingsError::Tls)?;
+            let spread_ms = CONNECTION_AGE_SPREAD_MS * nth as i64 / count as i64;
+            wire.lines.push(RwLock::new(Line { client, replace_at_ms: now_ms + CONNECTION_AGE_MS + spread_ms }));
+        }
+        Ok(wire)
+    }
+
+    /// Posts one message; an answer of any status is `Ok`.
+    pub(super) async fn post(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64) -> Result<Reply, Verdict> {
+        let request = self
+            .line(now_ms)
+            .post(url.clone())
+            .header(AUTHORIZATION, bearer)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body);
+        match request.send().await {
+            Ok(response) => Ok(read(response).await),
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    /// Posts an OAuth assertion.
+    pub(super) async fn post_form(&self, url: &Url, form: &[(&str, &str)], timeout: Duration, now_ms: i64) -> Result<Reply, &'static str> {
+        match self.line(now_ms).post(url.clone()).timeout(timeout).form(form).send().await {
+            Ok(response) => Ok(read(response).await),
+            Err(error) if error.is_timeout() => Err("oauth_timeout"),
+            Err(_) => Err("oauth_connection"),
+        }
+    }
+
+    /// The next client in turn, renewed if its connection is old. Requests on the old one finish there.
+    fn line(&self, now_ms: i64) -> Client {
+        let nth = self.next.fetch_add(1, Ordering::Relaxed) % self.lines.len();
+        let line = self.lines[nth].read().unwrap_or_else(PoisonError::into_inner);
+        if now_ms < line.replace_at_ms {
+            return line.client.clone();
+        }
+        drop(line);
+        let mut line = self.lines[nth].write().unwrap_or_else(PoisonError::into_inner);
+        if now_ms >= line.replace_at_ms {
+            line.replace_at_ms = now_ms + CONNECTION_AGE_MS + CONNECTION_AGE_SPREAD_MS * nth as i64 / self.lines.len() as i64;
+            // A client that worked once is better than none.
+            if let Ok(client) = self.client() {
+                line.client = client;
+            }
+        }
+        line.client.clone()
+    }
+
+    fn client(&self) -> reqwest::Result<Client> {
+        // Data that someone asks us to send elsewhere stays here, bearer and all: no redirects.
+        let builder = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(self.timeout)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(self.idle_max);
+        if self.plain {
+            return builder.http1_only().no_proxy().tls_certs_only(self.roots.clone()).build();
+        }
+        builder.tls_certs_merge(self.roots.clone()).build()
+    }
+}
+
+async fn read(mut response: Response) -> Reply {
+    let status = response.status().as_u16();
+    let retry_after = header_text(response.headers());
+    let mut body = Vec::new();
+    let whole = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > ANSWER_BYTES_MAX => {
+                body.extend_from_slice(&chunk[..ANSWER_BYTES_MAX - body.len()]);
+                break false;
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break true,
+            Err(_) => break false,
+        }
+    };
+    Reply { status, retry_after, body, whole }
+}
+
+fn header_text(headers: &HeaderMap) -> Option<String> {
+    headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+fn lost(error: &reqwest::Error) -> Verdict {
+    if error.is_connect() {
+        Verdict::Unsent { reason: "connect" }
+    } else if error.is_timeout() {
+        Verdict::TimedOut
+    } else if error.is_builder() {
+        Verdict::Bug { reason: "request", detail: "the request could not be built".into() }
+    } else {
+        Verdict::Failed { reason: "connection_lost", wait_ms: 0 }
+    }
+}

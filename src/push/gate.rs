@@ -1,0 +1,340 @@
+//! What stands between a nudge and the wire: pause, breakers, guard and limits joined into one state machine. Pure: the caller brings
+//! time and jitter. Both providers use it.
+
+use super::Answer;
+use super::aimd::Aimd;
+use super::breaker::{Health, ProviderBreaker};
+use super::fault::{CredentialBreaker, Probe};
+use super::guard::{Fate, Guard, Judgement};
+use super::notice::{Notice, Notices, SenderState, SenderStatus};
+use super::pace::Pace;
+use super::verdict::Verdict;
+
+/// When a nudge comes back that could not be sent for want of a credential.
+const UNCONFIGURED_WAIT_MS: i64 = 60_000;
+/// When a nudge comes back that found no connection.
+const UNSENT_WAIT_MS: i64 = 10_000;
+/// When a nudge comes back whose request the provider calls malformed.
+const BUG_WAIT_MS: i64 = 3_600_000;
+/// A nudge is given back for at least so long, also while a probe is under way.
+const REOPEN_MS_MIN: i64 = 1_000;
+/// The pause after a refusal for the whole project that names none; doubled up to the maximum while refusals follow each other.
+const THROTTLE_MS: i64 = 60_000;
+const THROTTLE_MS_MAX: i64 = 960_000;
+/// The shortest wait of a device whose push failed at the provider.
+const FAILED_WAIT_MS: i64 = 10_000;
+/// The shortest wait after a refusal for too many requests.
+const THROTTLED_WAIT_MS: i64 = 60_000;
+
+/// The state machine. One lock around it is held for well under a microsecond per send.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) pace: Pace,
+    pub(super) aimd: Aimd,
+    provider: ProviderBreaker,
+    credential: CredentialBreaker,
+    bridge: CredentialBreaker,
+    guard: Guard,
+    notices: Notices,
+    configured: bool,
+    /// Raised with each credential: answers to an older one no longer judge the sender.
+    epoch: u64,
+    paused_since_ms: i64,
+    paused_until_ms: i64,
+    throttles: u32,
+    in_flight: usize,
+}
+
+/// Leave to send one request; it must come back through [`Gate::settle`] or [`Gate::abandon`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leave {
+    epoch: u64,
+    sent_at_ms: i64,
+    trial: bool,
+    probe: bool,
+    bridge_probe: bool,
+}
+
+/// A nudge that may not leave now.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) reason: &'static str,
+    pub(super) due_ms: i64,
+}
+
+impl Gate {
+    pub(super) fn new(quota_per_s: u32, concurrency_max: usize, now_ms: i64) -> Gate {
+        Gate {
+            pace: Pace::new(quota_per_s, now_ms),
+            aimd: Aimd::new(concurrency_max),
+            provider: ProviderBreaker::default(),
+            credential: CredentialBreaker::default(),
+            bridge: CredentialBreaker::default(),
+            guard: Guard::default(),
+            notices: Notices::default(),
+            configured: false,
+            epoch: 0,
+            paused_since_ms: 0,
+            paused_until_ms: 0,
+            throttles: 0,
+            in_flight: 0,
+        }
+    }
+
+    /// A fresh credential: faults end, the window of the guard and the ramp begin anew. A pause that the provider asked for stays.
+    pub(super) fn renew(&mut self, now_ms: i64) {
+        self.epoch += 1;
+        self.configured = true;
+        if self.credential.fault().is_some() || self.bridge.fault().is_some() {
+            self.notices.push(Notice::Recovered);
+        }
+        self.credential = CredentialBreaker::default();
+        self.bridge = CredentialBreaker::default();
+        self.guard.forget();
+        self.pace.restart(now_ms);
+    }
+
+    /// Whether anything may be sent at all; asked before a nudge waits for its place.
+    pub(super) fn closed(&mut self, now_ms: i64) -> Option<Refusal> {
+        if !self.configured {
+            return Some(Refusal { reason: "unconfigured", due_ms: now_ms + UNCONFIGURED_WAIT_MS });
+        }
+        let reopens_ms = self.reopens_at_ms(now_ms)?;
+        let reason = if self.credential.fault().is_some() {
+            "fault"
+        } else if self.paused_until_ms > now_ms {
+            "paused"
+        } else {
+            "breaker_open"
+        };
+        Some(Refusal { reason, due_ms: reopens_ms })
+    }
+
+    /// Asks for leave to send one request now.
+    pub(super) fn admit(&mut self, now_ms: i64, bridged: bool) -> Result<Leave, Refusal> {
+        if let Some(refusal) = self.closed(now_ms) {
+            return Err(refusal);
+        }
+        let fault = |due_ms| Refusal { reason: "fault", due_ms };
+        let bridge_probe = if bridged { self.bridge.admit(now_ms).map_err(fault)? } else { false };
+        let mut leave = Leave { epoch: self.epoch, sent_at_ms: now_ms, trial: false, probe: false, bridge_probe };
+        match self.credential.admit(now_ms) {
+            Ok(probe) => leave.probe = probe,
+            Err(due_ms) => {
+                self.end_probes(&leave, now_ms, Probe::Unclear, Probe::Unclear);
+                return Err(fault(due_ms));
+            }
+        }
+        match self.provider.admit(now_ms) {
+            Ok(trial) => leave.trial = trial,
+            Err(due_ms) => {
+                self.end_probes(&leave, now_ms, Probe::Unclear, Probe::Unclear);
+                return Err(Refusal { reason: "breaker_open", due_ms });
+            }
+        }
+        self.in_flight += 1;
+        Ok(leave)
+    }
+
+    /// The request of `leave` was dropped without an answer.
+    pub(super) fn abandon(&mut self, leave: Leave, now_ms: i64) {
+        self.in_flight -= 1;
+        self.provider.finished(now_ms, leave.trial, Health::Neutral);
+        self.end_probes(&leave, now_ms, Probe::Unclear, Probe::Unclear);
+    }
+
+    /// The request of `leave` ended with `verdict` after `took_ms`; `jitter` is between 0 and 1. Returns what became of the nudge.
+    pub(super) fn settle(&mut self, leave: Leave, verdict: Verdict, now_ms: i64, took_ms: f64, jitter: f64) -> Answer {
+        let in_flight = self.in_flight;
+        self.in_flight -= 1;
+        let (health, probe, bridge_probe) = signs(&verdict);
+        if self.provider.finished(now_ms, leave.trial, health) {
+            self.pace.restart(now_ms);
+        }
+        match &verdict {
+            Verdict::TimedOut | Verdict::Overloaded { .. } | Verdict::Throttled { .. } => self.aimd.strained(now_ms),
+            _ if health == Health::Good => self.aimd.succeeded(now_ms, took_ms, in_flight),
+            _ => {}
+        }
+        if leave.epoch == self.epoch {
+            self.settle_probes(&leave, &verdict, now_ms, probe, bridge_probe);
+        }
+        self.answer(leave, verdict, now_ms, jitter)
+    }
+
+    fn answer(&mut self, leave: Leave, verdict: Verdict, now_ms: i64, jitter: f64) -> Answer {
+        let failed = |reason: &'static str, wait_ms| Answer::Failed { reason: reason.into(), retry_after_ms: Some(wait_ms) };
+        match verdict {
+            Verdict::Accepted => {
+                self.throttles = 0;
+                self.judge(&leave, now_ms, Fate::Alive);
+                Answer::Accepted
+            }
+            Verdict::Dead(reason) => {
+                self.judge(&leave, now_ms, Fate::Dead);
+                Answer::Dead { reason: reason.into() }
+            }
+            Verdict::Suspect(reason) => {
+                self.judge(&leave, now_ms, Fate::Suspect);
+                match self.credential.fault() {
+                    Some(fault) => Answer::GivenBack { reason: reason.into(), due_ms: fault.probe_at_ms },
+                    None if leave.epoch != self.epoch => Answer::GivenBack { reason: reason.into(), due_ms: now_ms },
+                    None => Answer::Suspect { reason: reason.into() },
+                }
+            }
+            Verdict::DeviceThrottled { reason, wait_ms } => failed(reason, wait_ms.max(THROTTLED_WAIT_MS)),
+            Verdict::Throttled { reason, retry_after_ms } => {
+                let wait_ms = retry_after_ms.unwrap_or_else(|| (THROTTLE_MS << self.throttles.min(4)).min(THROTTLE_MS_MAX));
+                // Refusals of requests that left before the pause are echoes of the one that began it.
+                if leave.sent_at_ms >= self.paused_until_ms {
+                    self.throttles += 1;
+                }
+                self.pause(now_ms, wait_ms, jitter);
+                failed(reason, wait_ms)
+            }
+            Verdict::Overloaded { reason, retry_after_ms } => {
+                if let Some(wait_ms) = retry_after_ms {
+                    self.pause(now_ms, wait_ms, jitter);
+                }
+                failed(reason, retry_after_ms.unwrap_or(0).max(FAILED_WAIT_MS))
+            }
+            Verdict::Failed { reason, wait_ms } => failed(reason, wait_ms.max(FAILED_WAIT_MS)),
+            Verdict::TimedOut => failed("timeout", FAILED_WAIT_MS),
+            Verdict::Unsent { reason } => {
+                let due_ms = self.reopens_at_ms(now_ms).unwrap_or(now_ms + UNSENT_WAIT_MS + (jitter * 1_000.0) as i64);
+                Answer::GivenBack { reason: reason.into(), due_ms }
+            }
+            Verdict::Config { code, .. } => given_back(code, &self.credential, now_ms),
+            Verdict::BridgeConfig { code, .. } => given_back(code, &self.bridge, now_ms),
+            Verdict::Unauthenticated { .. } => given_back("UNAUTHENTICATED", &self.credential, now_ms),
+            Verdict::Bug { reason, detail } => {
+                self.notices.bug(now_ms, reason, &detail);
+                Answer::GivenBack { reason: reason.into(), due_ms: now_ms + BUG_WAIT_MS }
+            }
+        }
+    }
+
+    /// Opens, keeps or closes the credential breakers by what this answer says of the credential.
+    fn settle_probes(&mut self, leave: &Leave, verdict: &Verdict, now_ms: i64, probe: Probe, bridge_probe: Probe) {
+        // After a mass death only an accepted push proves that the addresses and the project belong together.
+        let doubtful = matches!(verdict, Verdict::Suspect(_)) && self.credential.fault().is_some_and(|fault| fault.code == "mass_death");
+        self.end_probes(leave, now_ms, if doubtful { Probe::StillBroken } else { probe }, bridge_probe);
+        let (code, detail, breaker) = match verdict {
+            Verdict::Config { code, detail } => (*code, detail, &mut self.credential),
+            Verdict::Unauthenticated { detail } => ("UNAUTHENTICATED", detail, &mut self.credential),
+            Verdict::BridgeConfig { code, detail } => (*code, detail, &mut self.bridge),
+            _ => return,
+        };
+        if breaker.trip(now_ms, code, detail.clone()) {
+            self.notices.push(Notice::Fault { code: code.into(), detail: detail.clone() });
+        }
+    }
+
+    fn end_probes(&mut self, leave: &Leave, now_ms: i64, probe: Probe, bridge_probe: Probe) {
+        if leave.epoch != self.epoch {
+            return;
+        }
+        let mended =
+            (leave.probe && self.credential.probed(now_ms, probe)) | (leave.bridge_probe && self.bridge.probed(now_ms, bridge_probe));
+        if mended {
+            self.notices.push(Notice::Recovered);
+            self.pace.restart(now_ms);
+        }
+    }
+
+    fn judge(&mut self, leave: &Leave, now_ms: i64, fate: Fate) {
+        if leave.epoch != self.epoch || self.credential.fault().is_some() {
+            return;
+        }
+        match self.guard.record(now_ms, fate) {
+            Judgement::Fine => {}
+            Judgement::DeathRush => self.notices.push(Notice::DeathRush),
+            Judgement::MassDeath { since_ms } => {
+                let detail = "too many addresses are refused: does the credential belong to the project of the apps?";
+                self.credential.trip(now_ms, "mass_death", detail.into());
+                self.notices.push(Notice::MassDeath { since_ms });
+                self.notices.push(Notice::Fault { code: "mass_death".into(), detail: detail.into() });
+            }
+        }
+    }
+
+    /// Stops the whole sender for `wait_ms` and up to a tenth more, so that several processes do not come back as one.
+    fn pause(&mut self, now_ms: i64, wait_ms: i64, jitter: f64) {
+        if self.paused_until_ms <= now_ms {
+            self.paused_since_ms = now_ms;
+        }
+        let until_ms = now_ms + wait_ms + (wait_ms as f64 * 0.1 * jitter) as i64;
+        self.paused_until_ms = self.paused_until_ms.max(until_ms);
+        self.pace.restart(self.paused_until_ms);
+    }
+
+    /// Unix milliseconds at which the sender may send again; `None` while it may.
+    pub(super) fn reopens_at_ms(&self, now_ms: i64) -> Option<i64> {
+        let probe_at_ms = self.credential.fault().filter(|_| self.credential.free(now_ms) == 0).map(|fault| fault.probe_at_ms);
+        let paused = (self.paused_until_ms > now_ms).then_some(self.paused_until_ms);
+        let latest = [probe_at_ms, paused, self.provider.open_until_ms(now_ms)].into_iter().flatten().max();
+        latest.map(|at_ms| at_ms.max(now_ms + REOPEN_MS_MIN))
+    }
+
+    /// How many more nudges can be sent within `window_ms`, when `held` are waiting or under way already.
+    pub(super) fn capacity(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
+        if self.closed(now_ms).is_some() {
+            return 0;
+        }
+        let streams = self.aimd.throughput(window_ms).saturating_sub(held);
+        let trials = self.credential.free(now_ms).min(self.provider.free(now_ms));
+        streams.min(trials).min(self.pace.free_within(now_ms, window_ms))
+    }
+
+    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
+        self.notices.take()
+    }
+
+    /// The part of the status that the gate knows.
+    pub(super) fn status(&mut self, name: &'static str, now_ms: i64) -> SenderStatus {
+        let reopens_ms = self.reopens_at_ms(now_ms);
+        let (state, reason, since_ms) = if !self.configured {
+            (SenderState::Unconfigured, None, None)
+        } else if let Some(fault) = self.credential.fault() {
+            (SenderState::Fault, Some(format!("{}: {}", fault.code, fault.detail)), Some(fault.since_ms))
+        } else if self.paused_until_ms > now_ms {
+            (SenderState::Paused, Some("the provider asked for a pause".into()), Some(self.paused_since_ms))
+        } else if let Some(since_ms) = self.provider.failing_since_ms() {
+            (SenderState::Paused, Some("most requests fail at the provider".into()), Some(since_ms))
+        } else {
+            (SenderState::Ok, None, None)
+        };
+        SenderStatus {
+            name,
+            state,
+            reason,
+            since_ms,
+            paused_until_ms: reopens_ms,
+            bridge_fault: self.bridge.fault().map(|fault| format!("{}: {}", fault.code, fault.detail)),
+            in_flight: self.in_flight,
+            concurrency_limit: self.aimd.limit(),
+            pace_per_s: self.pace.level_per_s(),
+            token_age_s: None,
+            project_id: None,
+        }
+    }
+}
+
+/// What a verdict says about the provider, about the credential, and about the credential that FCM holds for the bridge to APNs.
+fn signs(verdict: &Verdict) -> (Health, Probe, Probe) {
+    match verdict {
+        Verdict::Accepted | Verdict::Dead(_) | Verdict::Suspect(_) | Verdict::Bug { .. } | Verdict::DeviceThrottled { .. } => {
+            (Health::Good, Probe::Works, Probe::Works)
+        }
+        Verdict::Throttled { .. } => (Health::Neutral, Probe::Unclear, Probe::Unclear),
+        Verdict::Overloaded { .. } | Verdict::Failed { .. } | Verdict::TimedOut | Verdict::Unsent { .. } => {
+            (Health::Bad, Probe::Unclear, Probe::Unclear)
+        }
+        Verdict::Config { .. } | Verdict::Unauthenticated { .. } => (Health::Neutral, Probe::StillBroken, Probe::Unclear),
+        Verdict::BridgeConfig { .. } => (Health::Neutral, Probe::Works, Probe::StillBroken),
+    }
+}
+
+fn given_back(reason: &'static str, breaker: &CredentialBreaker, now_ms: i64) -> Answer {
+    Answer::GivenBack { reason: reason.into(), due_ms: breaker.fault().map_or(now_ms, |fault| fault.probe_at_ms) }
+}

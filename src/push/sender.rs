@@ -1,0 +1,203 @@
+//! One push credential in use: takes nudges, keeps to the provider's limits, and says what became of each nudge.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::fcm::{self, Fcm};
+use super::gate::{Gate, Leave};
+use super::notice::{Notice, SenderStatus};
+use super::verdict::Verdict;
+use super::{Answer, Nudge};
+use crate::clock::Clock;
+
+/// Nudges are claimed for this long ahead.
+const CLAIM_WINDOW_MS: i64 = 2_000;
+/// A nudge that finds no free request slot for so long goes back. With the claim window and two tries on the wire it stays well below
+/// the lease of a claim.
+const SLOT_WAIT: Duration = Duration::from_secs(5);
+/// When a nudge comes back that found no free request slot.
+const SLOT_WAIT_MS: i64 = 2_000;
+
+/// A sender. Share it in an `Arc`; every method takes `&self` and none blocks.
+pub struct Sender {
+    transport: Transport,
+    gate: Mutex<Gate>,
+    /// One permit for each request that may be in flight; `permits` of the lock's owner is their number.
+    slots: Semaphore,
+    permits: AtomicUsize,
+    held: AtomicUsize,
+    clock: Clock,
+}
+
+enum Transport {
+    Fcm(Fcm),
+}
+
+impl Sender {
+    /// An FCM sender without a credential; it sends nothing until [`Sender::replace_credential`]. Fails when the settings are
+    /// unusable: an endpoint that is no URL, plain http beyond loopback, an unreadable `ca_file`.
+    pub fn fcm(settings: fcm::Settings, clock: Clock) -> Result<Sender, fcm::SettingsError> {
+        let gate = Gate::new(settings.quota_per_s, settings.concurrency_max, clock.now_ms());
+        let permits = gate.aimd.limit();
+        Ok(Sender {
+            transport: Transport::Fcm(Fcm::new(settings, clock.clone())?),
+            gate: Mutex::new(gate),
+            slots: Semaphore::new(permits),
+            permits: AtomicUsize::new(permits),
+            held: AtomicUsize::new(0),
+            clock,
+        })
+    }
+
+    /// The word by which channels, metrics and the console know this sender.
+    pub fn name(&self) -> &'static str {
+        match &self.transport {
+            Transport::Fcm(_) => "fcm",
+        }
+    }
+
+    /// Sends one nudge, waiting for its place in the pace (at most the two seconds for which nudges are claimed, if no more than
+    /// [`Sender::capacity`] are brought). Ends within 50 s, less than the lease of a claim. Dropping the future is safe.
+    pub async fn send(&self, nudge: &Nudge) -> Answer {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        let _held = Held(&self.held);
+        let now_ms = self.clock.now_ms();
+        let leaves_at_ms = {
+            let mut gate = self.gate();
+            if let Some(refusal) = gate.closed(now_ms) {
+                return Answer::GivenBack { reason: refusal.reason.into(), due_ms: refusal.due_ms };
+            }
+            gate.pace.reserve(now_ms)
+        };
+        if leaves_at_ms > now_ms {
+            tokio::time::sleep(Duration::from_millis((leaves_at_ms - now_ms).unsigned_abs())).await;
+        }
+        let slot = match self.slots.try_acquire() {
+            Ok(slot) => slot,
+            Err(_) => match tokio::time::timeout(SLOT_WAIT, self.slots.acquire()).await {
+                Ok(Ok(slot)) => slot,
+                _ => return Answer::GivenBack { reason: "no_stream".into(), due_ms: self.clock.now_ms() + SLOT_WAIT_MS },
+            },
+        };
+        let leave = match self.gate().admit(self.clock.now_ms(), nudge.ios) {
+            Ok(leave) => leave,
+            Err(refusal) => return Answer::GivenBack { reason: refusal.reason.into(), due_ms: refusal.due_ms },
+        };
+        let request = Request { sender: self, leave: Some(leave), slot: Some(slot) };
+        let started = Instant::now();
+        let verdict = match &self.transport {
+            Transport::Fcm(fcm) => fcm.deliver(nudge).await,
+        };
+        let took_s = started.elapsed().as_secs_f64();
+        let (result, reason) = verdict.labels();
+        metrics::counter!("muster_nudges_total", "provider" => self.name(), "lane" => nudge.lane.name(), "result" => result, "reason" => reason)
+            .increment(1);
+        metrics::histogram!("muster_send_seconds", "provider" => self.name()).record(took_s);
+        request.settle(verdict, took_s * 1_000.0)
+    }
+
+    /// How many more nudges may be claimed now, to be sent within the next 2 s: 0 while paused, broken or without a credential.
+    pub fn capacity(&self) -> usize {
+        let held = self.held.load(Ordering::Relaxed);
+        self.gate().capacity(self.clock.now_ms(), CLAIM_WINDOW_MS, held)
+    }
+
+    /// Unix milliseconds at which a sender that is paused or at fault tries again; `None` while it sends.
+    pub fn reopens_at_ms(&self) -> Option<i64> {
+        self.gate().reopens_at_ms(self.clock.now_ms())
+    }
+
+    /// The sender's state for the console and `GET /push`.
+    pub fn status(&self) -> SenderStatus {
+        let now_ms = self.clock.now_ms();
+        let mut status = self.gate().status(self.name(), now_ms);
+        match &self.transport {
+            Transport::Fcm(fcm) => {
+                status.token_age_s = fcm.token_age_s(now_ms);
+                status.project_id = fcm.project_id();
+            }
+        }
+        status
+    }
+
+    /// Takes the notices that have gathered (at most 64), oldest first.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        self.gate().take_notices()
+    }
+
+    /// Puts a service account (the JSON file's bytes) in the place of the present one, at run time. Requests under way finish with
+    /// the old one; its access token and any fault are dropped. On an error everything stays as it was.
+    pub fn replace_credential(&self, json: &[u8]) -> Result<(), fcm::CredentialError> {
+        match &self.transport {
+            Transport::Fcm(fcm) => fcm.replace(json)?,
+        }
+        self.gate().renew(self.clock.now_ms());
+        Ok(())
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a request slot back, or lets it vanish while the limit is lower than the number of slots; adds slots when it rose.
+    fn release(&self, slot: SemaphorePermit<'_>, limit: usize) {
+        let permits = self.permits.load(Ordering::Relaxed);
+        if permits > limit {
+            slot.forget();
+            self.permits.store(permits - 1, Ordering::Relaxed);
+        } else if permits < limit {
+            self.slots.add_permits(limit - permits);
+            self.permits.store(limit, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// Counts a nudge that waits or is under way.
+struct Held<'a>(&'a AtomicUsize);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request under way; one that is dropped gives its place back.
+struct Request<'a> {
+    sender: &'a Sender,
+    leave: Option<Leave>,
+    slot: Option<SemaphorePermit<'a>>,
+}
+
+impl Request<'_> {
+    fn settle(mut self, verdict: Verdict, took_ms: f64) -> Answer {
+        let now_ms = self.sender.clock.now_ms();
+        let jitter = if matches!(verdict, Verdict::Accepted) { 0.0 } else { self.sender.clock.moment().below(1_000) as f64 / 1_000.0 };
+        let mut gate = self.sender.gate();
+        let answer = match self.leave.take() {
+            Some(leave) => gate.settle(leave, verdict, now_ms, took_ms, jitter),
+            None => Answer::GivenBack { reason: "shutdown".into(), due_ms: now_ms },
+        };
+        if let Some(slot) = self.slot.take() {
+            // Under the gate's lock, so that the count of slots and the limit move together.
+            self.sender.release(slot, gate.aimd.limit());
+        }
+        answer
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        if let Some(leave) = self.leave.take() {
+            self.sender.gate().abandon(leave, self.sender.clock.now_ms());
+        }
+    }
+}
