@@ -9,6 +9,8 @@ mod turns;
 pub mod feed;
 pub mod meta;
 pub mod operators;
+#[cfg(test)]
+pub mod testing;
 pub mod wakes;
 
 pub use batch::Sql;
