@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod error;
 pub mod extract;
+pub mod health;
 pub mod page;
 pub mod serve;
 pub mod tls;

@@ -6,6 +6,7 @@ mod id_column;
 mod migrate;
 mod turns;
 
+pub mod contacts;
 pub mod feed;
 pub mod meta;
 pub mod operators;

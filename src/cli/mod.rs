@@ -1,0 +1,135 @@
+//! The command line.
+
+mod local;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::model::Role;
+use crate::server::Server;
+use crate::store::Db;
+
+const CONFIG_DEFAULT: &str = "muster.toml";
+
+/// Muster calls your phones in, hands them their orders, and tells you which ones followed them.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, about, propagate_version = true)]
+pub struct Cli {
+    /// The settings file.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve {
+        /// Print the settings in force, secrets hidden, and end.
+        #[arg(long)]
+        print_config: bool,
+        /// Listen here instead of where the settings say.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<std::net::SocketAddr>,
+        /// Leave the schema alone; refuse to start where it is not this version's.
+        #[arg(long)]
+        no_migrate: bool,
+    },
+    /// Bring the database to this version's schema.
+    Migrate,
+    /// Operators of the console.
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Keys of the API.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum OperatorCommand {
+    /// Add an operator, or name one that exists, and print a one-time sign-in link (15 minutes).
+    Add {
+        name: String,
+        #[arg(long, default_value = "operator")]
+        role: Role,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make an API key and print it, alone, on standard output.
+    Add {
+        name: String,
+        #[arg(long, default_value = "operator")]
+        role: Role,
+    },
+}
+
+/// Does what the command line says.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = || -> anyhow::Result<Config> {
+        let file = cli.config.as_deref().unwrap_or(Path::new(CONFIG_DEFAULT));
+        Ok(Config::load(file, cli.config.is_some(), config::environment())?)
+    };
+    match cli.command {
+        Command::Serve { print_config, listen, no_migrate } => {
+            let mut config = config()?;
+            config.listen = listen.unwrap_or(config.listen);
+            config.migrate &= !no_migrate;
+            config.check()?;
+            if print_config {
+                print!("{}", config.print());
+                return Ok(ExitCode::SUCCESS);
+            }
+            serve(config).await?;
+        }
+        Command::Migrate => {
+            Db::open(&config()?.database_url).await?.migrate().await?;
+            println!("the database has this version's schema");
+        }
+        Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
+        Command::Key(KeyCommand::Add { name, role }) => local::key_add(&config()?, &name, role).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let server = Server::start(config, Clock::system()).await?;
+    if let Some(address) = server.address() {
+        tracing::info!(%address, public_url = %server.app.config.public_url, "muster serves");
+    }
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone()));
+    server.run(stop).await?;
+    tracing::info!("muster has stopped");
+    Ok(())
+}
+
+/// Cancels `stop` on SIGTERM or SIGINT.
+pub async fn stop_on_signal(stop: CancellationToken) {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = interrupt => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            Err(_) => {
+                interrupt.await.ok();
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    interrupt.await.ok();
+    stop.cancel();
+}

@@ -1,0 +1,146 @@
+//! A server process: listeners and workers around one [`App`], started and stopped together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, Bells, Shared};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::serve::{self, Bound};
+use crate::http::tls::Certificate;
+use crate::push::{Sender, fcm};
+use crate::seal::Seal;
+use crate::store::{Class, Db, meta};
+use crate::{http, intake, telemetry, work};
+
+/// After the stop signal everything must have ended within this time.
+const STOP_TIMEOUT: Duration = Duration::from_secs(9);
+/// The name under which the master key's fingerprint is kept.
+const FINGERPRINT: &str = "master_key_fingerprint";
+
+/// A server that is bound and ready to run.
+pub struct Server {
+    pub app: App,
+    bound: Vec<Bound>,
+    certificate: Option<Arc<Certificate>>,
+    committers: intake::Committers,
+}
+
+/// Opens the database and checks the master key against it: what every command that touches the database needs.
+pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Result<(Db, Seal)> {
+    let seal = Seal::from_config(config, &mut clock.moment())?;
+    let db = Db::open(&config.database_url).await?;
+    if migrate {
+        db.migrate().await?;
+    }
+    anyhow::ensure!(db.schema_is_current().await.unwrap_or(false), "the database has another version's schema; run `muster migrate`");
+    let mut conn = db.begin(Class::Operators).await?;
+    let known = meta::put_if_absent(&mut conn, FINGERPRINT, seal.fingerprint()).await?;
+    conn.commit().await?;
+    anyhow::ensure!(
+        known == seal.fingerprint(),
+        "the master key (fingerprint {}) is not the one this database was sealed with ({known}): set [secrets] key_file or MUSTER_SECRETS_KEY to that key",
+        seal.fingerprint()
+    );
+    Ok((db, seal))
+}
+
+impl Server {
+    /// Opens everything that `config` names and binds its addresses.
+    pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Server> {
+        telemetry::metrics();
+        // Fails only where a provider is installed already, which is then the same one.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (db, seal) = open(&config, &clock, config.migrate).await?;
+        let mut senders = Vec::new();
+        if let Some(settings) = &config.push.fcm {
+            senders.push(Arc::new(fcm_sender(settings, &clock)?));
+        }
+        let (intake, committers) = intake::new();
+        let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
+        let process = clock.moment().id().to_string();
+        let listening = config.listening();
+        let app = App::new(Shared { config, db, clock, seal, bells: Bells::default(), senders, intake, process, ..Shared::rest() });
+        let mut bound = Vec::new();
+        for listener in listening {
+            let tls = match (&certificate, listener.tls) {
+                (Some(certificate), true) => Some(certificate.acceptor()?),
+                _ => None,
+            };
+            let tcp = TcpListener::bind(listener.address).await.with_context(|| format!("{} cannot be listened on", listener.address))?;
+            bound.push(Bound { listener: tcp, tls, router: http::router(app.clone(), &listener.serves) });
+        }
+        Ok(Server { app, bound, certificate, committers })
+    }
+
+    /// The address of the first listener, for those who asked for port 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.bound.first().and_then(|bound| bound.listener.local_addr().ok())
+    }
+
+    /// Runs until `stop`; fails when a worker dies before.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Server { app, bound, certificate, committers } = self;
+        let mut workers: JoinSet<crate::error::Result<()>> = JoinSet::new();
+        // Listeners stop first; the intake then drains what they took; workers end beside them.
+        let mut listeners = JoinSet::new();
+        for one in bound {
+            listeners.spawn(serve::serve(one, stop.clone()));
+        }
+        let drained = CancellationToken::new();
+        committers.start(&app, &drained, &mut workers);
+        work::start(&app, &stop, &mut workers);
+        if let Some(certificate) = certificate {
+            let stop = stop.clone();
+            workers.spawn(async move {
+                certificate.follow(stop).await;
+                Ok(())
+            });
+        }
+        let died = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = workers.join_next() => Some(ended),
+        };
+        stop.cancel();
+        let ending = async {
+            while listeners.join_next().await.is_some() {}
+            drained.cancel();
+            while workers.join_next().await.is_some() {}
+            app.db.close().await;
+        };
+        let in_time = tokio::time::timeout(STOP_TIMEOUT, ending).await.is_ok();
+        match died {
+            Some(Some(Ok(Err(error)))) => Err(anyhow::Error::new(error).context("a worker failed")),
+            Some(Some(Err(error))) => Err(anyhow::Error::new(error).context("a worker died")),
+            Some(_) => anyhow::bail!("a worker ended before its time"),
+            None if in_time => Ok(()),
+            None => {
+                tracing::warn!("something did not end in time and was cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn fcm_sender(settings: &crate::config::Fcm, clock: &Clock) -> anyhow::Result<Sender> {
+    let sender = Sender::fcm(
+        fcm::Settings {
+            endpoint: settings.endpoint.clone(),
+            ca_file: settings.ca_file.clone(),
+            quota_per_s: settings.quota_per_s,
+            concurrency_max: settings.concurrency_max,
+        },
+        clock.clone(),
+    )?;
+    if let Some(path) = &settings.service_account {
+        let json = std::fs::read(path).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
+        sender.replace_credential(&json).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
+    }
+    Ok(sender)
+}

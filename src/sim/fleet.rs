@@ -1,0 +1,126 @@
+//! Many phones at once, with the habits of a real fleet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::fcm::StandIn;
+use super::phone::{Habits, Identity, Phone, Progress, PushLine};
+use crate::clock::Clock;
+
+/// Pushes that may wait for one phone.
+const PUSHES_MAX: usize = 16;
+
+const MODELS: [(&str, &str); 6] =
+    [("Pixel 9", "16"), ("Pixel 8a", "15"), ("Galaxy S24", "15"), ("Galaxy XCover7", "14"), ("Fairphone 5", "14"), ("Moto G84", "13")];
+
+/// What the fleet looks like.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub server: String,
+    pub enrollment_token: String,
+    pub phones: usize,
+    /// The phones' first activations are spread over this time.
+    pub arrive_within: Duration,
+    /// True for phones that lose pushes, go away, fail and tell of events; false for phones that do as they are told.
+    pub lively: bool,
+}
+
+/// A running fleet.
+pub struct Fleet {
+    pub progress: Vec<(String, Arc<Progress>)>,
+    phones: JoinSet<()>,
+}
+
+/// The e-mail address of the user who carries phone `n`.
+pub fn email_of(n: usize) -> String {
+    format!("user{n:04}@example.org")
+}
+
+/// The serial number of phone `n`.
+pub fn serial_of(n: usize) -> String {
+    format!("SIM{n:07}")
+}
+
+impl Fleet {
+    /// Starts the phones; they end at `stop`.
+    pub fn start(plan: &Plan, fcm: &StandIn, clock: &Clock, stop: &CancellationToken) -> Fleet {
+        let client = reqwest::Client::builder().pool_max_idle_per_host(64).timeout(Duration::from_secs(30)).build().unwrap_or_default();
+        let mut rng = StdRng::from_seed(clock.moment().secret());
+        let mut fleet = Fleet { progress: Vec::with_capacity(plan.phones), phones: JoinSet::new() };
+        for n in 0..plan.phones {
+            let (model, os_version) = MODELS[n % MODELS.len()];
+            let identity = Identity {
+                email: email_of(n),
+                hardware_id: format!("sim-hardware-{n}"),
+                serial: serial_of(n),
+                model: model.into(),
+                os_version: os_version.into(),
+            };
+            let habits = if plan.lively { lively(&mut rng) } else { Habits::default() };
+            let phone = Phone::new(client.clone(), &plan.server, &plan.enrollment_token, identity, habits, clock.clone());
+            fleet.progress.push((serial_of(n), phone.progress()));
+            let wait = plan.arrive_within.mul_f64(rng.random_range(0.0..1.0));
+            let (fcm, stop) = (fcm.clone(), stop.clone());
+            fleet.phones.spawn(async move {
+                if tokio::time::timeout(wait, stop.cancelled()).await.is_err() {
+                    let line = push_line(&fcm);
+                    phone.run(line, stop).await;
+                }
+            });
+        }
+        fleet
+    }
+
+    /// How many phones have been through the whole loop.
+    pub fn completed(&self) -> usize {
+        self.progress.iter().filter(|(_, progress)| progress.completed_the_loop()).count()
+    }
+
+    /// Waits for the phones to end after the stop.
+    pub async fn end(mut self) {
+        while self.phones.join_next().await.is_some() {}
+    }
+}
+
+/// Registers a phone at the stand-in and listens to what arrives for it.
+fn push_line(fcm: &StandIn) -> PushLine {
+    let address = fcm.register();
+    let mut pushes = fcm.connect(&address);
+    let (sender, arrivals) = mpsc::channel(PUSHES_MAX);
+    tokio::spawn(async move {
+        while pushes.recv().await.is_some() {
+            // A phone that has not yet acted on its last nudges needs no further one.
+            if sender.is_closed() {
+                return;
+            }
+            sender.try_send(()).ok();
+        }
+    });
+    PushLine { address, arrivals }
+}
+
+fn lively(rng: &mut StdRng) -> Habits {
+    let cannot_obey = match rng.random_range(0..50) {
+        0 => Some(("cameraAccess", "MANAGEMENT_MODE")),
+        1 => Some(("passwordPolicies", "USER_ACTION")),
+        _ => None,
+    };
+    Habits {
+        loses_push: 0.02,
+        duplicates: 0.01,
+        fails: 0.04,
+        cannot_obey,
+        event_every: Some(Duration::from_secs(150)),
+        absent_every: Some(Duration::from_secs(240)),
+        absent_for: Duration::from_secs(25),
+        acts_within: Duration::from_millis(2500),
+        retry: Duration::from_secs(5),
+    }
+}

@@ -1,0 +1,3 @@
+//! The other side: simulated phones and stand-ins for the push providers. They know the wire, not our senders.
+
+pub mod phone;

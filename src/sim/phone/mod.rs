@@ -1,0 +1,273 @@
+//! A simulated Android phone: our agent protocol over real HTTP, nudges from the FCM stand-in, and the habits of real phones.
+
+mod act;
+mod state;
+mod talk;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use state::Memory;
+use talk::{Heard, Talk};
+
+use crate::clock::Clock;
+
+/// A phone that could not get through tries again after this long, as the protocol asks for compliance changes.
+const RETRY: Duration = Duration::from_secs(60);
+/// Events waiting on the phone; the oldest are dropped beyond it.
+const EVENTS_MAX: usize = 256;
+
+/// Who the phone is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub email: String,
+    pub hardware_id: String,
+    pub serial: String,
+    pub model: String,
+    pub os_version: String,
+}
+
+/// How the phone behaves. Probabilities are 0..1.
+#[derive(Clone, Debug)]
+pub struct Habits {
+    /// A nudge is lost on the way.
+    pub loses_push: f64,
+    /// A request is sent twice.
+    pub duplicates: f64,
+    /// A task fails.
+    pub fails: f64,
+    /// The setting that this phone cannot obey, if any.
+    pub cannot_obey: Option<(&'static str, &'static str)>,
+    /// Mean time between events that the phone reports by itself; `None` for never.
+    pub event_every: Option<Duration>,
+    /// Mean time between absences (offline, reboot); `None` for never.
+    pub absent_every: Option<Duration>,
+    /// How long an absence lasts at most.
+    pub absent_for: Duration,
+    /// How long the phone takes to act on a task at most.
+    pub acts_within: Duration,
+    /// How long to wait after a failed request.
+    pub retry: Duration,
+}
+
+impl Default for Habits {
+    fn default() -> Habits {
+        Habits {
+            loses_push: 0.0,
+            duplicates: 0.0,
+            fails: 0.0,
+            cannot_obey: None,
+            event_every: None,
+            absent_every: None,
+            absent_for: Duration::from_secs(20),
+            acts_within: Duration::from_millis(50),
+            retry: RETRY,
+        }
+    }
+}
+
+/// What the outside can see of a phone.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub activated: AtomicBool,
+    pub policy_applied: AtomicBool,
+    pub nudges: AtomicU64,
+    pub syncs: AtomicU64,
+    pub tasks_done: AtomicU64,
+    pub tasks_failed: AtomicU64,
+    pub events_sent: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+impl Progress {
+    /// Activated, has the policy, was nudged, and finished a task.
+    pub fn completed_the_loop(&self) -> bool {
+        self.activated.load(Ordering::Relaxed)
+            && self.policy_applied.load(Ordering::Relaxed)
+            && self.nudges.load(Ordering::Relaxed) > 0
+            && self.tasks_done.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Where the phone's pushes come from: its address, and what arrives.
+pub struct PushLine {
+    pub address: String,
+    pub arrivals: mpsc::Receiver<()>,
+}
+
+/// One phone, ready to run.
+pub struct Phone {
+    identity: Identity,
+    habits: Habits,
+    talk: Talk,
+    memory: Memory,
+    progress: Arc<Progress>,
+    rng: StdRng,
+    clock: Clock,
+}
+
+/// Why the phone wakes.
+enum Wake {
+    Push,
+    Point,
+    Event,
+    Absence,
+    Stop,
+}
+
+impl Phone {
+    /// A phone that will activate at `server` (a base URL) with an enrollment token.
+    pub fn new(client: reqwest::Client, server: &str, enrollment_token: &str, identity: Identity, habits: Habits, clock: Clock) -> Phone {
+        let mut moment = clock.moment();
+        let rng = StdRng::from_seed(moment.secret());
+        let talk = Talk::new(client, server, enrollment_token);
+        Phone { identity, habits, talk, memory: Memory::default(), progress: Arc::default(), rng, clock }
+    }
+
+    /// What the outside can see.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    /// Lives until `stop`: activates, then syncs by push, by its own clock and by what happens to it.
+    pub async fn run(mut self, mut line: PushLine, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            if !self.talk.is_activated() && !self.activate(&line.address).await {
+                if tokio::time::timeout(self.habits.retry, stop.cancelled()).await.is_ok() {
+                    return;
+                }
+                continue;
+            }
+            self.live(&mut line, &stop).await;
+        }
+    }
+
+    async fn activate(&mut self, push: &str) -> bool {
+        let now_ms = self.clock.now_ms();
+        if self.talk.activate(&self.identity, push, now_ms).await {
+            self.memory.begin_activation();
+            self.progress.activated.store(true, Ordering::Relaxed);
+            return true;
+        }
+        self.progress.refused.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    /// One activation's life.
+    async fn live(&mut self, line: &mut PushLine, stop: &CancellationToken) {
+        let mut next_sync = self.sync("launch", &line.address).await;
+        let mut next_event = self.in_about(self.habits.event_every);
+        let mut next_absence = self.in_about(self.habits.absent_every);
+        while self.talk.is_activated() {
+            let wake = tokio::select! {
+                () = stop.cancelled() => Wake::Stop,
+                Some(()) = line.arrivals.recv() => Wake::Push,
+                () = tokio::time::sleep_until(next_sync) => Wake::Point,
+                () = tokio::time::sleep_until(next_event) => Wake::Event,
+                () = tokio::time::sleep_until(next_absence) => Wake::Absence,
+            };
+            match wake {
+                Wake::Stop => return,
+                Wake::Push if self.rng.random_bool(self.habits.loses_push) => {}
+                Wake::Push => {
+                    self.progress.nudges.fetch_add(1, Ordering::Relaxed);
+                    next_sync = self.sync("push", &line.address).await;
+                }
+                Wake::Point => next_sync = self.sync("periodic", &line.address).await,
+                Wake::Event => {
+                    next_event = self.in_about(self.habits.event_every);
+                    let event = act::something_happens(&mut self.rng, &mut self.memory, self.clock.now_ms(), self.clock.moment().id());
+                    self.memory.remember_event(event, EVENTS_MAX);
+                    if !self.send_events().await {
+                        next_event = next_event.min(Instant::now() + self.habits.retry);
+                    }
+                }
+                Wake::Absence => {
+                    let away = self.habits.absent_for.mul_f64(self.rng.random_range(0.1..1.0));
+                    if tokio::time::timeout(away, stop.cancelled()).await.is_ok() {
+                        return;
+                    }
+                    self.memory.reboot();
+                    next_sync = self.sync("boot", &line.address).await;
+                    next_absence = self.in_about(self.habits.absent_every);
+                }
+            }
+        }
+    }
+
+    /// Syncs until there is nothing more to say; answers when the phone wants to come by itself.
+    async fn sync(&mut self, cause: &str, push: &str) -> Instant {
+        loop {
+            let body = self.memory.sync_body(cause, push, &self.identity, self.clock.now_ms());
+            self.progress.syncs.fetch_add(1, Ordering::Relaxed);
+            if self.rng.random_bool(self.habits.duplicates) {
+                // The answer of the first copy is lost; the phone cannot tell, and sends again.
+                self.talk.sync(&body).await;
+            }
+            match self.talk.sync(&body).await {
+                Heard::Answer(answer) => {
+                    let said = self.memory.heard(&answer, &self.progress);
+                    let worked = self.work(&answer).await;
+                    if !(said || worked || self.memory.has_results()) {
+                        let seconds = answer["next_sync_in_s"].as_u64().unwrap_or(10_800);
+                        return Instant::now() + Duration::from_secs(seconds);
+                    }
+                }
+                Heard::SignOut { action } => {
+                    self.progress.refused.fetch_add(1, Ordering::Relaxed);
+                    let confirmation = self.memory.obey(&action);
+                    self.talk.sync(&confirmation).await;
+                    return Instant::now() + self.habits.retry;
+                }
+                Heard::Unknown => {
+                    // The token does not stand: keep everything, activate again with the enrollment token.
+                    self.progress.refused.fetch_add(1, Ordering::Relaxed);
+                    self.talk.forget_device_token();
+                    return Instant::now() + self.habits.retry;
+                }
+                Heard::Later(seconds) => return Instant::now() + Duration::from_secs(seconds).max(Duration::from_millis(200)),
+                Heard::Nothing => return Instant::now() + self.habits.retry,
+            }
+        }
+    }
+
+    /// Acts on the tasks and the policy of an answer; true where there is something to report.
+    async fn work(&mut self, answer: &serde_json::Value) -> bool {
+        let applied = self.memory.apply_policy(answer, &self.habits, &self.progress);
+        let mut worked = applied;
+        for task in self.memory.new_tasks(answer) {
+            tokio::time::sleep(self.habits.acts_within.mul_f64(self.rng.random_range(0.05..1.0))).await;
+            let fails = self.rng.random_bool(self.habits.fails);
+            let now_ms = self.clock.now_ms();
+            let id = self.clock.moment().id();
+            act::perform(&task, fails, &mut self.memory, &mut self.rng, now_ms, id);
+            let counter = if fails { &self.progress.tasks_failed } else { &self.progress.tasks_done };
+            counter.fetch_add(1, Ordering::Relaxed);
+            worked = true;
+        }
+        worked
+    }
+
+    async fn send_events(&mut self) -> bool {
+        let body = self.memory.events_body();
+        match self.talk.events(&body).await {
+            Heard::Answer(answer) => {
+                self.progress.events_sent.fetch_add(self.memory.events_heard(&answer), Ordering::Relaxed);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn in_about(&mut self, mean: Option<Duration>) -> Instant {
+        const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        Instant::now() + mean.map_or(NEVER, |mean| mean.mul_f64(self.rng.random_range(0.3..1.7)))
+    }
+}

@@ -1,0 +1,230 @@
+//! What a group of contacts reads and writes, each in one statement for all of them.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use super::batch::rows_sql;
+use super::{Conn, Dialect, Sql, rows_json};
+use crate::error::Result;
+use crate::model::Id;
+
+/// A channel as its contact finds it, with its wake and its device.
+#[derive(Clone, Debug, FromRow)]
+pub struct Standing {
+    pub id: Id,
+    pub device_id: Id,
+    pub platform: String,
+    pub token_hash: Option<String>,
+    pub fresh_token_hash: Option<String>,
+    pub activation: i64,
+    pub denied: Option<String>,
+    pub push_provider: Option<String>,
+    pub push_kind: Option<String>,
+    pub push_value: Option<String>,
+    pub push_state: String,
+    pub last_serving_ms: Option<i64>,
+    pub label_set_id: String,
+    pub generation: i64,
+    pub stack_id: String,
+    pub desired: Option<String>,
+    pub desired_at_ms: i64,
+    pub hold: Option<String>,
+    pub reported: Option<String>,
+    pub applied: Option<String>,
+    pub applied_at_ms: Option<i64>,
+    pub details: Option<String>,
+    /// The generation of the channel's label set: above `generation` the channel is stale.
+    pub set_generation: i64,
+    pub facts_hash: String,
+    pub created_at_ms: i64,
+    pub work_seq: i64,
+    pub lane: i64,
+    pub open_work: i64,
+    pub step: i64,
+    pub attempt: i64,
+    pub fruitless: i64,
+    pub unanswered: i64,
+    pub nudged_at_ms: Option<i64>,
+    pub gap_ms: i64,
+    pub phase_s: i64,
+    pub lazy: i64,
+}
+
+#[derive(Serialize)]
+struct Key {
+    bucket: i64,
+    device_id: Id,
+}
+
+// The channel rows are locked, in the order of their keys, by a statement of its own; what comes after reads behind the locks.
+const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c \
+     JOIN json_to_recordset($1::json) AS r(bucket bigint, device_id text) ON c.bucket = r.bucket AND c.device_id = r.device_id \
+     WHERE c.kind = 'agent' AND c.subject = '' ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
+
+const OPEN: Sql = rows_sql!(
+    "SELECT c.id, c.device_id, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
+       c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.hold, c.reported, \
+       c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
+       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy \
+     FROM ",
+    rows(bucket: bigint, device_id: text),
+    "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.device_id AND c.kind = 'agent' AND c.subject = '' \
+     JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
+     JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
+     LEFT JOIN label_set s ON s.id = c.label_set_id \
+     WHERE ($2 < 0 OR c.bucket = $2)"
+);
+
+/// Locks the agent channels of these devices and reads where they stand. `work_seq` is read here, before any open work.
+pub async fn open(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Standing>> {
+    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), device_id: *id }).collect();
+    let json = rows_json(&rows);
+    if conn.dialect() == Dialect::Postgres {
+        sqlx::query(LOCK).bind(&json).execute(conn.raw()).await?;
+    }
+    Ok(sqlx::query_as(OPEN.on(conn.dialect())).bind(json).bind(-1_i64).fetch_all(conn.raw()).await?)
+}
+
+/// What every contact writes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Touch {
+    pub bucket: i64,
+    pub id: Id,
+    pub cause: String,
+    pub serving: i64,
+}
+
+// Touches no index: the cheapest write there is.
+const TOUCH: Sql = rows_sql!(
+    "UPDATE channel AS c SET last_contact_ms = $2, last_cause = r.cause, last_serving_ms = CASE WHEN r.serving = 1 THEN $2 ELSE c.last_serving_ms END FROM ",
+    rows(bucket: bigint, id: text, cause: text, serving: bigint),
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id"
+);
+
+/// Notes that these channels came.
+pub async fn touch(conn: &mut Conn, touches: &[Touch], now_ms: i64) -> Result<()> {
+    sqlx::query(TOUCH.on(conn.dialect())).bind(rows_json(touches)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// What a contact changed about its channel, whole; written only where something did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Changed {
+    pub bucket: i64,
+    pub id: Id,
+    pub token_hash: Option<String>,
+    pub fresh_token_hash: Option<String>,
+    pub push_provider: Option<String>,
+    pub push_kind: Option<String>,
+    pub push_value: Option<String>,
+    pub push_state: String,
+    pub push_changed: i64,
+    pub skew_ms: i64,
+    pub reported: Option<String>,
+    pub applied: Option<String>,
+    pub applied_at_ms: Option<i64>,
+    pub details: Option<String>,
+}
+
+const CHANGE: Sql = rows_sql!(
+    "UPDATE channel AS c SET token_hash = r.token_hash, fresh_token_hash = r.fresh_token_hash, push_provider = r.push_provider, \
+       push_kind = r.push_kind, push_value = r.push_value, push_state = r.push_state, \
+       push_since_ms = CASE WHEN r.push_changed = 1 THEN $2 ELSE c.push_since_ms END, skew_ms = r.skew_ms, \
+       reported = r.reported, reported_at_ms = $2, applied = r.applied, applied_at_ms = r.applied_at_ms, details = r.details \
+     FROM ",
+    rows(bucket: bigint, id: text, token_hash: text, fresh_token_hash: text, push_provider: text, push_kind: text, push_value: text,
+         push_state: text, push_changed: bigint, skew_ms: bigint, reported: text, applied: text, applied_at_ms: bigint, details: text),
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id"
+);
+
+/// Writes what contacts changed about their channels.
+pub async fn change(conn: &mut Conn, changes: &[Changed], now_ms: i64) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(CHANGE.on(conn.dialect())).bind(rows_json(changes)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// A contact that carried something, either way.
+#[derive(Clone, Debug, Serialize)]
+pub struct Carried {
+    pub bucket: i64,
+    pub id: Id,
+    pub device_id: Id,
+    pub channel_id: Id,
+    pub cause: String,
+    pub after_nudge_ms: Option<i64>,
+    pub results: i64,
+    pub events: i64,
+    pub tasks: i64,
+    pub policy: Option<String>,
+}
+
+const CARRY: Sql = rows_sql!(
+    "INSERT INTO contact (bucket, id, device_id, channel_id, cause, at_ms, after_nudge_ms, results, events, tasks, policy) \
+     SELECT r.bucket, r.id, r.device_id, r.channel_id, r.cause, $2, r.after_nudge_ms, r.results, r.events, r.tasks, r.policy FROM ",
+    rows(bucket: bigint, id: text, device_id: text, channel_id: text, cause: text, after_nudge_ms: bigint, results: bigint, events: bigint,
+         tasks: bigint, policy: text),
+    ""
+);
+
+/// Keeps contacts in history.
+pub async fn carry(conn: &mut Conn, carried: &[Carried], now_ms: i64) -> Result<()> {
+    if carried.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(CARRY.on(conn.dialect())).bind(rows_json(carried)).bind(now_ms).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// The facts of a device.
+#[derive(Clone, Debug, FromRow)]
+pub struct FactsRow {
+    pub id: Id,
+    pub facts: String,
+    pub model: String,
+    pub os_version: String,
+    pub serial: Option<String>,
+    pub agent_version: String,
+}
+
+const FACTS: Sql = rows_sql!(
+    "SELECT d.id, d.facts, d.model, d.os_version, d.serial, d.agent_version FROM ",
+    rows(bucket: bigint, device_id: text),
+    "JOIN device d ON d.bucket = r.bucket AND d.id = r.device_id WHERE ($2 < 0 OR d.bucket = $2)"
+);
+
+/// The stored facts of devices that report new ones.
+pub async fn facts(conn: &mut Conn, devices: &[Id]) -> Result<Vec<FactsRow>> {
+    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), device_id: *id }).collect();
+    Ok(sqlx::query_as(FACTS.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_all(conn.raw()).await?)
+}
+
+/// Facts to be stored.
+#[derive(Clone, Debug, Serialize)]
+pub struct FactsChange {
+    pub bucket: i64,
+    pub id: Id,
+    pub facts: String,
+    pub facts_hash: String,
+    pub model: String,
+    pub os_version: String,
+    pub serial: Option<String>,
+}
+
+const PUT_FACTS: Sql = rows_sql!(
+    "UPDATE device AS d SET facts = r.facts, facts_hash = r.facts_hash, facts_at_ms = $2, model = r.model, os_version = r.os_version, \
+       serial = r.serial FROM ",
+    rows(bucket: bigint, id: text, facts: text, facts_hash: text, model: text, os_version: text, serial: text),
+    "WHERE ($3 < 0 OR d.bucket = $3) AND d.bucket = r.bucket AND d.id = r.id"
+);
+
+/// Stores facts that differ from the stored ones.
+pub async fn put_facts(conn: &mut Conn, changes: &[FactsChange], now_ms: i64) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(PUT_FACTS.on(conn.dialect())).bind(rows_json(changes)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(())
+}

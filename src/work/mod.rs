@@ -1,0 +1,53 @@
+//! Loops around a public `pass`: each is woken by a bell, with a tick as fallback; twice does no harm.
+
+pub mod nudger;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::error::Result;
+
+/// Calls `pass` again and again until `stop`: at once while there is more to do, else after `bell` or `tick`.
+/// A pass that fails (the database is away) is tried again at the next tick.
+pub async fn tick<F: Future<Output = Result<bool>>>(
+    name: &'static str,
+    tick: Duration,
+    bell: Option<&Notify>,
+    stop: &CancellationToken,
+    mut pass: impl FnMut() -> F,
+) {
+    while !stop.is_cancelled() {
+        let more = match pass().await {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::warn!(worker = name, %error, "a pass failed; trying again");
+                false
+            }
+        };
+        if more {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let rung = async {
+            match bell {
+                Some(bell) => bell.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = rung => {}
+            () = tokio::time::sleep(tick) => {}
+        }
+    }
+}
+
+/// Starts every worker of a server process.
+pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
+    workers.spawn(nudger::run(app.clone(), stop.clone()));
+}

@@ -1,0 +1,289 @@
+//! The nudger: claims due wakes, sends their nudges, writes the answers back in groups.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::error::Result;
+use crate::model::schedule::{
+    self, HIGH_PER_DAY_MAX, LEASE_JITTER_MS, LEASE_MS, Next, Rhythm, after_accepted, after_failure, expires_at_ms,
+};
+use crate::model::{Id, Lane};
+use crate::ops::alarms;
+use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender};
+use crate::store::wakes::{self, Answered, Claim, Claimed, Restored, Target};
+use crate::store::{Class, wakes::Raise};
+
+/// How often due wakes are looked for when no bell rings: other processes' changes are seen then.
+const TICK: Duration = Duration::from_millis(200);
+/// Wakes claimed in one statement.
+const CLAIM_MAX: usize = 500;
+/// Answers written back in one statement.
+const ANSWERS_MAX: usize = 500;
+/// Answers that may wait for the database: more than any sender's claims.
+const ANSWERS_WAITING_MAX: usize = 65_536;
+/// What each lane gets of a sender's capacity when all are full, in per cent, best lane first.
+const SHARES: [usize; 5] = [50, 25, 15, 5, 5];
+/// Tokens given back in one statement when the fault was ours.
+const RESTORE_MAX: i64 = 500;
+const DAY_MS: i64 = 86_400_000;
+
+/// What happened to one claimed wake.
+struct Outcome {
+    wake: Claimed,
+    lease_id: Id,
+    sent: Sent,
+}
+
+enum Sent {
+    /// The device had come before: nothing was sent; the schedule goes on from its contact.
+    Saved { rhythm: Rhythm },
+    Answered { answer: Answer, rhythm: Rhythm, high: bool, at_ms: i64, address: Address },
+}
+
+/// Runs until `stop`; what is in flight then is written back before it ends.
+pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
+    let (sender, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
+    let writer = tokio::spawn(write_back(app.clone(), receiver));
+    let flights = TaskTracker::new();
+    while !stop.is_cancelled() {
+        let found = match pass(&app, &flights, &sender).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "the nudge queue cannot be read; trying again");
+                0
+            }
+        };
+        if found == 0 {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = app.bells.wakes.notified() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+    flights.close();
+    flights.wait().await;
+    drop(sender);
+    // The writer ends once its last answer is written; a panic in it must not pass unseen.
+    writer.await.map_err(|_| crate::error::Error::NotFound("answer writer"))
+}
+
+/// One look at every sender: claims what it can take now and sets it flying. Answers how many wakes were claimed.
+async fn pass(app: &App, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
+    let mut found = 0;
+    for sender in &app.senders {
+        heed_notices(app, sender).await?;
+        let capacity = sender.capacity().min(CLAIM_MAX);
+        if capacity > 0 {
+            found += claim_and_send(app, sender, capacity, flights, answers).await?;
+        }
+    }
+    Ok(found)
+}
+
+async fn claim_and_send(
+    app: &App,
+    sender: &Arc<Sender>,
+    capacity: usize,
+    flights: &TaskTracker,
+    answers: &mpsc::Sender<Outcome>,
+) -> Result<usize> {
+    let now_ms = app.clock.now_ms();
+    let lanes = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
+    if lanes.is_empty() {
+        return Ok(0);
+    }
+    let mut moment = app.clock.moment();
+    let lease_id = moment.id();
+    let mut claimed = Vec::new();
+    let mut conn = app.db.begin(Class::Nudger).await?;
+    // First each lane's share, then what is left over, best lane first.
+    for shared in [true, false] {
+        for lane in &lanes {
+            let left = capacity - claimed.len();
+            let rows_max = if shared { left.min((capacity * SHARES[*lane as usize]).div_ceil(100)) } else { left };
+            if rows_max == 0 {
+                break;
+            }
+            let lapses_at_ms = now_ms + LEASE_MS + moment.below(LEASE_JITTER_MS);
+            let claim =
+                Claim { sender: sender.name(), lane: *lane, now_ms, lapses_at_ms, lease_id, rows_max: i64::try_from(rows_max).unwrap_or(0) };
+            claimed.extend(wakes::claim(&mut conn, &claim).await?);
+        }
+        if lanes.len() == 1 {
+            break;
+        }
+    }
+    conn.commit().await?;
+    let ids: Vec<Id> = claimed.iter().map(|wake| wake.channel_id).collect();
+    let mut targets: HashMap<Id, Target> =
+        wakes::targets(&mut app.db.read().await?, &ids, lease_id).await?.into_iter().map(|target| (target.channel_id, target)).collect();
+    let found = claimed.len();
+    for wake in claimed {
+        // A wake without a target lost its lease or its device meanwhile; its lease lapses by itself.
+        if let Some(target) = targets.remove(&wake.channel_id) {
+            let (app, sender, answers) = (app.clone(), sender.clone(), answers.clone());
+            flights.spawn(async move {
+                let sent = fly(&app, &sender, &wake, target).await;
+                // The receiver outlives every flight.
+                answers.send(Outcome { wake, lease_id, sent }).await.ok();
+            });
+        }
+    }
+    Ok(found)
+}
+
+async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent {
+    let now_ms = app.clock.now_ms();
+    let lane = Lane::from_rank(wake.lane);
+    let rhythm = Rhythm { phase_s: wake.phase_s, lazy: wake.lazy == 1, gap_ms: wake.gap_ms, last_serving_ms: target.last_serving_ms };
+    let idle = lane == Lane::Periodic && target.open_work == 0;
+    if target.next_due_ms.is_some() || (idle && rhythm.came_for_its_point(now_ms)) {
+        metrics::counter!("muster_nudges_saved_total").increment(1);
+        return Sent::Saved { rhythm };
+    }
+    let today = now_ms / DAY_MS;
+    let used = if wake.high_day == today { wake.high_count } else { 0 };
+    let high = matches!(lane, Lane::Urgent | Lane::Change) && wake.step == 0 && wake.attempt == 0 && used < HIGH_PER_DAY_MAX;
+    let kind = if target.push_kind.as_deref() == Some("fid") { AddressKind::Fid } else { AddressKind::Token };
+    let address = Address { kind, value: target.push_value.unwrap_or_default() };
+    let nudge = Nudge {
+        channel_id: wake.channel_id,
+        address: address.clone(),
+        app: target.app,
+        ios: target.platform == "ios",
+        lane,
+        high,
+        expires_at_ms: expires_at_ms(&rhythm, lane, now_ms),
+    };
+    let answer = sender.send(&nudge).await;
+    Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
+}
+
+/// Writes answers back as they come, whatever has arrived in one statement. The database may be away for a while: they wait.
+async fn write_back(app: App, mut answers: mpsc::Receiver<Outcome>) {
+    let mut group = Vec::with_capacity(ANSWERS_MAX);
+    while answers.recv_many(&mut group, ANSWERS_MAX).await > 0 {
+        while let Err(error) = write_group(&app, &group).await {
+            tracing::warn!(%error, "answers of the push providers cannot be written; trying again");
+            tokio::time::sleep(TICK).await;
+            // Past the lease the wakes are somebody else's; what is dropped here is nudged once more, which harms nobody.
+            let now_ms = app.clock.now_ms();
+            group.retain(|outcome| match &outcome.sent {
+                Sent::Answered { at_ms, .. } => now_ms - at_ms < LEASE_MS,
+                Sent::Saved { .. } => false,
+            });
+        }
+        group.clear();
+    }
+}
+
+async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
+    let mut moment = app.clock.moment();
+    let now_ms = moment.now_ms;
+    let mut rows = Vec::with_capacity(group.len());
+    let (mut dead, mut suspect) = (Vec::new(), Vec::new());
+    for outcome in group {
+        match &outcome.sent {
+            Sent::Answered { answer: Answer::Dead { .. }, address, .. } => dead.push((outcome.wake.channel_id, address.value.clone())),
+            Sent::Answered { answer: Answer::Suspect { .. }, address, .. } => suspect.push((outcome.wake.channel_id, address.value.clone())),
+            _ => {}
+        }
+        rows.push(answered(outcome, now_ms, moment.below(1000)));
+    }
+    if !dead.is_empty() || !suspect.is_empty() {
+        let mut conn = app.db.begin(Class::Nudger).await?;
+        for (state, addresses) in [("dead", &dead), ("quarantined", &suspect)] {
+            if !addresses.is_empty() {
+                wakes::kill(&mut conn, state, addresses, now_ms).await?;
+            }
+        }
+        conn.commit().await?;
+    }
+    let mut conn = app.db.begin(Class::Nudger).await?;
+    wakes::answer(&mut conn, &rows).await?;
+    conn.commit().await
+}
+
+/// Where a wake goes on after its answer.
+fn answered(outcome: &Outcome, now_ms: i64, jitter: i64) -> Answered {
+    let wake = &outcome.wake;
+    let lane = Lane::from_rank(wake.lane);
+    let open_work = wake.open_work == 1;
+    let stay = |due_at_ms| Next { lane, due_at_ms, step: wake.step, attempt: wake.attempt };
+    let (next, nudged_at_ms, accepted, high) = match &outcome.sent {
+        Sent::Saved { rhythm } => (stay(rhythm.periodic_ms(now_ms)), None, 0, false),
+        Sent::Answered { answer, rhythm, high, at_ms, .. } => match answer {
+            Answer::Accepted => (after_accepted(rhythm, lane, open_work, wake.step, now_ms), Some(*at_ms), 1, *high),
+            Answer::Failed { retry_after_ms, .. } => {
+                (after_failure(rhythm, lane, wake.step, wake.attempt, *retry_after_ms, jitter, now_ms), Some(*at_ms), 0, *high)
+            }
+            Answer::GivenBack { due_ms, .. } => (stay((*due_ms).max(now_ms)), None, 0, false),
+            // Without a sender the wake is not claimed; should the device register again, it is due at its next call.
+            Answer::Dead { .. } | Answer::Suspect { .. } => (stay(rhythm.next_call_ms(now_ms)), Some(*at_ms), 0, false),
+        },
+    };
+    let today = now_ms / DAY_MS;
+    let used = if wake.high_day == today { wake.high_count } else { 0 };
+    Answered {
+        bucket: wake.channel_id.bucket(),
+        channel_id: wake.channel_id,
+        lease_id: outcome.lease_id,
+        lane: next.lane.rank(),
+        due_at_ms: next.due_at_ms,
+        step: next.step,
+        attempt: next.attempt,
+        nudged_at_ms,
+        accepted,
+        high_day: today,
+        high_count: used + i64::from(high),
+    }
+}
+
+/// Turns what a sender has to say into alarms, and gives tokens back where their deaths were our fault.
+async fn heed_notices(app: &App, sender: &Sender) -> Result<()> {
+    for notice in sender.take_notices() {
+        let mut conn = app.db.begin(Class::Operators).await?;
+        let mut moment = app.clock.moment();
+        let name = sender.name();
+        match notice {
+            Notice::Fault { code, detail } => alarms::open(&mut conn, &mut moment, "push_fault", name, &format!("{code}: {detail}")).await?,
+            Notice::Recovered => alarms::close(&mut conn, &mut moment, "push_fault", name).await?,
+            Notice::Bug { detail } => alarms::open(&mut conn, &mut moment, "push_request_refused", name, &detail).await?,
+            Notice::DeathRush => {
+                let detail = "more than 30 % of the last answers were dead tokens; they stay dead until the devices register again";
+                alarms::open(&mut conn, &mut moment, "push_death_rush", name, detail).await?;
+            }
+            Notice::MassDeath { since_ms } => {
+                let detail = "so many tokens were refused at once that the fault must be ours: the sender stopped and the tokens were restored";
+                alarms::open(&mut conn, &mut moment, "push_mass_death", name, detail).await?;
+                while wakes::restore(&mut conn, provider_of(name), name, Restored::Since(since_ms), RESTORE_MAX, moment.now_ms).await? > 0 {}
+            }
+        }
+        conn.commit().await?;
+        app.bells.ring();
+    }
+    Ok(())
+}
+
+/// The provider whose addresses a sender serves.
+fn provider_of(sender: &str) -> &'static str {
+    if sender == "fcm" { "fcm" } else { "apns" }
+}
+
+/// Gives addresses back whose 24 hours of quarantine are over.
+pub async fn release_quarantined(app: &App) -> Result<()> {
+    for sender in &app.senders {
+        let mut conn = app.db.begin(Class::Background).await?;
+        let now_ms = app.clock.now_ms();
+        wakes::restore(&mut conn, provider_of(sender.name()), sender.name(), Restored::Before(now_ms - DAY_MS), RESTORE_MAX, now_ms).await?;
+        conn.commit().await?;
+    }
+    Ok(())
+}
