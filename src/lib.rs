@@ -1,1 +1,14 @@
+//! Muster: a push-notification MDM policy server.
 
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod intake;
+pub mod model;
+pub mod push;
+pub mod seal;
+pub mod sim;
+pub mod store;
+pub mod telemetry;

@@ -1,3 +1,4 @@
 //! The other side: simulated phones and stand-ins for the push providers. They know the wire, not our senders.
 
+pub mod fcm;
 pub mod phone;

@@ -1,0 +1,5 @@
+//! Stories: each module drives a part of Muster through its front door.
+#![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
+
+mod fcm;
+mod support;
