@@ -184,11 +184,12 @@ impl Gate {
             }
             Verdict::DeviceThrottled { reason, wait_ms } => failed(reason, wait_ms.max(THROTTLED_WAIT_MS)),
             Verdict::Throttled { reason, retry_after_ms } => {
-                let wait_ms = retry_after_ms.unwrap_or_else(|| (THROTTLE_MS << self.throttles.min(4)).min(THROTTLE_MS_MAX));
                 // Refusals of requests that left before the pause are echoes of the one that began it.
                 if leave.sent_at_ms >= self.paused_until_ms {
                     self.throttles += 1;
                 }
+                let doublings = self.throttles.saturating_sub(1).min(4);
+                let wait_ms = retry_after_ms.unwrap_or((THROTTLE_MS << doublings).min(THROTTLE_MS_MAX));
                 self.pause(now_ms, wait_ms, jitter);
                 failed(reason, wait_ms)
             }
@@ -266,6 +267,21 @@ impl Gate {
         let until_ms = now_ms + wait_ms + (wait_ms as f64 * 0.1 * jitter) as i64;
         self.paused_until_ms = self.paused_until_ms.max(until_ms);
         self.pace.restart(self.paused_until_ms);
+    }
+
+    /// 0 closed, 1 half open, 2 open: the metric of the breakers.
+    pub(super) fn breaker_state(&self, now_ms: i64) -> f64 {
+        if self.reopens_at_ms(now_ms).is_some() {
+            2.0
+        } else if self.provider.failing_since_ms().is_some() || self.credential.fault().is_some() {
+            1.0
+        } else {
+            0.0
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
     /// Unix milliseconds at which the sender may send again; `None` while it may.

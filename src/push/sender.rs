@@ -40,10 +40,15 @@ impl Sender {
     /// An FCM sender without a credential; it sends nothing until [`Sender::replace_credential`]. Fails when the settings are
     /// unusable: an endpoint that is no URL, plain http beyond loopback, an unreadable `ca_file`.
     pub fn fcm(settings: fcm::Settings, clock: Clock) -> Result<Sender, fcm::SettingsError> {
-        let gate = Gate::new(settings.quota_per_s, settings.concurrency_max, clock.now_ms());
+        Sender::fcm_within(settings, fcm::REQUEST_TIMEOUT, clock)
+    }
+
+    /// As [`Sender::fcm`], with another limit on the time that an answer may take.
+    pub fn fcm_within(settings: fcm::Settings, timeout: Duration, clock: Clock) -> Result<Sender, fcm::SettingsError> {
+        let gate = Gate::new(settings.quota_per_s, settings.concurrency_max as usize, clock.now_ms());
         let permits = gate.aimd.limit();
         Ok(Sender {
-            transport: Transport::Fcm(Fcm::new(settings, clock.clone())?),
+            transport: Transport::Fcm(Fcm::new(settings, timeout, clock.clone())?),
             gate: Mutex::new(gate),
             slots: Semaphore::new(permits),
             permits: AtomicUsize::new(permits),
@@ -102,7 +107,13 @@ impl Sender {
     /// How many more nudges may be claimed now, to be sent within the next 2 s: 0 while paused, broken or without a credential.
     pub fn capacity(&self) -> usize {
         let held = self.held.load(Ordering::Relaxed);
-        self.gate().capacity(self.clock.now_ms(), CLAIM_WINDOW_MS, held)
+        let now_ms = self.clock.now_ms();
+        let mut gate = self.gate();
+        let capacity = gate.capacity(now_ms, CLAIM_WINDOW_MS, held);
+        metrics::gauge!("muster_in_flight", "provider" => self.name()).set(gate.in_flight() as f64);
+        metrics::gauge!("muster_concurrency_limit", "provider" => self.name()).set(gate.aimd.limit() as f64);
+        metrics::gauge!("muster_breaker_state", "provider" => self.name()).set(gate.breaker_state(now_ms));
+        capacity
     }
 
     /// Unix milliseconds at which a sender that is paused or at fault tries again; `None` while it sends.

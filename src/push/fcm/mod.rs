@@ -24,9 +24,9 @@ pub const ENDPOINT: &str = "https://fcm.googleapis.com";
 /// 80 % of FCM's default quota of 600,000 messages a minute.
 pub const QUOTA_PER_S: u32 = 8_000;
 /// Requests in flight at most, over all connections.
-pub const CONCURRENCY_MAX: usize = 400;
+pub const CONCURRENCY_MAX: u32 = 400;
 /// Google asks for at least 10 s.
-const REQUEST_TIMEOUT_MS: u64 = 20_000;
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// A 500 is not tried again before this.
 const INTERNAL_WAIT_MS: i64 = 10_000;
 
@@ -40,20 +40,12 @@ pub struct Settings {
     /// Sends a second at full pace.
     pub quota_per_s: u32,
     /// Requests in flight at most.
-    pub concurrency_max: usize,
-    /// How long an answer may take.
-    pub request_timeout_ms: u64,
+    pub concurrency_max: u32,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            endpoint: ENDPOINT.into(),
-            ca_file: None,
-            quota_per_s: QUOTA_PER_S,
-            concurrency_max: CONCURRENCY_MAX,
-            request_timeout_ms: REQUEST_TIMEOUT_MS,
-        }
+        Settings { endpoint: ENDPOINT.into(), ca_file: None, quota_per_s: QUOTA_PER_S, concurrency_max: CONCURRENCY_MAX }
     }
 }
 
@@ -75,9 +67,9 @@ struct Credential {
 }
 
 impl Fcm {
-    pub(super) fn new(settings: Settings, clock: Clock) -> Result<Fcm, SettingsError> {
-        let deadline = Duration::from_millis(settings.request_timeout_ms * 2);
-        let wire = Arc::new(Wire::new(&settings, clock.now_ms())?);
+    pub(super) fn new(settings: Settings, timeout: Duration, clock: Clock) -> Result<Fcm, SettingsError> {
+        let deadline = timeout * 2;
+        let wire = Arc::new(Wire::new(&settings, timeout, clock.now_ms())?);
         let endpoint = settings.endpoint.trim_end_matches('/').to_owned();
         Ok(Fcm { endpoint, wire, credential: RwLock::new(None), clock, deadline })
     }

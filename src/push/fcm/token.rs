@@ -144,6 +144,12 @@ impl Tokens {
     async fn fetch(&self, account: &ServiceAccount, wire: &Wire, clock: &Clock) -> Result<Arc<Token>, MintError> {
         let asked_at_ms = clock.now_ms();
         let outcome = exchange(account, wire, asked_at_ms).await;
+        let result = match &outcome {
+            Ok(_) => "granted",
+            Err(MintError::Refused(_)) => "refused",
+            Err(MintError::Unavailable(_)) => "unavailable",
+        };
+        metrics::counter!("muster_oauth_mints_total", "result" => result).increment(1);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.fetches += 1;
         match outcome {

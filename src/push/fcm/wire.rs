@@ -13,11 +13,15 @@ use crate::push::verdict::Verdict;
 
 /// FCM allows 100 streams a connection; this is how many connections are kept over TLS.
 const STREAMS_PER_CONNECTION: usize = 100;
+/// A connection takes this many before the next one is used; the rest is room for what was counted late.
+const STREAMS_TYPICAL: usize = 80;
 const CONNECTIONS_MIN: usize = 4;
 const CONNECTIONS_MAX: usize = 16;
 /// FCM closes connections after an hour: they are replaced between 50 and 55 minutes, not all at once.
 const CONNECTION_AGE_MS: i64 = 50 * 60_000;
 const CONNECTION_AGE_SPREAD_MS: i64 = 5 * 60_000;
+/// A connection whose requests time out is replaced, but not more often than this.
+const REPLACE_EVERY_MS: i64 = 10_000;
 /// FCM ends idle connections after four minutes.
 const IDLE: Duration = Duration::from_secs(200);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,13 +59,31 @@ pub(super) struct Wire {
     plain: bool,
     timeout: Duration,
     idle_max: usize,
-    lines: Vec<RwLock<Line>>,
-    next: AtomicUsize,
+    lines: Vec<Line>,
 }
 
+/// One client, which over TLS is one connection.
 struct Line {
+    current: RwLock<Current>,
+    under_way: AtomicUsize,
+}
+
+struct Current {
     client: Client,
+    built_at_ms: i64,
     replace_at_ms: i64,
+}
+
+/// A line taken for one request.
+struct Taken<'a> {
+    line: &'a Line,
+    client: Client,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.line.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// True for https, and for http on a loopback address.
@@ -79,7 +101,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 impl Wire {
-    pub(super) fn new(settings: &Settings, now_ms: i64) -> Result<Wire, SettingsError> {
+    pub(super) fn new(settings: &Settings, timeout: Duration, now_ms: i64) -> Result<Wire, SettingsError> {
         // Whoever runs first installs it; the process uses one provider only.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let endpoint = Url::parse(&settings.endpoint).map_err(|_| SettingsError::Endpoint)?;
@@ -97,66 +119,71 @@ impl Wire {
                 roots
             }
         };
+        let concurrency_max = settings.concurrency_max as usize;
         let plain = endpoint.scheme() == "http";
-        let mut wire = Wire {
-            roots,
-            plain,
-            timeout: Duration::from_millis(settings.request_timeout_ms),
-            idle_max: settings.concurrency_max,
-            lines: Vec::new(),
-            next: AtomicUsize::new(0),
-        };
+        let mut wire = Wire { roots, plain, timeout, idle_max: concurrency_max, lines: Vec::new() };
         // HTTP/1.1 opens as many connections as it needs by itself.
-        let count =
-            if plain { 1 } else { settings.concurrency_max.div_ceil(STREAMS_PER_CONNECTION).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) };
+        let count = if plain { 1 } else { concurrency_max.div_ceil(STREAMS_PER_CONNECTION).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) };
         for nth in 0..count {
             let client = wire.client().map_err(SettingsError::Tls)?;
             let spread_ms = CONNECTION_AGE_SPREAD_MS * nth as i64 / count as i64;
-            wire.lines.push(RwLock::new(Line { client, replace_at_ms: now_ms + CONNECTION_AGE_MS + spread_ms }));
+            let current = Current { client, built_at_ms: now_ms, replace_at_ms: now_ms + CONNECTION_AGE_MS + spread_ms };
+            wire.lines.push(Line { current: RwLock::new(current), under_way: AtomicUsize::new(0) });
         }
         Ok(wire)
     }
 
     /// Posts one message; an answer of any status is `Ok`.
     pub(super) async fn post(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64) -> Result<Reply, Verdict> {
-        let request = self
-            .line(now_ms)
+        let taken = self.take(now_ms);
+        let request = taken
+            .client
             .post(url.clone())
             .header(AUTHORIZATION, bearer)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
         match request.send().await {
             Ok(response) => Ok(read(response).await),
-            Err(error) => Err(lost(&error)),
+            Err(error) => {
+                let verdict = lost(&error);
+                if verdict == Verdict::TimedOut && !self.plain {
+                    taken.line.suspect(now_ms);
+                }
+                Err(verdict)
+            }
         }
     }
 
     /// Posts an OAuth assertion.
     pub(super) async fn post_form(&self, url: &Url, form: &[(&str, &str)], timeout: Duration, now_ms: i64) -> Result<Reply, &'static str> {
-        match self.line(now_ms).post(url.clone()).timeout(timeout).form(form).send().await {
+        match self.take(now_ms).client.post(url.clone()).timeout(timeout).form(form).send().await {
             Ok(response) => Ok(read(response).await),
             Err(error) if error.is_timeout() => Err("oauth_timeout"),
             Err(_) => Err("oauth_connection"),
         }
     }
 
-    /// The next client in turn, renewed if its connection is old. Requests on the old one finish there.
-    fn line(&self, now_ms: i64) -> Client {
-        let nth = self.next.fetch_add(1, Ordering::Relaxed) % self.lines.len();
-        let line = self.lines[nth].read().unwrap_or_else(PoisonError::into_inner);
-        if now_ms < line.replace_at_ms {
-            return line.client.clone();
+    /// The first connection with room, or the least busy one; renewed if it is old. Requests on the old one finish there.
+    fn take(&self, now_ms: i64) -> Taken<'_> {
+        let load = |line: &&Line| line.under_way.load(Ordering::Relaxed);
+        let roomy = self.lines.iter().find(|line| load(line) < STREAMS_TYPICAL);
+        let line = roomy.or_else(|| self.lines.iter().min_by_key(load)).unwrap_or(&self.lines[0]);
+        line.under_way.fetch_add(1, Ordering::Relaxed);
+        let current = line.current.read().unwrap_or_else(PoisonError::into_inner);
+        if now_ms < current.replace_at_ms {
+            return Taken { line, client: current.client.clone() };
         }
-        drop(line);
-        let mut line = self.lines[nth].write().unwrap_or_else(PoisonError::into_inner);
-        if now_ms >= line.replace_at_ms {
-            line.replace_at_ms = now_ms + CONNECTION_AGE_MS + CONNECTION_AGE_SPREAD_MS * nth as i64 / self.lines.len() as i64;
+        drop(current);
+        let mut current = line.current.write().unwrap_or_else(PoisonError::into_inner);
+        if now_ms >= current.replace_at_ms {
+            current.built_at_ms = now_ms;
+            current.replace_at_ms = now_ms + CONNECTION_AGE_MS;
             // A client that worked once is better than none.
             if let Ok(client) = self.client() {
-                line.client = client;
+                current.client = client;
             }
         }
-        line.client.clone()
+        Taken { line, client: current.client.clone() }
     }
 
     fn client(&self) -> reqwest::Result<Client> {
@@ -171,6 +198,16 @@ impl Wire {
             return builder.http1_only().no_proxy().tls_certs_only(self.roots.clone()).build();
         }
         builder.tls_certs_merge(self.roots.clone()).build()
+    }
+}
+
+impl Line {
+    /// A request on it timed out: the connection may be dead without having ended, so the next request opens another.
+    fn suspect(&self, now_ms: i64) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if now_ms - current.built_at_ms >= REPLACE_EVERY_MS {
+            current.replace_at_ms = now_ms;
+        }
     }
 }
 
