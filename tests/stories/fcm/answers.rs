@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use muster::push::fcm::Settings;
 use muster::push::{Answer, Notice, Nudge, SenderState};
 use muster::sim::fcm::{Fault, Scope, Times};
 
@@ -150,6 +149,26 @@ async fn each_form_of_retry_after_pauses_the_sender_for_as_long() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_come_together_are_one_and_the_next_doubles_the_pause() {
+    let fcm = Fcm::start().await;
+    fcm.stand_in.set_answer_delay_ms(100);
+    let tenth = |wait_ms: i64| wait_ms..=wait_ms + wait_ms / 10;
+    for wait_ms in [60_000, 120_000, 240_000] {
+        fcm.stand_in.faults().set(Scope::Send, Times::Next(2), Fault::quota(None));
+        let nudges: Vec<Nudge> = (0..2).map(|_| fcm.device()).collect();
+        for answer in fcm.send_all(nudges).await {
+            assert_eq!(answer, failed("QUOTA_EXCEEDED", wait_ms));
+        }
+        let pause_ms = fcm.sender.reopens_at_ms().unwrap() - fcm.clock.now_ms();
+        assert!(tenth(wait_ms).contains(&pause_ms), "{wait_ms}: {pause_ms}");
+        fcm.clock.advance(pause_ms);
+    }
+    assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
+    fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::quota(None));
+    assert_eq!(fcm.send(&fcm.device()).await, failed("QUOTA_EXCEEDED", 60_000), "a success in between begins anew");
+}
+
 #[tokio::test]
 async fn too_much_for_one_device_makes_that_device_wait_and_no_other() {
     for (value, wait_ms) in [(None, 60_000), (Some("5"), 60_000), (Some("300"), 300_000)] {
@@ -162,7 +181,7 @@ async fn too_much_for_one_device_makes_that_device_wait_and_no_other() {
 
 #[tokio::test]
 async fn a_peer_that_takes_the_request_and_never_answers_times_out() {
-    let fcm = Fcm::start_with(|settings| Settings { request_timeout_ms: 300, ..settings }).await;
+    let fcm = Fcm::start_impatient(Duration::from_millis(300)).await;
     assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
     let limit = fcm.sender.status().concurrency_limit;
     fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::Hang);

@@ -1,6 +1,5 @@
 //! FCM away for ten minutes, and the way back.
 
-use muster::push::fcm::Settings;
 use muster::push::{Answer, Nudge, SenderState};
 use muster::sim::fcm::{Fault, Scope, Times};
 
@@ -24,7 +23,7 @@ async fn until_it_stops(fcm: &Fcm) -> usize {
 
 #[tokio::test]
 async fn ten_minutes_without_fcm_cost_a_few_requests_and_then_the_ramp_begins_again() {
-    let fcm = Fcm::start_with(|settings| Settings { request_timeout_ms: 100, ..settings }).await;
+    let fcm = Fcm::start_impatient(std::time::Duration::from_millis(100)).await;
     assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
 
     // Nobody listens.

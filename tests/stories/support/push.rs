@@ -21,14 +21,15 @@ pub struct Fcm {
 
 impl Fcm {
     pub async fn start() -> Fcm {
-        Fcm::start_with(|settings| settings).await
+        Fcm::start_impatient(Duration::from_secs(20)).await
     }
 
-    pub async fn start_with(change: impl FnOnce(Settings) -> Settings) -> Fcm {
+    /// With a sender that waits for each answer no longer than `timeout`.
+    pub async fn start_impatient(timeout: Duration) -> Fcm {
         let clock = Clock::moved(START_MS, 7);
         let stand_in = StandIn::start(clock.clone()).await.unwrap();
-        let settings = change(Settings { endpoint: stand_in.url(), ..Settings::default() });
-        let sender = Sender::fcm(settings, clock.clone()).unwrap();
+        let settings = Settings { endpoint: stand_in.url(), ..Settings::default() };
+        let sender = Sender::fcm_within(settings, timeout, clock.clone()).unwrap();
         sender.replace_credential(&stand_in.service_account()).unwrap();
         Fcm { clock, stand_in, sender: Arc::new(sender) }
     }
