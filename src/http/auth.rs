@@ -3,13 +3,13 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::error::Problem;
 use crate::app::App;
 use crate::error::Error;
 use crate::model::Actor;
+use crate::model::token::hash;
 use crate::store::operators;
 
 /// The header in which the console's script repeats the session's CSRF token; forms send it as the field `csrf`.
@@ -34,11 +34,6 @@ pub const SESSION_MS: i64 = 12 * 3600 * 1000;
 /// The name of the session cookie: `__Host-` exactly when the public URL is https.
 pub fn cookie_name(app: &App) -> &'static str {
     if app.config.public_url_is_https() { "__Host-muster" } else { "muster" }
-}
-
-/// SHA-256 in lower-case hex: how tokens, keys and sessions are stored.
-pub fn hash(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The bearer token of a request.

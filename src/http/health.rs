@@ -20,10 +20,12 @@ pub async fn alive() -> &'static str {
 pub async fn ready(State(app): State<App>) -> Response {
     match app.db.schema_is_current().await {
         Ok(true) => "ready\n".into_response(),
-        Ok(false) => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "schema_outdated", "the database has another version's schema; run `muster migrate`")
-                .into_response()
-        }
+        Ok(false) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "schema_outdated",
+            "the database has another version's schema; run `muster migrate`",
+        )
+        .into_response(),
         Err(error) => Problem::from(error).into_response(),
     }
 }
@@ -31,7 +33,9 @@ pub async fn ready(State(app): State<App>) -> Response {
 /// Prometheus metrics; without a key only from loopback and without a forwarded header.
 #[utoipa::path(get, path = "/metrics", tag = "server", responses((status = 200, description = "Prometheus text format", body = String)))]
 pub async fn metrics(Extension(Peer(peer)): Extension<Peer>, headers: HeaderMap, caller: Result<Caller, Problem>) -> Response {
-    if !is_local(peer, &headers) && let Err(problem) = caller {
+    if !is_local(peer, &headers)
+        && let Err(problem) = caller
+    {
         return problem.into_response();
     }
     ([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], crate::telemetry::metrics().render()).into_response()

@@ -11,8 +11,9 @@ use uuid::Uuid;
 pub const BUCKETS: i64 = 64;
 
 /// A UUIDv7 (RFC 9562). The last six bits are the bucket: random for a device, its device's for everything that belongs to it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String, example = "0198f3a2-7c4e-7b1a-9f00-3c2d1e0f4a5b")]
 pub struct Id(Uuid);
 
 impl Id {

@@ -5,6 +5,7 @@ mod fault;
 mod id;
 mod lane;
 pub mod schedule;
+pub mod token;
 
 pub use actor::{Actor, Role};
 pub use fault::Fault;

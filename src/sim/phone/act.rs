@@ -26,10 +26,16 @@ pub fn perform(task: &Value, fails: bool, memory: &mut Memory, rng: &mut StdRng,
             "accuracy_m": rng.random_range(3..60), "at_ms": now_ms,
         }),
         "scan" => {
-            let event = envelope(memory, "scan_finished", now_ms, id, json!({
-                "outcome": "clean", "scan_id": task_id, "started_at_ms": now_ms - 2000, "ended_at_ms": now_ms, "scope": "full",
-                "items": rng.random_range(200..4000), "threats": [], "engine_version": "7.1",
-            }));
+            let event = envelope(
+                memory,
+                "scan_finished",
+                now_ms,
+                id,
+                json!({
+                    "outcome": "clean", "scan_id": task_id, "started_at_ms": now_ms - 2000, "ended_at_ms": now_ms, "scope": "full",
+                    "items": rng.random_range(200..4000), "threats": [], "engine_version": "7.1",
+                }),
+            );
             memory.remember_event(event, 256);
             json!({"outcome": "clean"})
         }
@@ -51,11 +57,19 @@ pub fn perform(task: &Value, fails: bool, memory: &mut Memory, rng: &mut StdRng,
 pub fn something_happens(rng: &mut StdRng, memory: &mut Memory, now_ms: i64, id: Id) -> Value {
     let (kind, data) = match rng.random_range(0..100) {
         0..=44 => ("fact_changed", json!({"key": "battery_percent", "value": rng.random_range(5..100)})),
-        45..=64 => ("web_page_blocked", json!({"url": "https://blocked.example/", "category": "phishing", "action": "blocked", "count": 1})),
+        45..=64 => {
+            ("web_page_blocked", json!({"url": "https://blocked.example/", "category": "phishing", "action": "blocked", "count": 1}))
+        }
         65..=74 => ("scan_finished", json!({"outcome": "clean", "items": rng.random_range(200..4000), "threats": []})),
         75..=82 => ("usb_debugging_changed", json!({"enabled": rng.random_bool(0.5), "developer_options": true})),
-        83..=88 => ("malware_unresolved", json!({"threat": "EICAR-Test-File", "object": "/sdcard/Download/eicar.com", "resolved": rng.random_bool(0.6)})),
-        89..=93 => ("password_overdue", json!({"due_at_ms": now_ms - 3_600_000, "days_overdue": 1, "password_set": true, "resolved": rng.random_bool(0.5)})),
+        83..=88 => (
+            "malware_unresolved",
+            json!({"threat": "EICAR-Test-File", "object": "/sdcard/Download/eicar.com", "resolved": rng.random_bool(0.6)}),
+        ),
+        89..=93 => (
+            "password_overdue",
+            json!({"due_at_ms": now_ms - 3_600_000, "days_overdue": 1, "password_set": true, "resolved": rng.random_bool(0.5)}),
+        ),
         94..=97 => ("profile_changed", json!({"change": "changed", "profile": "wifi-office", "by": "user", "managed": false})),
         _ => ("device_admin_changed", json!({"enabled": true, "component": "org.muster.agent/.Admin", "mode": "device_owner"})),
     };

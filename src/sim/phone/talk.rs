@@ -9,7 +9,9 @@ use super::Identity;
 pub enum Heard {
     Answer(Value),
     /// 403: this phone may not go on.
-    SignOut { action: String },
+    SignOut {
+        action: String,
+    },
     /// 401: the device token does not stand.
     Unknown,
     /// 429 or 503: come back in so many seconds.

@@ -1,0 +1,24 @@
+//! The agent protocol, `/agent/v1`. Unknown fields are ignored; one bad item never fails its neighbours.
+
+mod activate;
+mod answer;
+mod check;
+mod event;
+mod sync;
+#[cfg(test)]
+mod tests;
+
+pub use activate::{ActivateAnswer, ActivateRequest, DeviceInfo, ManagementMode, Platform, parse_activate};
+pub use answer::{DeniedMembers, EventOutcome, EventsAnswer, PolicyAnswer, ResultOutcome, SyncAnswer, TaskAnswer};
+pub use check::{Item, ParseError};
+pub use event::{Event, EventData, parse_events};
+pub use sync::{Detail, PolicyReport, PushAddress, PushKind, PushProvider, SyncRequest, TaskResult, TaskStatus, facts_hash, parse_sync};
+
+/// A request's body at most.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Results in a request at most.
+pub const RESULTS_MAX: usize = 256;
+/// Events in a request at most.
+pub const EVENTS_MAX: usize = 256;
+/// Tasks in an answer at most; `more` says that there are others.
+pub const TASKS_MAX: usize = 50;
