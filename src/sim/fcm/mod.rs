@@ -34,12 +34,23 @@ const PHONE_QUEUE: usize = 128;
 const PROJECTS_MAX: usize = 100;
 const TOKEN_LIFE_S: i64 = 3_600;
 
-/// The stand-in. Ends with its last connection when dropped.
+/// The stand-in. Cheap to clone; it ends, with all its connections, when the last clone is dropped.
+#[derive(Clone)]
 pub struct StandIn {
     inner: Arc<Inner>,
+    listening: Arc<Listening>,
+}
+
+struct Listening {
     addr: SocketAddr,
     tls: Option<Arc<rustls::ServerConfig>>,
     stop: Mutex<CancellationToken>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+    }
 }
 
 struct Inner {
@@ -123,33 +134,34 @@ impl StandIn {
             loss_per_million: AtomicI64::new(0),
             token_life_s: AtomicI64::new(TOKEN_LIFE_S),
         };
-        let stand_in = StandIn { inner: Arc::new(inner), addr, tls, stop: Mutex::default() };
+        let listening = Listening { addr, tls, stop: Mutex::default() };
+        let stand_in = StandIn { inner: Arc::new(inner), listening: Arc::new(listening) };
         stand_in.serve(listener);
         Ok(stand_in)
     }
 
     fn serve(&self, listener: tokio::net::TcpListener) {
         let stop = CancellationToken::new();
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = stop.clone();
+        *self.listening.stop.lock().unwrap_or_else(PoisonError::into_inner) = stop.clone();
         let inner = self.inner.clone();
-        tokio::spawn(serve::run(listener, self.tls.clone(), stop, move |request| inner.clone().handle(request)));
+        tokio::spawn(serve::run(listener, self.listening.tls.clone(), stop, move |request| inner.clone().handle(request)));
     }
 
     /// Ends all connections and refuses new ones until [`StandIn::accept_connections`].
     pub fn refuse_connections(&self) {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+        self.listening.stop.lock().unwrap_or_else(PoisonError::into_inner).cancel();
     }
 
     /// Listens again on the same port.
     pub async fn accept_connections(&self) -> io::Result<()> {
         self.refuse_connections();
-        let listener = serve::listen(self.addr).await?;
+        let listener = serve::listen(self.listening.addr).await?;
         self.serve(listener);
         Ok(())
     }
 
     /// The base URL: what goes into the setting `push.fcm.endpoint`.
-    pub fn url(&self) -> String {
+    pub fn endpoint(&self) -> String {
         self.inner.token_uri.trim_end_matches("/token").to_owned()
     }
 
@@ -199,11 +211,12 @@ impl StandIn {
         self.inner.board().rotate(token, &fresh).then_some(fresh)
     }
 
-    /// Connects the phone behind `token`: what is stored for it comes at once. `None` for an unknown token. Dropping the receiver
-    /// disconnects it.
-    pub fn connect(&self, token: &str) -> Option<mpsc::Receiver<Push>> {
+    /// Connects the phone behind `token`: what is stored for it comes at once. The receiver of an unknown token is closed; dropping
+    /// it disconnects the phone.
+    pub fn connect(&self, token: &str) -> mpsc::Receiver<Push> {
         let (phone, pushes) = mpsc::channel(PHONE_QUEUE);
-        self.connect_into(token, phone).then_some(pushes)
+        self.connect_into(token, phone);
+        pushes
     }
 
     /// Connects the phone behind `token` to a queue that many phones may share; while it is full, pushes stay stored until the next
@@ -267,12 +280,6 @@ impl StandIn {
     /// Takes the recorded requests.
     pub fn take_captured(&self) -> Vec<Captured> {
         std::mem::take(&mut *self.inner.captures.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        self.refuse_connections();
     }
 }
 

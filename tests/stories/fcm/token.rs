@@ -101,7 +101,7 @@ async fn an_account_that_google_refuses_is_a_fault_until_another_takes_its_place
 async fn a_clock_that_is_two_hours_off_is_told_as_a_fault() {
     let fcm = Fcm::start().await;
     let behind = muster::clock::Clock::moved(START_MS - 7_200_000, 1);
-    let settings = muster::push::fcm::Settings { endpoint: fcm.stand_in.url(), ..Default::default() };
+    let settings = muster::push::fcm::Settings { endpoint: fcm.stand_in.endpoint(), ..Default::default() };
     let sender = muster::push::Sender::fcm(settings, behind).unwrap();
     sender.replace_credential(&fcm.stand_in.service_account()).unwrap();
     assert!(matches!(sender.send(&fcm.device()).await, Answer::GivenBack { reason, .. } if reason == "invalid_grant"));

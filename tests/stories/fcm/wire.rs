@@ -62,7 +62,7 @@ async fn nothing_but_sync_is_on_the_wire() {
 async fn a_nudge_reaches_a_connected_phone() {
     let fcm = Fcm::start().await;
     let nudge = fcm.device();
-    let mut phone = fcm.stand_in.connect(&nudge.address.value).unwrap();
+    let mut phone = fcm.stand_in.connect(&nudge.address.value);
     assert_eq!(fcm.send(&nudge).await, Answer::Accepted);
     let push = phone.recv().await.unwrap();
     assert_eq!(push.data.into_iter().collect::<Vec<_>>(), [("k".to_owned(), "sync".to_owned())]);
@@ -101,7 +101,7 @@ async fn over_tls_it_speaks_http2_and_trusts_the_ca_file() {
     let clock = Clock::moved(START_MS, 1);
     let stand_in = StandIn::start_on("127.0.0.1:0".parse().unwrap(), clock.clone(), Some(Arc::new(tls))).await.unwrap();
     stand_in.capture(true);
-    let settings = Settings { endpoint: stand_in.url(), ca_file: Some(ca_file), ..Settings::default() };
+    let settings = Settings { endpoint: stand_in.endpoint(), ca_file: Some(ca_file), ..Settings::default() };
     let sender = Sender::fcm(settings.clone(), clock.clone()).unwrap();
     sender.replace_credential(&stand_in.service_account()).unwrap();
     let nudge = nudge_to(&stand_in.register());

@@ -28,7 +28,7 @@ impl Fcm {
     pub async fn start_impatient(timeout: Duration) -> Fcm {
         let clock = Clock::moved(START_MS, 7);
         let stand_in = StandIn::start(clock.clone()).await.unwrap();
-        let settings = Settings { endpoint: stand_in.url(), ..Settings::default() };
+        let settings = Settings { endpoint: stand_in.endpoint(), ..Settings::default() };
         let sender = Sender::fcm_within(settings, timeout, clock.clone()).unwrap();
         sender.replace_credential(&stand_in.service_account()).unwrap();
         Fcm { clock, stand_in, sender: Arc::new(sender) }
