@@ -197,18 +197,18 @@ async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
         }
         rows.push(answered(outcome, now_ms, moment.below(1000)));
     }
-    if !dead.is_empty() || !suspect.is_empty() {
-        let mut conn = app.db.begin(Class::Nudger).await?;
-        for (state, addresses) in [("dead", &dead), ("quarantined", &suspect)] {
-            if !addresses.is_empty() {
-                wakes::kill(&mut conn, state, addresses, now_ms).await?;
-            }
-        }
-        conn.commit().await?;
-    }
+    // The answers first: they end the leases and keep when each nudge left; then the addresses that died lose their sender.
     let mut conn = app.db.begin(Class::Nudger).await?;
     wakes::answer(&mut conn, &rows).await?;
-    conn.commit().await
+    conn.commit().await?;
+    for (state, addresses) in [("dead", &dead), ("quarantined", &suspect)] {
+        if !addresses.is_empty() {
+            let mut conn = app.db.begin(Class::Nudger).await?;
+            wakes::kill(&mut conn, state, addresses, now_ms).await?;
+            conn.commit().await?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a wake goes on after its answer.

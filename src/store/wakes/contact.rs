@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::lock;
 use crate::error::Result;
 use crate::model::Id;
+use crate::model::schedule::GAP_URGENT_MS;
 use crate::store::batch::rows_sql;
 use crate::store::{Conn, Sql, rows_json};
 
@@ -52,8 +53,12 @@ pub struct Readdress {
     pub sender: String,
 }
 
+// Due now with open work, but never before the gap since the last nudge has passed.
 const READDRESS: Sql = rows_sql!(
-    "UPDATE wakes AS w SET sender = r.sender, attempt = 0, due_at_ms = CASE WHEN w.open_work = 1 AND w.lease_id IS NULL THEN $2 ELSE w.due_at_ms END, \
+    "UPDATE wakes AS w SET sender = r.sender, attempt = 0, \
+       due_at_ms = CASE WHEN w.open_work = 0 OR w.lease_id IS NOT NULL THEN w.due_at_ms \
+         WHEN w.nudged_at_ms IS NULL OR w.nudged_at_ms + CASE WHEN w.gap_ms > $4 THEN w.gap_ms ELSE $4 END < $2 THEN $2 \
+         ELSE w.nudged_at_ms + CASE WHEN w.gap_ms > $4 THEN w.gap_ms ELSE $4 END END, \
        next_due_ms = CASE WHEN w.open_work = 1 AND w.lease_id IS NOT NULL THEN $2 ELSE w.next_due_ms END FROM ",
     rows(bucket: bigint, channel_id: text, sender: text),
     "WHERE ($3 < 0 OR w.bucket = $3) AND w.bucket = r.bucket AND w.channel_id = r.channel_id"
@@ -65,6 +70,12 @@ pub async fn readdress(conn: &mut Conn, addresses: &[Readdress], now_ms: i64) ->
         return Ok(());
     }
     lock(conn, &addresses.iter().map(|address| address.channel_id).collect::<Vec<_>>()).await?;
-    sqlx::query(READDRESS.on(conn.dialect())).bind(rows_json(addresses)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    sqlx::query(READDRESS.on(conn.dialect()))
+        .bind(rows_json(addresses))
+        .bind(now_ms)
+        .bind(-1_i64)
+        .bind(GAP_URGENT_MS)
+        .execute(conn.raw())
+        .await?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 mod answer;
 mod claim;
 mod contact;
+#[cfg(test)]
+mod interleavings;
 
 pub use answer::{Answered, Restored, answer, kill, restore};
 pub use claim::{Claim, Claimed, Target, claim, due_lanes, targets};
