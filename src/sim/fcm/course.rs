@@ -52,9 +52,18 @@ impl Inner {
         }
         let read = message::read(body);
         let fault = self.faults.next_send(read.as_ref().ok().map(|message| message.address.as_str()));
+        let leaves = matches!(fault, Some(Fault::GoAway));
         if let Some(outcome) = suffer(fault).await {
             return outcome;
         }
+        match self.judge(project, authorization, read) {
+            Outcome::Answer(response) if leaves => Outcome::LastAnswer(response),
+            outcome => outcome,
+        }
+    }
+
+    /// The ordinary course of a message that FCM could read or could not.
+    fn judge(&self, project: &str, authorization: &[u8], read: Result<message::Accepted, Canned>) -> Outcome {
         let now_ms = self.clock.now_ms();
         let granted = self.granted.read().unwrap_or_else(PoisonError::into_inner).project_of(authorization, now_ms);
         let Some(own) = granted else { return answer(Canned::unauthenticated()) };
@@ -131,6 +140,7 @@ async fn suffer(fault: Option<Fault>) -> Option<Outcome> {
         }
         Fault::Close => Some(Outcome::Close),
         Fault::Reset => Some(Outcome::Reset),
+        Fault::GoAway => None,
         Fault::Hang => std::future::pending().await,
         Fault::Slow(by_ms) => {
             tokio::time::sleep(Duration::from_millis(by_ms)).await;

@@ -27,6 +27,9 @@ pub enum Fault {
     Hang,
     /// The ordinary course, so many milliseconds later.
     Slow(u64),
+    /// The ordinary course, and the connection ends in order: GOAWAY, as FCM sends it for `max_age` and `session_timed_out`. On
+    /// HTTP/1.1 the connection closes after the answer.
+    GoAway,
 }
 
 /// A ready answer.

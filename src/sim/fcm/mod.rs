@@ -72,6 +72,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Counters {
+    connections: AtomicU64,
     requests: AtomicU64,
     token_requests: AtomicU64,
     tokens_granted: AtomicU64,
@@ -84,6 +85,7 @@ struct Counters {
 /// What the stand-in has seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    pub connections: u64,
     /// All requests, to the token endpoint too.
     pub requests: u64,
     pub token_requests: u64,
@@ -144,7 +146,11 @@ impl StandIn {
         let stop = CancellationToken::new();
         *self.listening.stop.lock().unwrap_or_else(PoisonError::into_inner) = stop.clone();
         let inner = self.inner.clone();
-        tokio::spawn(serve::run(listener, self.listening.tls.clone(), stop, move |request| inner.clone().handle(request)));
+        let counts = self.inner.clone();
+        let connected = move || {
+            counts.counts.connections.fetch_add(1, Ordering::Relaxed);
+        };
+        tokio::spawn(serve::run(listener, self.listening.tls.clone(), stop, connected, move |request| inner.clone().handle(request)));
     }
 
     /// Ends all connections and refuses new ones until [`StandIn::accept_connections`].
@@ -262,6 +268,7 @@ impl StandIn {
         let counts = &self.inner.counts;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
+            connections: get(&counts.connections),
             requests: get(&counts.requests),
             token_requests: get(&counts.token_requests),
             tokens_granted: get(&counts.tokens_granted),

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -71,13 +72,20 @@ impl Body for Answer {
 /// What the stand-in does with a request.
 pub(super) enum Outcome {
     Answer(Response<Answer>),
+    /// The answer, while the connection says that it goes away (GOAWAY on HTTP/2).
+    LastAnswer(Response<Answer>),
     Close,
     Reset,
 }
 
-/// Serves until `stop`; every connection ends with it.
-pub(super) async fn run<S, F>(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, stop: CancellationToken, service: S)
-where
+/// Serves until `stop`; every connection ends with it and is counted in `connections`.
+pub(super) async fn run<S, F>(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    stop: CancellationToken,
+    connections: impl Fn(),
+    service: S,
+) where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
@@ -91,6 +99,7 @@ where
                 Err(_) => { tokio::task::yield_now().await; continue }
             },
         };
+        connections();
         let _ = stream.set_nodelay(true);
         let reset = Arc::new(AtomicBool::new(false));
         let stream = Resettable { stream, reset: reset.clone() };
@@ -122,12 +131,18 @@ where
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http2().max_concurrent_streams(STREAMS_MAX).initial_connection_window_size(WINDOW_BYTES);
+    let leaving = Arc::new(Notify::new());
+    let leave = leaving.clone();
     let service = service_fn(move |request| {
         let outcome = service(request);
-        let reset = reset.clone();
+        let (reset, leave) = (reset.clone(), leave.clone());
         async move {
             match outcome.await {
                 Outcome::Answer(response) => Ok(response),
+                Outcome::LastAnswer(response) => {
+                    leave.notify_one();
+                    Ok(response)
+                }
                 Outcome::Close => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
                 Outcome::Reset => {
                     reset.store(true, Ordering::SeqCst);
@@ -136,8 +151,16 @@ where
             }
         }
     });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
     // A connection that ends badly has ended: that is what some faults are for.
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = leaving.notified() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
 }
 
 /// Listens on `addr`.

@@ -152,7 +152,7 @@ async fn each_form_of_retry_after_pauses_the_sender_for_as_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_that_come_together_are_one_and_the_next_doubles_the_pause() {
     let fcm = Fcm::start().await;
-    fcm.stand_in.set_answer_delay_ms(100);
+    fcm.stand_in.set_answer_delay_ms(300);
     let tenth = |wait_ms: i64| wait_ms..=wait_ms + wait_ms / 10;
     for wait_ms in [60_000, 120_000, 240_000] {
         fcm.stand_in.faults().set(Scope::Send, Times::Next(2), Fault::quota(None));
@@ -181,7 +181,7 @@ async fn too_much_for_one_device_makes_that_device_wait_and_no_other() {
 
 #[tokio::test]
 async fn a_peer_that_takes_the_request_and_never_answers_times_out() {
-    let fcm = Fcm::start_impatient(Duration::from_millis(300)).await;
+    let fcm = Fcm::start_impatient(Duration::from_secs(1)).await;
     assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
     let limit = fcm.sender.status().concurrency_limit;
     fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::Hang);

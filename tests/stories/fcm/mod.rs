@@ -3,5 +3,6 @@
 mod answers;
 mod outage;
 mod storage;
+mod tls;
 mod token;
 mod wire;

@@ -23,7 +23,7 @@ async fn until_it_stops(fcm: &Fcm) -> usize {
 
 #[tokio::test]
 async fn ten_minutes_without_fcm_cost_a_few_requests_and_then_the_ramp_begins_again() {
-    let fcm = Fcm::start_impatient(std::time::Duration::from_millis(100)).await;
+    let fcm = Fcm::start_impatient(std::time::Duration::from_secs(1)).await;
     assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
 
     // Nobody listens.
@@ -31,6 +31,7 @@ async fn ten_minutes_without_fcm_cost_a_few_requests_and_then_the_ramp_begins_ag
     assert!(until_it_stops(&fcm).await <= 21);
     assert_eq!((fcm.sender.status().state, fcm.sender.capacity()), (SenderState::Paused, 0));
     assert_eq!(fcm.sender.reopens_at_ms(), Some(START_MS + 30_000));
+    assert_eq!(fcm.sender.status().reason.as_deref(), Some("most requests fail at the provider: connect"));
 
     // A proxy answers for it.
     fcm.clock.advance(30_000);

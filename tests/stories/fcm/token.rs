@@ -49,7 +49,7 @@ async fn the_old_token_serves_while_a_new_one_is_fetched() {
     send_many(&fcm, 1).await;
     fcm.clock.advance(2_900_000);
     assert_eq!(fcm.sender.status().token_age_s, Some(2_900));
-    fcm.stand_in.faults().set(Scope::OAuth, Times::Next(1), Fault::Slow(200));
+    fcm.stand_in.faults().set(Scope::OAuth, Times::Next(1), Fault::Slow(1_500));
     send_many(&fcm, 5).await;
     assert_eq!(fcm.stand_in.counts().tokens_granted, 1, "nobody waited");
     eventually("the renewal", || fcm.stand_in.counts().tokens_granted == 2).await;

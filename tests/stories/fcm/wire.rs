@@ -1,7 +1,5 @@
 //! The bytes that leave.
 
-use std::sync::Arc;
-
 use muster::clock::Clock;
 use muster::push::fcm::Settings;
 use muster::push::{Address, AddressKind, Answer, Nudge, Sender};
@@ -85,42 +83,6 @@ async fn an_installation_id_and_an_ios_app_are_reached_too() {
     assert_eq!(bodies[0]["message"]["android"]["priority"], "NORMAL");
     assert_eq!(bodies[1]["message"]["apns"]["headers"]["apns-priority"], "5");
     assert_eq!(bodies[1]["message"]["data"], serde_json::json!({"k": "sync"}));
-}
-
-#[tokio::test]
-async fn over_tls_it_speaks_http2_and_trusts_the_ca_file() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let ca_file = folder.path().join("ca.pem");
-    std::fs::write(&ca_file, certified.cert.pem()).unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-    let mut tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-
-    let clock = Clock::moved(START_MS, 1);
-    let stand_in = StandIn::start_on("127.0.0.1:0".parse().unwrap(), clock.clone(), Some(Arc::new(tls))).await.unwrap();
-    stand_in.capture(true);
-    let settings = Settings { endpoint: stand_in.endpoint(), ca_file: Some(ca_file), ..Settings::default() };
-    let sender = Sender::fcm(settings.clone(), clock.clone()).unwrap();
-    sender.replace_credential(&stand_in.service_account()).unwrap();
-    let nudge = nudge_to(&stand_in.register());
-    assert_eq!(sender.send(&nudge).await, Answer::Accepted);
-    let captured = stand_in.take_captured();
-    assert!(captured.iter().all(|request| request.http2), "{captured:?}");
-    assert!(captured.iter().any(|request| request.headers.iter().any(|(name, _)| name == "content-length")));
-
-    // After an hour the connections are others, and nobody notices.
-    clock.advance(3_600_000);
-    assert_eq!(sender.send(&nudge).await, Answer::Accepted);
-
-    // With another root in its place the certificate is a stranger's, and the nudge waits.
-    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let other_file = folder.path().join("other.pem");
-    std::fs::write(&other_file, other.cert.pem()).unwrap();
-    let stranger = Sender::fcm(Settings { ca_file: Some(other_file), ..settings }, clock).unwrap();
-    stranger.replace_credential(&stand_in.service_account()).unwrap();
-    assert!(matches!(stranger.send(&nudge).await, Answer::GivenBack { .. }));
 }
 
 #[test]
