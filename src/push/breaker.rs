@@ -78,7 +78,7 @@ impl ProviderBreaker {
             State::HalfOpen { .. } if !trial => false,
             State::HalfOpen { left, succeeded, open_ms, since_ms } => match health {
                 Health::Neutral => {
-                    *left += 1;
+                    *left = (*left + 1).min(TRIALS);
                     false
                 }
                 Health::Bad => {

@@ -42,6 +42,8 @@ pub(super) struct Gate {
     paused_since_ms: i64,
     paused_until_ms: i64,
     throttles: u32,
+    /// The last reason for which the provider failed.
+    trouble: &'static str,
     in_flight: usize,
 }
 
@@ -77,6 +79,7 @@ impl Gate {
             paused_since_ms: 0,
             paused_until_ms: 0,
             throttles: 0,
+            trouble: "",
             in_flight: 0,
         }
     }
@@ -148,6 +151,9 @@ impl Gate {
         let in_flight = self.in_flight;
         self.in_flight -= 1;
         let (health, probe, bridge_probe) = signs(&verdict);
+        if health == Health::Bad {
+            self.trouble = verdict.labels().1;
+        }
         if self.provider.finished(now_ms, leave.trial, health) {
             self.pace.restart(now_ms);
         }
@@ -316,7 +322,7 @@ impl Gate {
         } else if self.paused_until_ms > now_ms {
             (SenderState::Paused, Some("the provider asked for a pause".into()), Some(self.paused_since_ms))
         } else if let Some(since_ms) = self.provider.failing_since_ms() {
-            (SenderState::Paused, Some("most requests fail at the provider".into()), Some(since_ms))
+            (SenderState::Paused, Some(format!("most requests fail at the provider: {}", self.trouble)), Some(since_ms))
         } else {
             (SenderState::Ok, None, None)
         };

@@ -5,6 +5,8 @@ mod breaker;
 mod fault;
 pub mod fcm;
 mod gate;
+#[cfg(test)]
+mod gate_model;
 mod guard;
 mod notice;
 mod pace;
