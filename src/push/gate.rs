@@ -42,6 +42,8 @@ pub(super) struct Gate {
     paused_since_ms: i64,
     paused_until_ms: i64,
     throttles: u32,
+    /// The last mass death, until it has been told a second time: answers given before it may reach the store after the first telling.
+    mass_death_since_ms: Option<i64>,
     /// The last reason for which the provider failed.
     trouble: &'static str,
     in_flight: usize,
@@ -79,6 +81,7 @@ impl Gate {
             paused_since_ms: 0,
             paused_until_ms: 0,
             throttles: 0,
+            mass_death_since_ms: None,
             trouble: "",
             in_flight: 0,
         }
@@ -93,6 +96,7 @@ impl Gate {
         }
         self.credential = CredentialBreaker::default();
         self.bridge = CredentialBreaker::default();
+        self.repeat_mass_death();
         self.guard.forget();
         self.pace.restart(now_ms);
     }
@@ -135,8 +139,17 @@ impl Gate {
                 return Err(Refusal { reason: "breaker_open", due_ms });
             }
         }
+        if leave.probe {
+            self.repeat_mass_death();
+        }
         self.in_flight += 1;
         Ok(leave)
+    }
+
+    fn repeat_mass_death(&mut self) {
+        if let Some(since_ms) = self.mass_death_since_ms.take() {
+            self.notices.push(Notice::MassDeath { since_ms });
+        }
     }
 
     /// The request of `leave` was dropped without an answer.
@@ -243,7 +256,7 @@ impl Gate {
         }
         let mended =
             (leave.probe && self.credential.probed(now_ms, probe)) | (leave.bridge_probe && self.bridge.probed(now_ms, bridge_probe));
-        if mended {
+        if mended && self.credential.fault().is_none() && self.bridge.fault().is_none() {
             self.notices.push(Notice::Recovered);
             self.pace.restart(now_ms);
         }
@@ -259,6 +272,7 @@ impl Gate {
             Judgement::MassDeath { since_ms } => {
                 let detail = "too many addresses are refused: does the credential belong to the project of the apps?";
                 self.credential.trip(now_ms, "mass_death", detail.into());
+                self.mass_death_since_ms = Some(since_ms);
                 self.notices.push(Notice::MassDeath { since_ms });
                 self.notices.push(Notice::Fault { code: "mass_death".into(), detail: detail.into() });
             }

@@ -14,10 +14,11 @@ const BUG_EVERY_MS: i64 = 600_000;
 pub enum Notice {
     /// The sender stopped: credential, project or permission. `code` is the provider's word.
     Fault { code: String, detail: String },
-    /// A fault ended.
+    /// No fault is left.
     Recovered,
     /// So many addresses were called wrong that the fault is ours: every address set aside as suspect since `since_ms` (Unix
-    /// milliseconds) is to be used again. A `Fault` with code `mass_death` comes with it.
+    /// milliseconds) is to be used again. A `Fault` with code `mass_death` comes with it. Told once more a minute later, for the
+    /// answers that were then on their way to the store.
     MassDeath { since_ms: i64 },
     /// The provider calls our request malformed.
     Bug { detail: String },

@@ -112,6 +112,7 @@ async fn a_bridge_at_fault_stops_ios_apps_only() {
     assert!(matches!(fcm.send(&ios).await, Answer::GivenBack { .. }));
     assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
     let status = fcm.sender.status();
+    assert!(matches!(&fcm.sender.take_notices()[..], [Notice::Fault { code, .. }] if code == "THIRD_PARTY_AUTH_ERROR"));
     assert_eq!(status.state, SenderState::Ok);
     assert!(status.bridge_fault.unwrap().contains("THIRD_PARTY_AUTH_ERROR"));
     fcm.clock.advance(60_000);
@@ -211,6 +212,7 @@ async fn a_mass_death_stops_the_sender_and_loses_no_address() {
     fcm.clock.advance(60_000);
     assert!(matches!(fcm.send(&nudges[0]).await, Answer::GivenBack { .. }));
     assert_eq!(fcm.sender.reopens_at_ms(), Some(START_MS + 180_000));
+    assert_eq!(fcm.sender.take_notices(), [Notice::MassDeath { since_ms: START_MS }], "once more, for answers that were under way");
     fcm.stand_in.faults().clear();
     fcm.clock.advance(120_000);
     assert_eq!(fcm.send(&nudges[0]).await, Answer::Accepted);
