@@ -400,6 +400,7 @@ CREATE TABLE event (
 );
 CREATE INDEX event_device ON event (device_id, id);
 CREATE INDEX event_id ON event (id);
+CREATE INDEX event_type ON event (type, id);
 
 -- The newest event of each subject on a channel: an older one that comes later changes no state.
 CREATE TABLE event_head (
@@ -426,7 +427,9 @@ CREATE TABLE finding (
   PRIMARY KEY (bucket, id)
 );
 CREATE UNIQUE INDEX finding_open ON finding (bucket, device_id, kind, subject) WHERE closed_at_ms IS NULL;
-CREATE INDEX finding_due ON finding (due_at_ms) WHERE closed_at_ms IS NULL;
+CREATE INDEX finding_due ON finding (due_at_ms) WHERE closed_at_ms IS NULL AND overdue_at_ms IS NULL;
+CREATE INDEX finding_id ON finding (id);
+CREATE INDEX finding_open_id ON finding (id) WHERE closed_at_ms IS NULL;
 CREATE INDEX finding_device ON finding (device_id, id);
 
 -- Contacts that carried something, either way.
@@ -467,6 +470,8 @@ CREATE TABLE feed_in (
   data TEXT NOT NULL,
   PRIMARY KEY (bucket, id)
 );
+-- The sequencer takes the oldest first, whatever the backlog.
+CREATE INDEX feed_in_id ON feed_in (id);
 
 CREATE TABLE feed (
   seq BIGINT NOT NULL PRIMARY KEY,

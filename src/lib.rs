@@ -7,6 +7,7 @@ pub mod error;
 pub mod http;
 pub mod intake;
 pub mod model;
+pub mod ops;
 pub mod protocol;
 pub mod push;
 pub mod seal;

@@ -36,6 +36,11 @@ impl Id {
         Id::v7(at_ms, random).in_bucket_of(beside)
     }
 
+    /// Not later than any id made at or after `at_ms`: ids before it are older.
+    pub fn first_of(at_ms: i64) -> Id {
+        Id::v7(at_ms, [0; 10])
+    }
+
     /// The same id moved into the bucket of `other`.
     pub fn in_bucket_of(self, other: Id) -> Id {
         let mut bytes = *self.0.as_bytes();

@@ -1,6 +1,7 @@
 //! The feed: entries are appended beside the rows they tell of, and one sequencer at a time gives committed ones their number.
 
 use serde::Serialize;
+use sqlx::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};
@@ -60,4 +61,24 @@ pub async fn append(conn: &mut Conn, moment: &mut Moment, entries: &[Entry]) -> 
     }
     sqlx::query(APPEND.on(conn.dialect())).bind(rows_json(&rows)).execute(conn.raw()).await?;
     Ok(())
+}
+
+/// An entry that has its number, or ("seq" 0) still waits for it.
+#[derive(Clone, Debug, FromRow, Serialize)]
+pub struct FeedRow {
+    pub bucket: i64,
+    pub seq: i64,
+    pub id: Id,
+    pub at_ms: i64,
+    pub kind: String,
+    pub actor: Option<String>,
+    pub device_id: Option<Id>,
+    /// JSON.
+    pub data: String,
+}
+
+/// Committed entries that wait for their number, oldest first, `rows_max` at most.
+pub async fn waiting(conn: &mut Conn, rows_max: i64) -> Result<Vec<FeedRow>> {
+    let text = "SELECT bucket, CAST(0 AS BIGINT) AS seq, id, at_ms, kind, actor, device_id, data FROM feed_in ORDER BY id LIMIT $1";
+    Ok(sqlx::query_as(text).bind(rows_max).fetch_all(conn.raw()).await?)
 }

@@ -6,8 +6,11 @@ mod id_column;
 mod migrate;
 mod turns;
 
+pub mod alarms;
 pub mod contacts;
+pub mod events;
 pub mod feed;
+pub mod findings;
 pub mod meta;
 pub mod operators;
 #[cfg(test)]

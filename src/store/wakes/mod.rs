@@ -65,7 +65,7 @@ pub async fn raise(conn: &mut Conn, raises: &[Raise], now_ms: i64) -> Result<()>
         })
         .collect();
     // One row a channel, the best lane: an UPDATE ... FROM that meets a row twice would take either.
-    rows.sort_by(|a, b| (a.bucket, a.channel_id, a.lane).cmp(&(b.bucket, b.channel_id, b.lane)));
+    rows.sort_by_key(|row| (row.bucket, row.channel_id, row.lane));
     rows.dedup_by_key(|row| row.channel_id);
     lock(conn, &rows.iter().map(|row| row.channel_id).collect::<Vec<_>>()).await?;
     sqlx::query(RAISE.on(conn.dialect())).bind(rows_json(&rows)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;

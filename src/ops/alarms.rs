@@ -1,0 +1,56 @@
+//! Alarms open and close; each is told in the feed.
+
+use serde_json::json;
+
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::store::feed::{self, Entry};
+use crate::store::{Conn, alarms};
+
+/// Opens the alarm of (kind, subject). Where it is open, only its detail is brought up to date, and an acknowledged one stays so.
+pub async fn open(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &str, detail: &str) -> Result<()> {
+    let id = moment.id();
+    if alarms::open(conn, id, kind, subject, detail, moment.now_ms).await? == Some(id) {
+        let data = json!({"id": id, "kind": kind, "subject": subject, "detail": detail});
+        feed::append(conn, moment, &[Entry { kind: "alarm.opened", actor: None, device_id: None, data }]).await?;
+    }
+    Ok(())
+}
+
+/// Closes the alarm of (kind, subject) if it is open: what it told of is over.
+pub async fn close(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &str) -> Result<()> {
+    if let Some(id) = alarms::close(conn, kind, subject, moment.now_ms).await? {
+        let data = json!({"id": id, "kind": kind, "subject": subject});
+        feed::append(conn, moment, &[Entry { kind: "alarm.closed", actor: None, device_id: None, data }]).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Class;
+    use crate::store::testing::each_database;
+
+    #[tokio::test]
+    async fn an_alarm_is_open_once_however_often_it_is_raised_and_can_open_again_after_it_closed() {
+        each_database(async |db| {
+            let mut moment = Moment::fixed(1_000_000, 1);
+            let mut conn = db.begin(Class::Operators).await.unwrap();
+            for detail in ["first", "first", "second"] {
+                open(&mut conn, &mut moment, "push_fault", "fcm", detail).await.unwrap();
+                moment.now_ms += 1;
+            }
+            let listed = alarms::list(&mut conn, "open", None, 10).await.unwrap();
+            assert_eq!(listed.len(), 1);
+            assert_eq!((listed[0].detail.as_str(), listed[0].opened_at_ms), ("second", 1_000_000));
+            close(&mut conn, &mut moment, "push_fault", "fcm").await.unwrap();
+            close(&mut conn, &mut moment, "push_fault", "fcm").await.unwrap();
+            assert!(alarms::list(&mut conn, "open", None, 10).await.unwrap().is_empty());
+            open(&mut conn, &mut moment, "push_fault", "fcm", "third").await.unwrap();
+            assert_eq!(alarms::list(&mut conn, "", None, 10).await.unwrap().len(), 2);
+            conn.commit().await.unwrap();
+        })
+        .await;
+    }
+}

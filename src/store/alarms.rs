@@ -1,0 +1,76 @@
+//! Alarms: what an operator must know about the server itself. At most one is open for (kind, subject).
+
+use sqlx::FromRow;
+
+use super::Conn;
+use crate::error::Result;
+use crate::model::Id;
+
+/// An alarm as it is kept; `state` is `open`, `acknowledged` or `closed`.
+#[derive(Clone, Debug, FromRow)]
+pub struct AlarmRow {
+    pub id: Id,
+    pub kind: String,
+    pub subject: String,
+    pub state: String,
+    pub detail: String,
+    pub opened_at_ms: i64,
+    pub changed_at_ms: i64,
+    pub closed_at_ms: Option<i64>,
+}
+
+/// Opens an alarm under `id`, or brings the detail of the open one up to date; answers the id of the one that is open, or `None`
+/// where nothing has changed.
+pub async fn open(conn: &mut Conn, id: Id, kind: &str, subject: &str, detail: &str, now_ms: i64) -> Result<Option<Id>> {
+    let open = sqlx::query_scalar(
+        "INSERT INTO alarm (id, kind, subject, state, detail, opened_at_ms, changed_at_ms) VALUES ($1, $2, $3, 'open', $4, $5, $5) \
+         ON CONFLICT (kind, subject) WHERE closed_at_ms IS NULL DO UPDATE SET detail = excluded.detail, changed_at_ms = excluded.changed_at_ms \
+         WHERE alarm.detail <> excluded.detail RETURNING id",
+    )
+    .bind(id)
+    .bind(kind)
+    .bind(subject)
+    .bind(detail)
+    .bind(now_ms)
+    .fetch_optional(conn.raw())
+    .await?;
+    Ok(open)
+}
+
+/// Closes the open alarm of (kind, subject); answers its id where there was one.
+pub async fn close(conn: &mut Conn, kind: &str, subject: &str, now_ms: i64) -> Result<Option<Id>> {
+    let closed = sqlx::query_scalar(
+        "UPDATE alarm SET state = 'closed', changed_at_ms = $3, closed_at_ms = $3 WHERE kind = $1 AND subject = $2 AND closed_at_ms IS NULL \
+         RETURNING id",
+    )
+    .bind(kind)
+    .bind(subject)
+    .bind(now_ms)
+    .fetch_optional(conn.raw())
+    .await?;
+    Ok(closed)
+}
+
+/// Alarms, newest first, `rows_max` at most; '' stands for every state. There are few: open ones are unique, closed ones age out.
+pub async fn list(conn: &mut Conn, state: &str, before: Option<Id>, rows_max: i64) -> Result<Vec<AlarmRow>> {
+    let rows = sqlx::query_as(
+        "SELECT id, kind, subject, state, detail, opened_at_ms, changed_at_ms, closed_at_ms FROM alarm \
+         WHERE id < $1 AND ($3 = '' OR state = $3) ORDER BY id DESC LIMIT $2",
+    )
+    .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
+    .bind(rows_max)
+    .bind(state)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// Forgets up to `rows_max` alarms that were closed before `before_ms`.
+pub async fn forget(conn: &mut Conn, before_ms: i64, rows_max: i64) -> Result<u64> {
+    let done = sqlx::query("DELETE FROM alarm WHERE id IN (SELECT id FROM alarm WHERE closed_at_ms < $1 LIMIT $2)")
+        .bind(before_ms)
+        .bind(rows_max)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected())
+}
