@@ -1,5 +1,9 @@
 //! What every request and every worker shares.
 
+mod tail;
+
+pub use tail::Tail;
+
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -7,6 +11,7 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::error::{Result, Trouble};
+use crate::push::Sender;
 use crate::store::{Class, Conn, Db};
 
 /// How often a transaction that lost a deadlock or a serialization race is tried again.
@@ -25,6 +30,12 @@ pub struct Shared {
     pub db: Db,
     pub clock: Clock,
     pub bells: Bells,
+    /// The push credentials in use.
+    pub senders: Vec<Arc<Sender>>,
+    /// Names this process among those that share the database, for leases.
+    pub process: String,
+    /// The feed as it grows.
+    pub feed_tail: Tail,
 }
 
 /// Rung after a commit, so that a worker of this process need not wait for its tick. A hint, never the only way.
@@ -57,6 +68,14 @@ impl std::ops::Deref for App {
 impl App {
     pub fn new(shared: Shared) -> App {
         App { shared: Arc::new(shared) }
+    }
+
+    /// A server without listeners, workers and senders.
+    #[cfg(test)]
+    pub fn for_tests(db: &Db, clock: &Clock) -> App {
+        let process = clock.moment().id().to_string();
+        let (config, bells, senders, feed_tail) = <(Config, Bells, Vec<Arc<Sender>>, Tail)>::default();
+        App::new(Shared { config, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
     }
 
     /// Begins a transaction; [`change!`] is the way to use it.

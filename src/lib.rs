@@ -14,3 +14,4 @@ pub mod seal;
 pub mod sim;
 pub mod store;
 pub mod telemetry;
+pub mod work;

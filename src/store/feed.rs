@@ -43,12 +43,12 @@ pub async fn append(conn: &mut Conn, moment: &mut Moment, entries: &[Entry]) -> 
     if entries.is_empty() {
         return Ok(());
     }
+    // Readers get entries in the order of their ids: those of one call stay in theirs.
+    let mut ids: Vec<Id> = entries.iter().map(|_| moment.id()).collect();
+    ids.sort_unstable();
     let mut rows = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let id = match entry.device_id {
-            Some(device) => moment.id_beside(device),
-            None => moment.id(),
-        };
+    for (entry, id) in entries.iter().zip(ids) {
+        let id = entry.device_id.map_or(id, |device| id.in_bucket_of(device));
         rows.push(Row {
             bucket: id.bucket(),
             id,
@@ -63,10 +63,10 @@ pub async fn append(conn: &mut Conn, moment: &mut Moment, entries: &[Entry]) -> 
     Ok(())
 }
 
-/// An entry that has its number, or ("seq" 0) still waits for it.
-#[derive(Clone, Debug, FromRow, Serialize)]
+/// An entry as readers get it.
+#[derive(Clone, Debug, FromRow)]
 pub struct FeedRow {
-    pub bucket: i64,
+    /// Counts up by commit, without a gap where nothing was forgotten.
     pub seq: i64,
     pub id: Id,
     pub at_ms: i64,
@@ -77,8 +77,132 @@ pub struct FeedRow {
     pub data: String,
 }
 
-/// Committed entries that wait for their number, oldest first, `rows_max` at most.
-pub async fn waiting(conn: &mut Conn, rows_max: i64) -> Result<Vec<FeedRow>> {
-    let text = "SELECT bucket, CAST(0 AS BIGINT) AS seq, id, at_ms, kind, actor, device_id, data FROM feed_in ORDER BY id LIMIT $1";
-    Ok(sqlx::query_as(text).bind(rows_max).fetch_all(conn.raw()).await?)
+/// Which entries to read.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The number after which to read.
+    pub after: i64,
+    /// A whole kind (`task.done`) or its first word (`task`); '' for all.
+    pub kind: String,
+    pub rows_max: i64,
+}
+
+/// What a reading came to.
+#[derive(Debug)]
+pub struct Read {
+    pub rows: Vec<FeedRow>,
+    /// The number up to which every entry has been looked at: where to read on.
+    pub read_to: i64,
+    /// Nothing was left at the time of reading.
+    pub at_end: bool,
+}
+
+/// Numbers looked at in one statement while looking for a kind.
+const LOOKED_AT_MAX: i64 = 20_000;
+
+/// Entries in order. Looks at a bounded part of the feed, so it may find nothing and still not be at the end.
+pub async fn read(conn: &mut Conn, reading: &Reading) -> Result<Read> {
+    let (_, newest) = range(conn).await?;
+    let look_to = newest.min(reading.after.saturating_add(LOOKED_AT_MAX));
+    // '/' follows '.': everything that begins with the word and a dot.
+    let rows: Vec<FeedRow> = sqlx::query_as(
+        "SELECT seq, id, at_ms, kind, actor, device_id, data FROM feed WHERE seq > $1 AND seq <= $2 \
+           AND ($3 = '' OR kind = $3 OR (kind >= $4 AND kind < $5)) ORDER BY seq LIMIT $6",
+    )
+    .bind(reading.after)
+    .bind(look_to)
+    .bind(&reading.kind)
+    .bind(format!("{}.", reading.kind))
+    .bind(format!("{}/", reading.kind))
+    .bind(reading.rows_max)
+    .fetch_all(conn.raw())
+    .await?;
+    let full = i64::try_from(rows.len()).is_ok_and(|found| found >= reading.rows_max);
+    let read_to = match rows.last() {
+        Some(last) if full => last.seq,
+        _ => look_to.max(reading.after),
+    };
+    Ok(Read { rows, read_to, at_end: read_to >= newest })
+}
+
+/// The audit: entries that somebody caused, newest first, from before `before`; '' stands for every actor and every kind.
+pub async fn audit(conn: &mut Conn, actor: &str, kind: &str, before: Option<i64>, rows_max: i64) -> Result<Vec<FeedRow>> {
+    let rows = sqlx::query_as(
+        "SELECT seq, id, at_ms, kind, actor, device_id, data FROM feed WHERE actor IS NOT NULL AND seq < $1 \
+           AND ($2 = '' OR actor = $2) AND ($3 = '' OR kind = $3 OR (kind >= $4 AND kind < $5)) ORDER BY seq DESC LIMIT $6",
+    )
+    .bind(before.unwrap_or(i64::MAX))
+    .bind(actor)
+    .bind(kind)
+    .bind(format!("{kind}."))
+    .bind(format!("{kind}/"))
+    .bind(rows_max)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// The numbers of the oldest and the newest entry; (1, 0) while there is none.
+pub async fn range(conn: &mut Conn) -> Result<(i64, i64)> {
+    let (oldest, newest): (Option<i64>, Option<i64>) =
+        sqlx::query_as("SELECT (SELECT MIN(seq) FROM feed), (SELECT MAX(seq) FROM feed)").fetch_one(conn.raw()).await?;
+    Ok((oldest.unwrap_or(1), newest.unwrap_or(0)))
+}
+
+/// A committed entry that waits for its number.
+#[derive(Clone, Debug, FromRow, Serialize)]
+struct Waiting {
+    bucket: i64,
+    id: Id,
+    at_ms: i64,
+    kind: String,
+    actor: Option<String>,
+    device_id: Option<Id>,
+    data: String,
+}
+
+/// True where an entry waits for its number; a read that spares the writer when none does.
+pub async fn any_waiting(conn: &mut Conn) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT bucket FROM feed_in LIMIT 1").fetch_optional(conn.raw()).await?;
+    Ok(found.is_some())
+}
+
+const NUMBER: Sql = rows_sql!(
+    "INSERT INTO feed (seq, id, at_ms, kind, actor, device_id, data) \
+     SELECT (SELECT COALESCE(MAX(seq), 0) FROM feed) + ROW_NUMBER() OVER (ORDER BY r.id), r.id, r.at_ms, r.kind, r.actor, r.device_id, r.data FROM ",
+    rows(id: text, at_ms: bigint, kind: text, actor: text, device_id: text, data: text),
+    ""
+);
+const TAKE: Sql = rows_sql!(
+    "DELETE FROM feed_in WHERE (bucket, id) IN (SELECT r.bucket, r.id FROM ",
+    rows(bucket: bigint, id: text),
+    ")"
+);
+
+/// Gives committed entries, oldest first, `rows_max` at most, their numbers; answers how many. The caller is the only one who does,
+/// in a transaction that holds the sequencer's lease.
+pub async fn number(conn: &mut Conn, rows_max: i64) -> Result<usize> {
+    let waiting: Vec<Waiting> = sqlx::query_as("SELECT bucket, id, at_ms, kind, actor, device_id, data FROM feed_in ORDER BY id LIMIT $1")
+        .bind(rows_max)
+        .fetch_all(conn.raw())
+        .await?;
+    if waiting.is_empty() {
+        return Ok(0);
+    }
+    let rows = rows_json(&waiting);
+    sqlx::query(NUMBER.on(conn.dialect())).bind(&rows).execute(conn.raw()).await?;
+    sqlx::query(TAKE.on(conn.dialect())).bind(&rows).execute(conn.raw()).await?;
+    Ok(waiting.len())
+}
+
+/// Forgets entries from before `before_ms` among the oldest `rows_max`; never the newest of all, which holds the count.
+pub async fn forget(conn: &mut Conn, before_ms: i64, rows_max: i64) -> Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM feed WHERE seq IN (SELECT seq FROM feed ORDER BY seq LIMIT $2) AND at_ms < $1 AND seq < (SELECT MAX(seq) FROM feed)",
+    )
+    .bind(before_ms)
+    .bind(rows_max)
+    .execute(conn.raw())
+    .await?;
+    Ok(done.rows_affected())
 }

@@ -19,6 +19,16 @@ pub async fn put_if_absent(conn: &mut Conn, name: &str, value: &str) -> Result<S
     Ok(get(conn, name).await?.unwrap_or_else(|| value.to_owned()))
 }
 
+/// Stores a fact, whatever it was.
+pub async fn put(conn: &mut Conn, name: &str, value: &str) -> Result<()> {
+    sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+        .bind(name)
+        .bind(value)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
 /// Takes or renews the lease `name` until `until_ms`; false while another holder's has not run out at `now_ms`.
 pub async fn take_lease(conn: &mut Conn, name: &str, holder: &str, now_ms: i64, until_ms: i64) -> Result<bool> {
     let done = sqlx::query(

@@ -11,8 +11,10 @@ pub mod contacts;
 pub mod events;
 pub mod feed;
 pub mod findings;
+pub mod liveness;
 pub mod meta;
 pub mod operators;
+pub mod retention;
 #[cfg(test)]
 pub mod testing;
 pub mod wakes;

@@ -7,7 +7,9 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use futures_util::FutureExt;
 
-use super::{Db, Dialect};
+use super::{Class, Db, Dialect};
+use crate::clock::Clock;
+use crate::model::Id;
 
 /// Runs `test` on a fresh database of each kind, with the schema in place; a failure names the database.
 pub async fn each_database(test: impl AsyncFn(Db)) {
@@ -29,10 +31,66 @@ async fn run(test: &impl AsyncFn(Db), url: &str) {
     db.close().await;
 }
 
+/// An active Android device with one agent channel and its wake, activated now; answers the ids of device and channel.
+pub async fn device(db: &Db, clock: &Clock) -> (Id, Id) {
+    let mut moment = clock.moment();
+    let id = moment.id();
+    let channel_id = moment.id_beside(id);
+    let mut conn = db.begin(Class::Operators).await.unwrap();
+    let at_ms = moment.now_ms;
+    sqlx::query(
+        "INSERT INTO device (bucket, id, platform, app, model, os_version, agent_version, management_mode, state, state_since_ms, facts, \
+           facts_hash, created_at_ms) VALUES ($1, $2, 'android', 'org.example.agent', 'm', '1', '1', 'device_owner', 'active', $3, '{}', '', $3)",
+    )
+    .bind(id.bucket())
+    .bind(id)
+    .bind(at_ms)
+    .execute(conn.raw())
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO channel (bucket, id, device_id, kind, subject, platform, activation, activated_at_ms, push_state, push_since_ms, skew_ms, \
+           label_set_id, generation, stack_id, desired_at_ms) VALUES ($1, $2, $3, 'agent', '', 'android', 1, $4, 'none', $4, 0, '', 0, '', $4)",
+    )
+    .bind(id.bucket())
+    .bind(channel_id)
+    .bind(id)
+    .bind(at_ms)
+    .execute(conn.raw())
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO wakes (bucket, channel_id, sender, lane, due_at_ms, work_seq, open_work, urgent_open, step, attempt, fruitless, \
+           changed_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy) \
+           VALUES ($1, $2, '', 4, $3, 0, 0, 0, 0, 0, 0, $3, 0, 0, 0, 0, 0, 1)",
+    )
+    .bind(id.bucket())
+    .bind(channel_id)
+    .bind(at_ms)
+    .execute(conn.raw())
+    .await
+    .unwrap();
+    conn.commit().await.unwrap();
+    (id, channel_id)
+}
+
+/// Runs a statement with an id and a number, for what no function of the store would do.
+pub async fn bend(db: &Db, text: &'static str, id: Id, number: i64) {
+    let mut conn = db.begin(Class::Operators).await.unwrap();
+    let done = sqlx::query(text).bind(id).bind(number).execute(conn.raw()).await.unwrap();
+    assert_eq!(done.rows_affected(), 1);
+    conn.commit().await.unwrap();
+}
+
+/// A number that a statement answers.
+pub async fn number(db: &Db, text: &'static str) -> i64 {
+    sqlx::query_scalar(text).fetch_one(db.read().await.unwrap().raw()).await.unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Class, meta};
+    use crate::store::meta;
 
     #[tokio::test]
     async fn each_database_is_fresh_and_has_the_schema() {

@@ -1,6 +1,10 @@
 //! Loops around a public `pass`: each is woken by a bell, with a tick as fallback; twice does no harm.
 
+pub mod clocks;
+pub mod feed_tail;
 pub mod nudger;
+pub mod retention;
+pub mod sequencer;
 
 use std::future::Future;
 use std::time::Duration;
@@ -50,4 +54,7 @@ pub async fn tick<F: Future<Output = Result<bool>>>(
 /// Starts every worker of a server process.
 pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
     workers.spawn(nudger::run(app.clone(), stop.clone()));
+    workers.spawn(sequencer::run(app.clone(), stop.clone()));
+    workers.spawn(feed_tail::run(app.clone(), stop.clone()));
+    workers.spawn(clocks::run(app.clone(), stop.clone()));
 }

@@ -10,14 +10,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::model::schedule::{
-    self, HIGH_PER_DAY_MAX, LEASE_JITTER_MS, LEASE_MS, Next, Rhythm, after_accepted, after_failure, expires_at_ms,
-};
+use crate::model::schedule::{HIGH_PER_DAY_MAX, LEASE_JITTER_MS, LEASE_MS, Next, Rhythm, after_accepted, after_failure, expires_at_ms};
 use crate::model::{Id, Lane};
 use crate::ops::alarms;
 use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender};
+use crate::store::Class;
 use crate::store::wakes::{self, Answered, Claim, Claimed, Restored, Target};
-use crate::store::{Class, wakes::Raise};
 
 /// How often due wakes are looked for when no bell rings: other processes' changes are seen then.
 const TICK: Duration = Duration::from_millis(200);
@@ -42,8 +40,16 @@ struct Outcome {
 
 enum Sent {
     /// The device had come before: nothing was sent; the schedule goes on from its contact.
-    Saved { rhythm: Rhythm },
-    Answered { answer: Answer, rhythm: Rhythm, high: bool, at_ms: i64, address: Address },
+    Saved {
+        rhythm: Rhythm,
+    },
+    Answered {
+        answer: Answer,
+        rhythm: Rhythm,
+        high: bool,
+        at_ms: i64,
+        address: Address,
+    },
 }
 
 /// Runs until `stop`; what is in flight then is written back before it ends.
@@ -112,8 +118,14 @@ async fn claim_and_send(
                 break;
             }
             let lapses_at_ms = now_ms + LEASE_MS + moment.below(LEASE_JITTER_MS);
-            let claim =
-                Claim { sender: sender.name(), lane: *lane, now_ms, lapses_at_ms, lease_id, rows_max: i64::try_from(rows_max).unwrap_or(0) };
+            let claim = Claim {
+                sender: sender.name(),
+                lane: *lane,
+                now_ms,
+                lapses_at_ms,
+                lease_id,
+                rows_max: i64::try_from(rows_max).unwrap_or(0),
+            };
             claimed.extend(wakes::claim(&mut conn, &claim).await?);
         }
         if lanes.len() == 1 {
@@ -192,7 +204,9 @@ async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     for outcome in group {
         match &outcome.sent {
             Sent::Answered { answer: Answer::Dead { .. }, address, .. } => dead.push((outcome.wake.channel_id, address.value.clone())),
-            Sent::Answered { answer: Answer::Suspect { .. }, address, .. } => suspect.push((outcome.wake.channel_id, address.value.clone())),
+            Sent::Answered { answer: Answer::Suspect { .. }, address, .. } => {
+                suspect.push((outcome.wake.channel_id, address.value.clone()))
+            }
             _ => {}
         }
         rows.push(answered(outcome, now_ms, moment.below(1000)));
@@ -253,7 +267,9 @@ async fn heed_notices(app: &App, sender: &Sender) -> Result<()> {
         let mut moment = app.clock.moment();
         let name = sender.name();
         match notice {
-            Notice::Fault { code, detail } => alarms::open(&mut conn, &mut moment, "push_fault", name, &format!("{code}: {detail}")).await?,
+            Notice::Fault { code, detail } => {
+                alarms::open(&mut conn, &mut moment, "push_fault", name, &format!("{code}: {detail}")).await?
+            }
             Notice::Recovered => alarms::close(&mut conn, &mut moment, "push_fault", name).await?,
             Notice::Bug { detail } => alarms::open(&mut conn, &mut moment, "push_request_refused", name, &detail).await?,
             Notice::DeathRush => {
@@ -261,9 +277,11 @@ async fn heed_notices(app: &App, sender: &Sender) -> Result<()> {
                 alarms::open(&mut conn, &mut moment, "push_death_rush", name, detail).await?;
             }
             Notice::MassDeath { since_ms } => {
-                let detail = "so many tokens were refused at once that the fault must be ours: the sender stopped and the tokens were restored";
+                let detail =
+                    "so many tokens were refused at once that the fault must be ours: the sender stopped and the tokens were restored";
                 alarms::open(&mut conn, &mut moment, "push_mass_death", name, detail).await?;
-                while wakes::restore(&mut conn, provider_of(name), name, Restored::Since(since_ms), RESTORE_MAX, moment.now_ms).await? > 0 {}
+                while wakes::restore(&mut conn, provider_of(name), name, Restored::Since(since_ms), RESTORE_MAX, moment.now_ms).await? > 0 {
+                }
             }
         }
         conn.commit().await?;
@@ -282,7 +300,8 @@ pub async fn release_quarantined(app: &App) -> Result<()> {
     for sender in &app.senders {
         let mut conn = app.db.begin(Class::Background).await?;
         let now_ms = app.clock.now_ms();
-        wakes::restore(&mut conn, provider_of(sender.name()), sender.name(), Restored::Before(now_ms - DAY_MS), RESTORE_MAX, now_ms).await?;
+        wakes::restore(&mut conn, provider_of(sender.name()), sender.name(), Restored::Before(now_ms - DAY_MS), RESTORE_MAX, now_ms)
+            .await?;
         conn.commit().await?;
     }
     Ok(())

@@ -76,7 +76,12 @@ async fn events_of(db: &Db, phone: &Phone) -> Vec<crate::store::events::EventRow
 }
 
 async fn feed_kinds(db: &Db) -> Vec<String> {
-    feed::waiting(&mut db.read().await.unwrap(), 1000).await.unwrap().into_iter().map(|entry| entry.kind).collect()
+    let mut conn = db.begin(Class::Background).await.unwrap();
+    while feed::number(&mut conn, 500).await.unwrap() > 0 {}
+    conn.commit().await.unwrap();
+    let reading = feed::Reading { rows_max: 1000, ..feed::Reading::default() };
+    let read = feed::read(&mut db.read().await.unwrap(), &reading).await.unwrap();
+    read.rows.into_iter().map(|entry| entry.kind).collect()
 }
 
 fn count(kinds: &[String], kind: &str) -> usize {

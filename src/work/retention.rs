@@ -1,0 +1,97 @@
+//! Retention: what has served its time is forgotten, in chunks that delay nobody. Calendar work calls [`pass`].
+
+use crate::app::App;
+use crate::config::Retention;
+use crate::error::Result;
+use crate::model::BUCKETS;
+use crate::ops::findings::DAY_MS;
+use crate::store::{Class, Conn, alarms, events, feed, findings, meta, retention as store};
+
+const LEASE: &str = "retention";
+/// Longer than a chunk takes; renewed with each.
+const LEASE_MS: i64 = 60_000;
+/// Rows forgotten in one transaction.
+const ROWS_MAX: i64 = 500;
+/// Events are known again, as duplicates, for at least this time.
+const EVENTS_DAYS_MIN: i64 = 30;
+/// A used or lapsed sign-in link can be looked into for this time.
+const SIGN_IN_LINKS_DAYS: i64 = 7;
+
+/// What is forgotten; those of devices go bucket by bucket, along their primary keys.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Tasks,
+    Jobs,
+    Events,
+    Findings,
+    Contacts,
+    Funnel,
+    Feed,
+    Alarms,
+    Sessions,
+    SignInLinks,
+    Idempotency,
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::Tasks,
+    Kind::Jobs,
+    Kind::Events,
+    Kind::Findings,
+    Kind::Contacts,
+    Kind::Funnel,
+    Kind::Feed,
+    Kind::Alarms,
+    Kind::Sessions,
+    Kind::SignInLinks,
+    Kind::Idempotency,
+];
+
+/// Forgets all that is older than `keep` says; answers how many rows. Does nothing while another process is at it.
+pub async fn pass(app: &App, keep: &Retention) -> Result<u64> {
+    let mut forgotten = 0;
+    for kind in KINDS {
+        let buckets = if matches!(kind, Kind::Tasks | Kind::Findings | Kind::Contacts) { BUCKETS } else { 1 };
+        for bucket in 0..buckets {
+            loop {
+                let now_ms = app.clock.now_ms();
+                let mut conn = app.db.begin(Class::Background).await?;
+                if !meta::take_lease(&mut conn, LEASE, &app.process, now_ms, now_ms + LEASE_MS).await? {
+                    return Ok(forgotten);
+                }
+                let rows = chunk(&mut conn, kind, bucket, keep, now_ms).await?;
+                conn.commit().await?;
+                forgotten += rows;
+                if rows == 0 {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    let mut conn = app.db.begin(Class::Background).await?;
+    meta::drop_lease(&mut conn, LEASE, &app.process).await?;
+    conn.commit().await?;
+    Ok(forgotten)
+}
+
+async fn chunk(conn: &mut Conn, kind: Kind, bucket: i64, keep: &Retention, now_ms: i64) -> Result<u64> {
+    let before = |days: i64| now_ms - days.saturating_mul(DAY_MS);
+    let events_days = keep.events_days.max(EVENTS_DAYS_MIN);
+    match kind {
+        Kind::Tasks => store::tasks(conn, bucket, before(keep.tasks_days), ROWS_MAX).await,
+        Kind::Jobs => store::jobs(conn, before(keep.tasks_days), ROWS_MAX).await,
+        Kind::Events => events::forget(conn, before(events_days), ROWS_MAX).await,
+        Kind::Findings => findings::forget(conn, bucket, before(events_days), ROWS_MAX).await,
+        Kind::Contacts => store::contacts(conn, bucket, before(keep.contacts_days), ROWS_MAX).await,
+        Kind::Funnel => store::funnel(conn, before(keep.contacts_days), ROWS_MAX).await,
+        Kind::Feed => feed::forget(conn, before(keep.feed_days), ROWS_MAX).await,
+        Kind::Alarms => alarms::forget(conn, before(keep.feed_days), ROWS_MAX).await,
+        Kind::Sessions => store::sessions(conn, now_ms, ROWS_MAX).await,
+        Kind::SignInLinks => store::sign_in_links(conn, before(SIGN_IN_LINKS_DAYS), ROWS_MAX).await,
+        Kind::Idempotency => store::idempotency(conn, now_ms, ROWS_MAX).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;
