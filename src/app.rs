@@ -2,7 +2,7 @@
 
 mod tail;
 
-pub use tail::Tail;
+pub use tail::{STREAMS_MAX, Tail, Watch};
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! HTTP: this file is the table of every URL; `error` chooses every status.
 
+pub mod api;
 pub mod auth;
 pub mod error;
 pub mod extract;
@@ -10,6 +11,7 @@ pub mod tls;
 pub mod trace;
 
 use axum::Router;
+use axum::routing::{get, post};
 
 use crate::app::App;
 
@@ -19,6 +21,15 @@ pub fn router(app: App) -> Router {
 }
 
 /// The operator API.
-fn api() -> Router<App> {
+pub(crate) fn api() -> Router<App> {
     Router::new()
+        // Events, findings, alarms, the feed
+        .route("/events", get(api::events::list))
+        .route("/devices/{id}/events", get(api::events::of_device))
+        .route("/findings", get(api::findings::list))
+        .route("/alarms", get(api::alarms::list))
+        .route("/alarms/{id}/acknowledge", post(api::alarms::acknowledge))
+        .route("/feed", get(api::feed::list))
+        .route("/feed/stream", get(api::feed::stream))
+        .route("/audit", get(api::feed::audit))
 }

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use crate::clock::Moment;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::{Actor, Id, Role};
+use crate::store::alarms::AlarmRow;
 use crate::store::feed::{self, Entry};
 use crate::store::{Conn, alarms};
 
@@ -24,6 +26,16 @@ pub async fn close(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &s
         feed::append(conn, moment, &[Entry { kind: "alarm.closed", actor: None, device_id: None, data }]).await?;
     }
     Ok(())
+}
+
+/// Somebody has seen the alarm. One that is acknowledged or closed stays as it is.
+pub async fn acknowledge(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<AlarmRow> {
+    actor.require(Role::Operator)?;
+    if alarms::acknowledge(conn, id, moment.now_ms).await? {
+        let entry = Entry { kind: "alarm.acknowledged", actor: Some(actor.name.clone()), device_id: None, data: json!({"id": id}) };
+        feed::append(conn, moment, &[entry]).await?;
+    }
+    alarms::get(conn, id).await?.ok_or(Error::NotFound("alarm"))
 }
 
 #[cfg(test)]

@@ -65,6 +65,25 @@ pub async fn list(conn: &mut Conn, state: &str, before: Option<Id>, rows_max: i6
     Ok(rows)
 }
 
+/// One alarm.
+pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<AlarmRow>> {
+    let row = sqlx::query_as("SELECT id, kind, subject, state, detail, opened_at_ms, changed_at_ms, closed_at_ms FROM alarm WHERE id = $1")
+        .bind(id)
+        .fetch_optional(conn.raw())
+        .await?;
+    Ok(row)
+}
+
+/// Marks an open alarm as seen; false where it was not open.
+pub async fn acknowledge(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query("UPDATE alarm SET state = 'acknowledged', changed_at_ms = $2 WHERE id = $1 AND state = 'open'")
+        .bind(id)
+        .bind(now_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Forgets up to `rows_max` alarms that were closed before `before_ms`.
 pub async fn forget(conn: &mut Conn, before_ms: i64, rows_max: i64) -> Result<u64> {
     let done = sqlx::query("DELETE FROM alarm WHERE id IN (SELECT id FROM alarm WHERE closed_at_ms < $1 LIMIT $2)")

@@ -74,6 +74,19 @@ pub async fn device(db: &Db, clock: &Clock) -> (Id, Id) {
     (id, channel_id)
 }
 
+/// An API key of this role, by the hash of its secret.
+pub async fn api_key(db: &Db, hash: &str, role: &str) {
+    let mut conn = db.begin(Class::Operators).await.unwrap();
+    sqlx::query("INSERT INTO api_key (id, name, role, hash, created_by, created_at_ms) VALUES ($1, $2, $3, $1, 'test', 0)")
+        .bind(hash)
+        .bind(role)
+        .bind(role)
+        .execute(conn.raw())
+        .await
+        .unwrap();
+    conn.commit().await.unwrap();
+}
+
 /// Runs a statement with an id and a number, for what no function of the store would do.
 pub async fn bend(db: &Db, text: &'static str, id: Id, number: i64) {
     let mut conn = db.begin(Class::Operators).await.unwrap();

@@ -93,7 +93,8 @@ pub enum ScanOutcome {
     Aborted,
 }
 
-const TYPES: [&str; 8] = [
+/// Every type of event.
+pub const TYPES: [&str; 8] = [
     "profile_changed",
     "device_admin_changed",
     "web_page_blocked",

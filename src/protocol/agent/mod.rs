@@ -11,7 +11,7 @@ mod tests;
 pub use activate::{ActivateAnswer, ActivateRequest, DeviceInfo, ManagementMode, Platform, parse_activate};
 pub use answer::{DeniedMembers, EventOutcome, EventsAnswer, PolicyAnswer, ResultOutcome, SyncAnswer, TaskAnswer};
 pub use check::{Item, ParseError};
-pub use event::{Event, EventData, ProfileChange, ScanOutcome, parse_events};
+pub use event::{Event, EventData, ProfileChange, ScanOutcome, TYPES as EVENT_TYPES, parse_events};
 pub use sync::{Detail, PolicyReport, PushAddress, PushKind, PushProvider, SyncRequest, TaskResult, TaskStatus, facts_hash, parse_sync};
 
 /// A request's body at most.

@@ -1,0 +1,126 @@
+//! The feed as server-sent events (WHATWG HTML, 9.2): what was missed first, then what happens.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::{Stream, stream};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{FeedEntry, FeedQuery, start};
+use crate::app::{App, Watch};
+use crate::error::Error;
+use crate::http::auth::Caller;
+use crate::http::error::Answer;
+use crate::http::extract::QueryOf;
+use crate::store::feed::{self, FeedRow, Reading};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Entries read at a time while catching up; a client that does not read keeps the server from reading on.
+const PAGE_ROWS: i64 = 200;
+/// When to come back where all places are taken.
+const RETRY_AFTER_S: i64 = 15;
+/// When a client that was too slow comes back by itself.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// One client's course along the feed.
+struct Course {
+    app: App,
+    watch: Watch,
+    kind: String,
+    /// The number of the last entry it has got, or been passed by because of its kind.
+    after: i64,
+    ready: VecDeque<Event>,
+    /// Reads from the store; else it waits at the tail.
+    behind: bool,
+    ended: bool,
+}
+
+/// The feed as it grows: `id` is the cursor, `event` the kind, `data` the entry. Begins behind `Last-Event-ID`, else behind `after`,
+/// else now. A comment every 15 s keeps the connection; `event: reconnect` tells a client that is too slow to come again.
+#[utoipa::path(
+    get, path = "/api/v1/feed/stream", tag = "feed", params(FeedQuery),
+    responses((status = 200, description = "server-sent events", body = String, content_type = "text/event-stream"),
+        (status = 410, description = "cursor_expired"), (status = 503, description = "all places are taken"))
+)]
+pub async fn stream(
+    State(app): State<App>,
+    Caller(_): Caller,
+    headers: HeaderMap,
+    QueryOf(query): QueryOf<FeedQuery>,
+) -> Answer<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
+    // The place first: what is numbered from here on comes through it, what was before is read.
+    let watch = app.feed_tail.watch().ok_or(Error::Busy { retry_after_s: RETRY_AFTER_S })?;
+    let after = start(&mut app.db.read().await?, last.or(query.after.as_deref()), |_, newest| newest).await?;
+    let kind = query.kind.unwrap_or_default();
+    let course = Course { app, watch, kind, after, ready: VecDeque::new(), behind: true, ended: false };
+    let events = stream::unfold(course, |mut course| async { course.next().await.map(|event| (Ok(event), course)) });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+impl Course {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            if self.behind {
+                self.catch_up().await;
+                continue;
+            }
+            let entry = tokio::select! {
+                () = self.watch.ended.cancelled() => return None,
+                entry = self.watch.entries.recv() => entry,
+            };
+            match entry {
+                Ok(entry) if entry.seq <= self.after => {}
+                Ok(entry) if entry.seq == self.after + 1 => self.take(&entry),
+                // Something between was not handed on: the tail has only just begun.
+                Ok(_) => self.behind = true,
+                Err(RecvError::Lagged(_)) => {
+                    self.ended = true;
+                    return Some(Event::default().event("reconnect").retry(RECONNECT).data("{}"));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Reads a page; where the database does not answer, the client comes again with its cursor.
+    async fn catch_up(&mut self) {
+        let reading = Reading { after: self.after, kind: String::new(), rows_max: PAGE_ROWS };
+        let read = match self.app.db.read().await {
+            Ok(mut conn) => feed::read(&mut conn, &reading).await,
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(read) => {
+                read.rows.iter().for_each(|row| self.take(row));
+                self.after = self.after.max(read.read_to);
+                self.behind = !read.at_end;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a stream of the feed ends early");
+                self.ended = true;
+            }
+        }
+    }
+
+    fn take(&mut self, row: &FeedRow) {
+        self.after = row.seq;
+        let wanted = self.kind.is_empty() || row.kind.strip_prefix(&self.kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if wanted {
+            let entry = FeedEntry::from(row);
+            let data = serde_json::to_string(&entry).unwrap_or_default();
+            self.ready.push_back(Event::default().id(entry.cursor).event(entry.kind).data(data));
+        }
+    }
+}
