@@ -65,6 +65,11 @@ pub async fn list(conn: &mut Conn, state: &str, before: Option<Id>, rows_max: i6
     Ok(rows)
 }
 
+/// How many alarms are not closed.
+pub async fn open_count(conn: &mut Conn) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM alarm WHERE closed_at_ms IS NULL").fetch_one(conn.raw()).await?)
+}
+
 /// One alarm.
 pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<AlarmRow>> {
     let row = sqlx::query_as("SELECT id, kind, subject, state, detail, opened_at_ms, changed_at_ms, closed_at_ms FROM alarm WHERE id = $1")

@@ -167,6 +167,11 @@ pub async fn any_waiting(conn: &mut Conn) -> Result<bool> {
     Ok(found.is_some())
 }
 
+/// How many entries wait for their number.
+pub async fn waiting_count(conn: &mut Conn) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM feed_in").fetch_one(conn.raw()).await?)
+}
+
 const NUMBER: Sql = rows_sql!(
     "INSERT INTO feed (seq, id, at_ms, kind, actor, device_id, data) \
      SELECT (SELECT COALESCE(MAX(seq), 0) FROM feed) + ROW_NUMBER() OVER (ORDER BY r.id), r.id, r.at_ms, r.kind, r.actor, r.device_id, r.data FROM ",

@@ -20,6 +20,8 @@ pub struct Evidence {
     pub unanswered: i64,
     /// 1 where a finding of silence is open.
     pub silence: i64,
+    /// 1 where it may not go on (unauthorized, its user disabled): its silence is no finding.
+    pub denied: i64,
 }
 
 /// Devices in the order of their keys, `rows_max` at most, from after `(bucket, after)` within one bucket.
@@ -31,7 +33,8 @@ pub async fn page(conn: &mut Conn, bucket: i64, after: &str, rows_max: i64) -> R
            COALESCE((SELECT MIN(w.unanswered) FROM channel c JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
              WHERE c.bucket = d.bucket AND c.device_id = d.id), 0) AS unanswered, \
            COALESCE((SELECT MAX(1) FROM finding f WHERE f.bucket = d.bucket AND f.device_id = d.id AND f.kind = 'silence' \
-             AND f.closed_at_ms IS NULL), 0) AS silence \
+             AND f.closed_at_ms IS NULL), 0) AS silence, \
+           CASE WHEN d.denied IS NULL THEN 0 ELSE 1 END AS denied \
          FROM device d WHERE d.bucket = $1 AND d.id > $2 ORDER BY d.id LIMIT $3",
     )
     .bind(bucket)
@@ -60,4 +63,9 @@ const MOVE: Sql = rows_sql!(
 /// Moves devices that are still in the state they were read in; answers those.
 pub async fn advance(conn: &mut Conn, moves: &[Move], now_ms: i64) -> Result<Vec<Id>> {
     Ok(sqlx::query_scalar(MOVE.on(conn.dialect())).bind(rows_json(moves)).bind(now_ms).fetch_all(conn.raw()).await?)
+}
+
+/// How many devices are in each state.
+pub async fn counts(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+    Ok(sqlx::query_as("SELECT state, COUNT(*) FROM device GROUP BY state").fetch_all(conn.raw()).await?)
 }

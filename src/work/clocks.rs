@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::tick;
 use crate::app::App;
 use crate::change;
+use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{BUCKETS, Id};
 use crate::ops::findings::{self, Change, DAY_MS, HOUR_MS, SILENCE, To};
 use crate::store::feed::{self, Entry};
 use crate::store::liveness::{self, Evidence, Move};
-use crate::store::{Class, findings as found, meta};
+use crate::store::{Class, Conn, alarms, findings as found, meta};
 
 const TICK: Duration = Duration::from_secs(1);
 const LEASE: &str = "clocks";
@@ -25,6 +26,8 @@ const ROWS_MAX: i64 = 500;
 const LOOKED_AT_MAX: usize = 4_000;
 /// A walk around all devices begins so long after the one before began, at the earliest.
 const LAP_MS: i64 = 30_000;
+/// The states that a device can be in.
+const STATES: [&str; 6] = ["expected", "pending_approval", "active", "idle", "silent", "unmanaged"];
 /// Where the walk stands, in `meta`.
 const POSITION: &str = "clocks_position";
 
@@ -98,6 +101,7 @@ async fn walk(app: &App, mut position: Position) -> Result<()> {
             _ if position.bucket + 1 < BUCKETS => (position.bucket, position.after) = (position.bucket + 1, String::new()),
             _ => {
                 (position.bucket, position.after) = (0, String::new());
+                count(app).await?;
                 break;
             }
         }
@@ -105,6 +109,18 @@ async fn walk(app: &App, mut position: Position) -> Result<()> {
     let mut conn = app.db.begin(Class::Background).await?;
     meta::put(&mut conn, POSITION, &serde_json::to_string(&position).unwrap_or_default()).await?;
     conn.commit().await
+}
+
+/// At the end of a lap the states are counted, once for all processes.
+async fn count(app: &App) -> Result<()> {
+    let mut conn = app.db.read().await?;
+    let counts = liveness::counts(&mut conn).await?;
+    for state in STATES {
+        let devices = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, devices)| *devices);
+        metrics::gauge!("muster_devices", "state" => state).set(devices as f64);
+    }
+    metrics::gauge!("muster_alarms_open").set(alarms::open_count(&mut conn).await? as f64);
+    Ok(())
 }
 
 /// The state that the evidence speaks for.
@@ -131,7 +147,7 @@ async fn judge(app: &App, page: &[Evidence]) -> Result<()> {
             let id = evidence.id;
             moves.push(Move { bucket: id.bucket(), id, from_state: evidence.state.clone(), to_state });
         }
-        let silent = ours && to_state != "active";
+        let silent = ours && evidence.denied == 0 && to_state != "active";
         if silent != (evidence.silence == 1) {
             silences.push((evidence.id, silent.then_some(evidence.seen_ms)));
         }
@@ -148,13 +164,7 @@ async fn judge(app: &App, page: &[Evidence]) -> Result<()> {
     })
 }
 
-async fn tell(
-    conn: &mut crate::store::Conn,
-    moment: &mut crate::clock::Moment,
-    moves: &[Move],
-    moved: &[Id],
-    silences: &[(Id, Option<i64>)],
-) -> Result<()> {
+async fn tell(conn: &mut Conn, moment: &mut Moment, moves: &[Move], moved: &[Id], silences: &[(Id, Option<i64>)]) -> Result<()> {
     let entry = |change: &Move| Entry {
         kind: "device.state",
         actor: None,

@@ -1,7 +1,6 @@
 //! Retention: what has served its time is forgotten, in chunks that delay nobody. Calendar work calls [`pass`].
 
 use crate::app::App;
-use crate::config::Retention;
 use crate::error::Result;
 use crate::model::BUCKETS;
 use crate::ops::findings::DAY_MS;
@@ -47,8 +46,8 @@ const KINDS: [Kind; 11] = [
     Kind::Idempotency,
 ];
 
-/// Forgets all that is older than `keep` says; answers how many rows. Does nothing while another process is at it.
-pub async fn pass(app: &App, keep: &Retention) -> Result<u64> {
+/// Forgets all that is older than `[retention]` says; answers how many rows. Does nothing while another process is at it.
+pub async fn pass(app: &App) -> Result<u64> {
     let mut forgotten = 0;
     for kind in KINDS {
         let buckets = if matches!(kind, Kind::Tasks | Kind::Findings | Kind::Contacts) { BUCKETS } else { 1 };
@@ -59,7 +58,7 @@ pub async fn pass(app: &App, keep: &Retention) -> Result<u64> {
                 if !meta::take_lease(&mut conn, LEASE, &app.process, now_ms, now_ms + LEASE_MS).await? {
                     return Ok(forgotten);
                 }
-                let rows = chunk(&mut conn, kind, bucket, keep, now_ms).await?;
+                let rows = chunk(app, &mut conn, kind, bucket, now_ms).await?;
                 conn.commit().await?;
                 forgotten += rows;
                 if rows == 0 {
@@ -75,7 +74,8 @@ pub async fn pass(app: &App, keep: &Retention) -> Result<u64> {
     Ok(forgotten)
 }
 
-async fn chunk(conn: &mut Conn, kind: Kind, bucket: i64, keep: &Retention, now_ms: i64) -> Result<u64> {
+async fn chunk(app: &App, conn: &mut Conn, kind: Kind, bucket: i64, now_ms: i64) -> Result<u64> {
+    let keep = &app.config.retention;
     let before = |days: i64| now_ms - days.saturating_mul(DAY_MS);
     let events_days = keep.events_days.max(EVENTS_DAYS_MIN);
     match kind {

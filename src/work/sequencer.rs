@@ -38,7 +38,10 @@ pub async fn pass(app: &App) -> Result<bool> {
     let numbered = feed::number(&mut conn, ROWS_MAX).await?;
     conn.commit().await?;
     app.feed_tail.ring();
-    Ok(i64::try_from(numbered).is_ok_and(|numbered| numbered == ROWS_MAX))
+    let more = i64::try_from(numbered).is_ok_and(|numbered| numbered == ROWS_MAX);
+    let left = if more { feed::waiting_count(&mut app.db.read().await?).await? } else { 0 };
+    metrics::gauge!("muster_feed_unsequenced").set(left as f64);
+    Ok(more)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::ops::findings::{self, DAY_MS, HOUR_MS, To};
-use crate::protocol::agent::{Event, EventData, ScanOutcome};
+use crate::protocol::agent::{Event, EventData, Item, ScanOutcome};
 
 /// Characters of a threat's or a profile's name that count.
 const SUBJECT_CHARS_MAX: usize = 200;
@@ -58,6 +58,25 @@ impl Times {
     /// A time of the device's clock as the server's clock showed it, never later than it was received.
     pub fn corrected(self, claimed_ms: i64) -> i64 {
         claimed_ms.saturating_sub(self.skew_ms).clamp(0, self.received_at_ms)
+    }
+}
+
+/// A device's clock that is off by less counts as right: that much a request may take.
+const SKEW_MIN_MS: i64 = 60_000;
+
+/// How far the device's clock is ahead of the server's, as this request shows: an event that is sent for the first time is sent at
+/// the device's own now. Where none is, `known_ms`, the skew that an earlier contact measured.
+pub fn skew_ms(events: &[Item<Event>], known_ms: i64, now_ms: i64) -> i64 {
+    let first = |item: &Item<Event>| match item {
+        Item::Ok(event) if event.attempt <= 1 => event.first_attempt_at_ms,
+        _ => None,
+    };
+    match events.iter().filter_map(first).max() {
+        Some(device_now_ms) => {
+            let skew_ms = device_now_ms.saturating_sub(now_ms);
+            if skew_ms.saturating_abs() < SKEW_MIN_MS { 0 } else { skew_ms }
+        }
+        None => known_ms,
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+pub use self::effect::skew_ms;
 use self::effect::{CLEAN_SCAN, Effect, Times, finding_subject};
 use super::findings::{self, Change, To};
 use crate::clock::Moment;
@@ -37,7 +38,7 @@ pub struct Arrived {
     pub device_id: Id,
     /// The activation of the channel that the contact's credential belongs to.
     pub activation: i64,
-    /// How far the device's clock is ahead of the server's, as measured in this contact; negative where it is behind.
+    /// How far the device's clock is ahead of the server's, as [`skew_ms`] measures it; negative where it is behind.
     pub skew_ms: i64,
     pub events: Vec<Item<Event>>,
 }

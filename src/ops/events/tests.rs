@@ -175,6 +175,25 @@ async fn a_clock_that_is_days_wrong_is_corrected_and_no_event_happens_after_it_w
     .await;
 }
 
+#[test]
+fn the_skew_is_that_of_an_event_sent_for_the_first_time_else_the_known_one() {
+    let mut moment = Moment::fixed(NOW_MS, 9);
+    let phone = Phone::new(&mut moment);
+    let sent = |attempt: i64, first_ms: i64| {
+        let mut event = usb(attempt, true);
+        event["attempt"] = json!(attempt);
+        event["first_attempt_at_ms"] = json!(first_ms);
+        event
+    };
+    let skew = |events: &[Value]| skew_ms(&phone.brings(events).events, 77, NOW_MS);
+    assert_eq!(skew(&[sent(1, NOW_MS - 72 * HOUR_MS)]), -72 * HOUR_MS);
+    assert_eq!(skew(&[sent(1, NOW_MS + 72 * HOUR_MS), sent(9, NOW_MS)]), 72 * HOUR_MS);
+    assert_eq!(skew(&[sent(1, NOW_MS - 900)]), 0);
+    assert_eq!(skew(&[sent(5, NOW_MS - 72 * HOUR_MS)]), 77);
+    assert_eq!(skew(&[]), 77);
+    assert_eq!(skew(&[sent(1, i64::MIN)]), i64::MIN);
+}
+
 #[tokio::test]
 async fn two_bad_events_among_256_are_rejected_and_all_others_recorded() {
     each_database(async |db| {

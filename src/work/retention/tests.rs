@@ -14,7 +14,6 @@ async fn what_is_old_is_forgotten_and_the_feed_never_loses_its_count() {
         let clock = Clock::moved(1_800_000_000_000, 1);
         let app = App::for_tests(&db, &clock);
         let (device_id, channel_id) = device(&db, &clock).await;
-        let keep = Retention::default();
         let brings = |n: i64| {
             let event = json!({"event_id": format!("00000000-0000-4000-8000-{n:012}"), "type": "usb_debugging_changed", "seq": n,
                 "occurred_at_ms": 0, "data": {"enabled": n % 2 == 1}});
@@ -29,14 +28,14 @@ async fn what_is_old_is_forgotten_and_the_feed_never_loses_its_count() {
         change!(app, Class::Operators, |conn, moment| append(conn, moment, &entries).await).unwrap();
         while sequencer::pass(&app).await.unwrap() {}
         let newest = number(&db, "SELECT MAX(seq) FROM feed").await;
-        assert_eq!(pass(&app, &keep).await.unwrap(), 0);
+        assert_eq!(pass(&app).await.unwrap(), 0);
         clock.advance(100 * DAY_MS);
-        pass(&app, &keep).await.unwrap();
+        pass(&app).await.unwrap();
         assert_eq!(number(&db, "SELECT COUNT(*) FROM event").await, 2, "events are kept longer than the feed");
         assert_eq!(number(&db, "SELECT COUNT(*) FROM feed").await, 1);
         assert_eq!(number(&db, "SELECT MAX(seq) FROM feed").await, newest);
         clock.advance(100 * DAY_MS);
-        pass(&app, &keep).await.unwrap();
+        pass(&app).await.unwrap();
         assert_eq!(number(&db, "SELECT COUNT(*) FROM event").await, 0);
         assert_eq!(number(&db, "SELECT COUNT(*) FROM finding").await, 0, "the one finding was closed");
     })

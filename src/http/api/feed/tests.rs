@@ -19,7 +19,6 @@ use crate::ops::events::{Arrived, apply};
 use crate::store::feed::{Entry, append};
 use crate::store::testing::{api_key, device, each_database};
 use crate::store::{Class, Db};
-use crate::work::{feed_tail, retention, sequencer};
 
 const START_MS: i64 = 1_800_000_000_000;
 const SECRET: &str = "mk_test";
@@ -37,8 +36,13 @@ impl Server {
         let clock = Clock::moved(START_MS, 1);
         let app = App::for_tests(db, &clock);
         api_key(db, &hash(SECRET), "operator").await;
-        let server = Server { router: crate::http::api().with_state(app.clone()), app, clock, told: AtomicI64::new(feed_tail::NOT_BEGUN) };
-        feed_tail::pass(&server.app, &server.told).await.unwrap();
+        let server = Server {
+            router: crate::http::api().with_state(app.clone()),
+            app,
+            clock,
+            told: AtomicI64::new(crate::work::feed_tail::NOT_BEGUN),
+        };
+        crate::work::feed_tail::pass(&server.app, &server.told).await.unwrap();
         server
     }
 
@@ -51,8 +55,8 @@ impl Server {
     }
 
     async fn turn(&self) {
-        while sequencer::pass(&self.app).await.unwrap() {}
-        while feed_tail::pass(&self.app, &self.told).await.unwrap() {}
+        while crate::work::sequencer::pass(&self.app).await.unwrap() {}
+        while crate::work::feed_tail::pass(&self.app, &self.told).await.unwrap() {}
     }
 
     async fn send(&self, request: axum::http::request::Builder) -> axum::response::Response {
@@ -122,7 +126,7 @@ async fn the_feed_is_read_in_pages_by_kind_and_says_when_a_cursor_has_expired() 
         assert_eq!(kinds(&server.get("/audit?actor=key:test&kind=task").await.1), ["task.failed", "task.done"]);
         assert_eq!(server.get("/feed?after=rubbish").await.0, StatusCode::UNPROCESSABLE_ENTITY);
         server.clock.advance(91 * 86_400_000);
-        retention::pass(&server.app, &server.app.config.retention).await.unwrap();
+        crate::work::retention::pass(&server.app).await.unwrap();
         let (status, problem) = server.get(&format!("/feed?after={old}")).await;
         assert_eq!((status, problem["code"].as_str()), (StatusCode::GONE, Some("cursor_expired")));
         let (_, page) = server.get(&format!("/feed?after={}", problem["oldest"].as_str().unwrap())).await;
