@@ -65,4 +65,31 @@ mod tests {
         })
         .await;
     }
+
+    #[tokio::test]
+    async fn an_acknowledged_alarm_stays_so_until_it_closes_and_only_operators_acknowledge() {
+        each_database(async |db| {
+            let mut moment = Moment::fixed(1_000_000, 2);
+            let mut conn = db.begin(Class::Operators).await.unwrap();
+            open(&mut conn, &mut moment, "push_fault", "fcm", "first").await.unwrap();
+            let id = alarms::list(&mut conn, "open", None, 10).await.unwrap()[0].id;
+            let mut actor = Actor { name: "key:test".into(), role: Role::Viewer, person: false };
+            assert!(matches!(acknowledge(&mut conn, &mut moment, &actor, id).await, Err(Error::Refused(_))));
+            actor.role = Role::Operator;
+            for _ in 0..2 {
+                assert_eq!(acknowledge(&mut conn, &mut moment, &actor, id).await.unwrap().state, "acknowledged");
+            }
+            open(&mut conn, &mut moment, "push_fault", "fcm", "second").await.unwrap();
+            let row = alarms::get(&mut conn, id).await.unwrap().unwrap();
+            assert_eq!((row.state.as_str(), row.detail.as_str()), ("acknowledged", "second"));
+            close(&mut conn, &mut moment, "push_fault", "fcm").await.unwrap();
+            assert_eq!(acknowledge(&mut conn, &mut moment, &actor, id).await.unwrap().state, "closed");
+            let unknown = moment.id();
+            assert!(matches!(acknowledge(&mut conn, &mut moment, &actor, unknown).await, Err(Error::NotFound("alarm"))));
+            // Opened, acknowledged once, closed.
+            assert_eq!(feed::waiting_count(&mut conn).await.unwrap(), 3);
+            conn.commit().await.unwrap();
+        })
+        .await;
+    }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use futures_util::{Stream, stream};
+use axum::response::{IntoResponse, Sse};
+use futures_util::stream;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use super::{FeedEntry, FeedQuery, start};
 use crate::app::{App, Watch};
@@ -24,7 +25,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const PAGE_ROWS: i64 = 200;
 /// When to come back where all places are taken.
 const RETRY_AFTER_S: i64 = 15;
-/// When a client that was too slow comes back by itself.
+/// A stream ends after this time, so that a key that was revoked meanwhile is asked for again.
+const LIFE: Duration = Duration::from_secs(3600);
+/// When a client that was told to reconnect comes back by itself.
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// One client's course along the feed.
@@ -38,10 +41,12 @@ struct Course {
     /// Reads from the store; else it waits at the tail.
     behind: bool,
     ended: bool,
+    until: Instant,
 }
 
 /// The feed as it grows: `id` is the cursor, `event` the kind, `data` the entry. Begins behind `Last-Event-ID`, else behind `after`,
-/// else now. A comment every 15 s keeps the connection; `event: reconnect` tells a client that is too slow to come again.
+/// else now. A comment every 15 s keeps the connection; `event: reconnect` tells a client
+/// to come again: it was too slow, or the stream is an hour old.
 #[utoipa::path(
     get, path = "/api/v1/feed/stream", tag = "feed", params(FeedQuery),
     responses((status = 200, description = "server-sent events", body = String, content_type = "text/event-stream"),
@@ -52,15 +57,16 @@ pub async fn stream(
     Caller(_): Caller,
     headers: HeaderMap,
     QueryOf(query): QueryOf<FeedQuery>,
-) -> Answer<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+) -> Answer<impl IntoResponse> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
     // The place first: what is numbered from here on comes through it, what was before is read.
     let watch = app.feed_tail.watch().ok_or(Error::Busy { retry_after_s: RETRY_AFTER_S })?;
     let after = start(&mut app.db.read().await?, last.or(query.after.as_deref()), |_, newest| newest).await?;
     let kind = query.kind.unwrap_or_default();
-    let course = Course { app, watch, kind, after, ready: VecDeque::new(), behind: true, ended: false };
-    let events = stream::unfold(course, |mut course| async { course.next().await.map(|event| (Ok(event), course)) });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let course = Course { app, watch, kind, after, ready: VecDeque::new(), behind: true, ended: false, until: Instant::now() + LIFE };
+    let events = stream::unfold(course, |mut course| async { course.next().await.map(|event| (Ok::<_, Infallible>(event), course)) });
+    // nginx would keep events back until its buffer is full.
+    Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))))
 }
 
 impl Course {
@@ -78,6 +84,7 @@ impl Course {
             }
             let entry = tokio::select! {
                 () = self.watch.ended.cancelled() => return None,
+                () = tokio::time::sleep_until(self.until) => return Some(self.reconnect()),
                 entry = self.watch.entries.recv() => entry,
             };
             match entry {
@@ -85,13 +92,16 @@ impl Course {
                 Ok(entry) if entry.seq == self.after + 1 => self.take(&entry),
                 // Something between was not handed on: the tail has only just begun.
                 Ok(_) => self.behind = true,
-                Err(RecvError::Lagged(_)) => {
-                    self.ended = true;
-                    return Some(Event::default().event("reconnect").retry(RECONNECT).data("{}"));
-                }
+                Err(RecvError::Lagged(_)) => return Some(self.reconnect()),
                 Err(RecvError::Closed) => return None,
             }
         }
+    }
+
+    /// The last event of this stream.
+    fn reconnect(&mut self) -> Event {
+        self.ended = true;
+        Event::default().event("reconnect").retry(RECONNECT).data("{}")
     }
 
     /// Reads a page; where the database does not answer, the client comes again with its cursor.
