@@ -75,3 +75,103 @@ pub async fn funnel(conn: &mut Conn, before_ms: i64, rows_max: i64) -> Result<u6
 async fn chunk(conn: &mut Conn, text: &'static str, at_ms: i64, rows_max: i64) -> Result<u64> {
     Ok(sqlx::query(text).bind(at_ms).bind(rows_max).execute(conn.raw()).await?.rows_affected())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Moment;
+    use crate::store::testing::each_database;
+    use crate::store::{Class, Db};
+
+    const OLD_MS: i64 = 1_700_000_000_000;
+    const CUT_MS: i64 = OLD_MS + 1_000;
+
+    async fn fill(db: &Db, device: Id, ids: &[Id]) {
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        for (n, id) in ids.iter().enumerate() {
+            let finished = (n % 2 == 0).then_some(OLD_MS);
+            sqlx::query(
+                "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, \
+                   state_since_ms, finished_at_ms) VALUES ($1, $2, $3, $4, $4, 'lock', 0, 'queued', 1, 0, 0, 0, $5)",
+            )
+            .bind(id.bucket())
+            .bind(id)
+            .bind(if n == 0 { ids[0] } else { ids[1] })
+            .bind(device)
+            .bind(finished)
+            .execute(conn.raw())
+            .await
+            .unwrap();
+            sqlx::query(
+                "INSERT INTO contact (bucket, id, device_id, channel_id, cause, at_ms, results, events, tasks) \
+                 VALUES ($1, $2, $3, $3, 'push', 0, 0, 0, 0)",
+            )
+            .bind(id.bucket())
+            .bind(id)
+            .bind(device)
+            .execute(conn.raw())
+            .await
+            .unwrap();
+        }
+        for id in &ids[..2] {
+            sqlx::query(
+                "INSERT INTO job (id, kind, params, lane, selector, state, tasks, unknown_devices, duplicate_devices, created_by, created_at_ms, \
+                   expires_at_ms, finished_at_ms, expand_bucket, expand_after) \
+                 VALUES ($1, 'lock', '{}', 'urgent', '{}', 'done', 1, '[]', '[]', 'test', 0, 0, $2, 0, '')",
+            )
+            .bind(id)
+            .bind(OLD_MS)
+            .execute(conn.raw())
+            .await
+            .unwrap();
+            sqlx::query("INSERT INTO tally (topic, key, n) VALUES ($1, 'done', 1)")
+                .bind(format!("job:{id}"))
+                .execute(conn.raw())
+                .await
+                .unwrap();
+        }
+        for (text, at_ms) in [
+            ("INSERT INTO session (hash, operator_id, csrf, created_at_ms, expires_at_ms) VALUES ($1, 'o', 'c', 0, $2)", OLD_MS),
+            ("INSERT INTO session (hash, operator_id, csrf, created_at_ms, expires_at_ms) VALUES ($1 || 'x', 'o', 'c', 0, $2)", CUT_MS + 1),
+            ("INSERT INTO sign_in_link (hash, operator_id, created_at_ms, expires_at_ms) VALUES ($1, 'o', 0, $2)", OLD_MS),
+            ("INSERT INTO idempotency (actor, key, body_hash, job_id, expires_at_ms) VALUES ('a', $1, 'h', 'j', $2)", OLD_MS),
+            ("INSERT INTO funnel (slot_ms, process, stage, n) VALUES ($2, $1, 's', 1)", OLD_MS),
+        ] {
+            sqlx::query(text).bind(ids[0]).bind(at_ms).execute(conn.raw()).await.unwrap();
+        }
+        conn.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn finished_work_goes_with_its_counts_and_open_work_stays_however_old() {
+        each_database(async |db| {
+            let mut moment = Moment::fixed(OLD_MS, 1);
+            let device = moment.id();
+            let ids: Vec<Id> = (0..4).map(|_| moment.id_beside(device)).collect();
+            fill(&db, device, &ids).await;
+            let mut conn = db.begin(Class::Background).await.unwrap();
+            let bucket = device.bucket();
+            assert_eq!(jobs(&mut conn, CUT_MS, 500).await.unwrap(), 0, "their tasks are still there");
+            assert_eq!(tasks(&mut conn, (bucket + 1) % 64, CUT_MS, 500).await.unwrap(), 0);
+            assert_eq!(tasks(&mut conn, bucket, CUT_MS, 1).await.unwrap(), 1, "no more than it was told");
+            assert_eq!(tasks(&mut conn, bucket, CUT_MS, 500).await.unwrap(), 1);
+            assert_eq!(jobs(&mut conn, CUT_MS, 500).await.unwrap(), 1, "the other one has an open task");
+            let tallies: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tally").fetch_one(conn.raw()).await.unwrap();
+            assert_eq!(tallies, 1);
+            assert_eq!(contacts(&mut conn, bucket, OLD_MS, 500).await.unwrap(), 0);
+            assert_eq!(contacts(&mut conn, bucket, CUT_MS, 500).await.unwrap(), 4);
+            for expected in [1, 0] {
+                let forgotten = [
+                    sessions(&mut conn, CUT_MS, 500).await.unwrap(),
+                    sign_in_links(&mut conn, CUT_MS, 500).await.unwrap(),
+                    idempotency(&mut conn, CUT_MS, 500).await.unwrap(),
+                    funnel(&mut conn, CUT_MS, 500).await.unwrap(),
+                ];
+                let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM session").fetch_one(conn.raw()).await.unwrap();
+                assert_eq!((forgotten, left), ([expected; 4], 1));
+            }
+            conn.commit().await.unwrap();
+        })
+        .await;
+    }
+}
