@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::error::{Result, Trouble};
+use crate::intake::Intake;
 use crate::push::Sender;
+use crate::seal::Seal;
 use crate::store::{Class, Conn, Db};
 
 /// How often a transaction that lost a deadlock or a serialization race is tried again.
@@ -30,6 +32,10 @@ pub struct Shared {
     pub db: Db,
     pub clock: Clock,
     pub bells: Bells,
+    /// The master key.
+    pub seal: Seal,
+    /// The way into the intake.
+    pub intake: Intake,
     /// The push credentials in use.
     pub senders: Vec<Arc<Sender>>,
     /// Names this process among those that share the database, for leases.
@@ -75,7 +81,9 @@ impl App {
     pub fn for_tests(db: &Db, clock: &Clock) -> App {
         let process = clock.moment().id().to_string();
         let (config, bells, senders, feed_tail) = <(Config, Bells, Vec<Arc<Sender>>, Tail)>::default();
-        App::new(Shared { config, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
+        let (intake, _) = crate::intake::new();
+        let seal = Seal::new(&[7; 32]);
+        App::new(Shared { config, seal, intake, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
     }
 
     /// Begins a transaction; [`change!`] is the way to use it.

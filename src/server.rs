@@ -9,11 +9,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Bells, Shared};
+use crate::app::{App, Bells, Shared, Tail};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::serve::{self, Bound};
 use crate::http::tls::Certificate;
+use crate::ops::settle;
 use crate::push::{Sender, fcm};
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
@@ -42,6 +43,7 @@ pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Resu
     anyhow::ensure!(db.schema_is_current().await.unwrap_or(false), "the database has another version's schema; run `muster migrate`");
     let mut conn = db.begin(Class::Operators).await?;
     let known = meta::put_if_absent(&mut conn, FINGERPRINT, seal.fingerprint()).await?;
+    meta::put(&mut conn, settle::ADDRESS, &config.public_url).await?;
     conn.commit().await?;
     anyhow::ensure!(
         known == seal.fingerprint(),
@@ -66,7 +68,8 @@ impl Server {
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();
         let listening = config.listening();
-        let app = App::new(Shared { config, db, clock, seal, bells: Bells::default(), senders, intake, process, ..Shared::rest() });
+        let feed_tail = Tail::default();
+        let app = App::new(Shared { config, db, clock, seal, bells: Bells::default(), senders, intake, process, feed_tail });
         let mut bound = Vec::new();
         for listener in listening {
             let tls = match (&certificate, listener.tls) {

@@ -1,3 +1,100 @@
 //! Contacts and activations, gathered and committed in groups.
+//!
+//! Beyond its backlog the intake sheds: idle contacts first, then results and events, activations last. Nothing is refused because it
+//! is a duplicate.
 
+pub mod activations;
+pub mod contacts;
 pub mod group;
+mod settle;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::activations::{Activations, Admission, Newcomer};
+use self::contacts::{Contact, Contacts, Heard};
+use self::group::{Arrivals, Group, group};
+use crate::app::App;
+use crate::error::Result;
+use crate::model::Id;
+
+/// Contacts waiting above which idle ones are shed.
+const IDLE_BACKLOG_MAX: usize = 4_096;
+/// Contacts waiting above which those with results and events are shed.
+const CARRYING_BACKLOG_MAX: usize = 12_288;
+/// Activations waiting above which further ones are shed.
+const ACTIVATION_BACKLOG_MAX: usize = 16_384;
+/// `Retry-After` of a shed contact is spread over this many seconds by the device's id.
+const RETRY_SPREAD_S: i64 = 60;
+
+/// The way into the intake. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    contacts: Group<Contacts>,
+    activations: Group<Activations>,
+}
+
+/// The other end of an [`Intake`]: run by the server.
+pub struct Committers {
+    contacts: Arrivals<Contacts>,
+    activations: Arrivals<Activations>,
+}
+
+/// An intake and its committers.
+pub fn new() -> (Intake, Committers) {
+    let (contacts, contact_arrivals) = group();
+    let (activations, activation_arrivals) = group();
+    (Intake { contacts, activations }, Committers { contacts: contact_arrivals, activations: activation_arrivals })
+}
+
+impl Intake {
+    /// Hands in a contact; answered after its commit.
+    pub async fn contact(&self, contact: Contact) -> Result<Heard> {
+        let (class, most) = if contact.is_idle() { ("idle", IDLE_BACKLOG_MAX) } else { ("carrying", CARRYING_BACKLOG_MAX) };
+        let retry_after_s = spread_s(contact.device_id);
+        let heard = self.contacts.submit(contact, most, retry_after_s).await;
+        shed(class, &heard);
+        heard
+    }
+
+    /// Hands in an activation; answered after its commit.
+    pub async fn activate(&self, newcomer: Newcomer) -> Result<Admission> {
+        let admission = self.activations.submit(newcomer, ACTIVATION_BACKLOG_MAX, RETRY_SPREAD_S).await;
+        shed("activation", &admission);
+        admission
+    }
+
+    /// Contacts that wait for a commit.
+    pub fn backlog(&self) -> usize {
+        self.contacts.backlog() + self.activations.backlog()
+    }
+}
+
+fn shed<T>(class: &'static str, outcome: &Result<T>) {
+    if matches!(outcome, Err(crate::error::Error::Busy { .. })) {
+        metrics::counter!("muster_contacts_shed_total", "class" => class).increment(1);
+    }
+}
+
+/// Phones that were sent away together do not come back together.
+fn spread_s(device: Id) -> i64 {
+    5 + i64::from(device.as_bytes()[14]) * RETRY_SPREAD_S / 256
+}
+
+impl Committers {
+    /// Runs the committers until `drained`; what was taken before is committed first.
+    pub fn start(self, app: &App, drained: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
+        let Committers { contacts, activations } = self;
+        workers.spawn(until(drained.clone(), contacts.run(Contacts { app: app.clone() })));
+        workers.spawn(until(drained.clone(), activations.run(Activations { app: app.clone() })));
+    }
+}
+
+/// Requests hold the other end while they wait, and `drained` comes after the last request: nothing is cut off here.
+async fn until(drained: CancellationToken, committer: impl Future<Output = ()>) -> Result<()> {
+    tokio::select! {
+        () = committer => {}
+        () = drained.cancelled() => {}
+    }
+    Ok(())
+}

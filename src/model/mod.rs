@@ -3,8 +3,10 @@
 mod actor;
 mod fault;
 mod id;
+pub mod kind;
 mod lane;
 pub mod schedule;
+pub mod text;
 pub mod token;
 
 pub use actor::{Actor, Role};

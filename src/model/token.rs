@@ -14,6 +14,11 @@ use super::Id;
 pub struct Secret(String);
 
 impl Secret {
+    /// A secret that came from outside.
+    pub fn given(value: &str) -> Secret {
+        Secret(value.to_owned())
+    }
+
     /// An enrollment token, `mdt_...`: 256 random bits.
     pub fn enrollment_token(random: &[u8; 32]) -> Secret {
         Secret(format!("mdt_{}", URL_SAFE_NO_PAD.encode(random)))

@@ -1,5 +1,15 @@
-//! One function for each thing that can happen: it takes a transaction, the moment and its input. No HTTP, no push.
+//! What can happen, one function each: it takes a transaction, the moment and its input. Knows neither HTTP nor push.
 
+pub mod activate;
 pub mod alarms;
+pub mod devices;
 pub mod events;
 pub mod findings;
+pub mod jobs;
+pub mod labels;
+pub mod operators;
+pub mod policies;
+pub mod settle;
+pub mod tasks;
+pub mod tokens;
+pub mod users;

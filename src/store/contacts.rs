@@ -48,6 +48,7 @@ pub struct Standing {
     pub gap_ms: i64,
     pub phase_s: i64,
     pub lazy: i64,
+    pub skew_ms: i64,
 }
 
 #[derive(Serialize)]
@@ -65,7 +66,7 @@ const OPEN: Sql = rows_sql!(
     "SELECT c.id, c.device_id, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
        c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
-       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy \
+       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms \
      FROM ",
     rows(bucket: bigint, device_id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.device_id AND c.kind = 'agent' AND c.subject = '' \

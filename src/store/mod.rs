@@ -7,16 +7,26 @@ mod migrate;
 mod turns;
 
 pub mod alarms;
+pub mod channels;
 pub mod contacts;
+pub mod devices;
 pub mod events;
 pub mod feed;
 pub mod findings;
+pub mod jobs;
+pub mod labels;
 pub mod liveness;
 pub mod meta;
 pub mod operators;
+pub mod policies;
 pub mod retention;
+pub mod stacks;
+pub mod tallies;
+pub mod tasks;
 #[cfg(test)]
 pub mod testing;
+pub mod tokens;
+pub mod users;
 pub mod wakes;
 
 pub use batch::Sql;

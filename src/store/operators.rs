@@ -2,7 +2,7 @@
 
 use super::Conn;
 use crate::error::Result;
-use crate::model::Role;
+use crate::model::{Id, Role};
 
 /// A session that stands, with its operator.
 #[derive(Clone, Debug)]
@@ -33,4 +33,150 @@ pub async fn api_key(conn: &mut Conn, hash: &str) -> Result<Option<(String, Role
         .fetch_optional(conn.raw())
         .await?;
     Ok(row.and_then(|(name, role)| Some((name, role.parse().ok()?))))
+}
+
+/// An operator as stored.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct OperatorRow {
+    pub id: Id,
+    pub name: String,
+    pub role: String,
+    pub password_hash: Option<String>,
+    pub created_at_ms: i64,
+    pub disabled_at_ms: Option<i64>,
+}
+
+/// Adds an operator unless one has the name; answers the id of whoever has it. A disabled operator is enabled again.
+pub async fn ensure(conn: &mut Conn, id: Id, name: &str, role: Role, now_ms: i64) -> Result<Id> {
+    sqlx::query(
+        "INSERT INTO operator (id, name, role, created_at_ms) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (name) DO UPDATE SET disabled_at_ms = NULL",
+    )
+    .bind(id)
+    .bind(name)
+    .bind(role.name())
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(sqlx::query_scalar("SELECT id FROM operator WHERE name = $1").bind(name).fetch_one(conn.raw()).await?)
+}
+
+pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<OperatorRow>> {
+    Ok(sqlx::query_as("SELECT * FROM operator WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
+}
+
+pub async fn by_name(conn: &mut Conn, name: &str) -> Result<Option<OperatorRow>> {
+    Ok(sqlx::query_as("SELECT * FROM operator WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?)
+}
+
+/// All operators; there are few.
+pub async fn list(conn: &mut Conn) -> Result<Vec<OperatorRow>> {
+    Ok(sqlx::query_as("SELECT * FROM operator ORDER BY name LIMIT 1000").fetch_all(conn.raw()).await?)
+}
+
+pub async fn disable(conn: &mut Conn, id: Id, now_ms: i64) -> Result<()> {
+    sqlx::query("UPDATE operator SET disabled_at_ms = $2 WHERE id = $1").bind(id).bind(now_ms).execute(conn.raw()).await?;
+    Ok(())
+}
+
+pub async fn set_password(conn: &mut Conn, id: Id, password_hash: &str) -> Result<()> {
+    sqlx::query("UPDATE operator SET password_hash = $2 WHERE id = $1").bind(id).bind(password_hash).execute(conn.raw()).await?;
+    Ok(())
+}
+
+pub async fn insert_link(conn: &mut Conn, hash: &str, operator_id: Id, now_ms: i64, expires_at_ms: i64) -> Result<()> {
+    sqlx::query("INSERT INTO sign_in_link (hash, operator_id, created_at_ms, expires_at_ms) VALUES ($1, $2, $3, $4)")
+        .bind(hash)
+        .bind(operator_id)
+        .bind(now_ms)
+        .bind(expires_at_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+/// Uses a link up; the operator it was for, once.
+pub async fn use_link(conn: &mut Conn, hash: &str, now_ms: i64) -> Result<Option<Id>> {
+    Ok(sqlx::query_scalar(
+        "UPDATE sign_in_link SET used_at_ms = $2 WHERE hash = $1 AND used_at_ms IS NULL AND expires_at_ms > $2 RETURNING operator_id",
+    )
+    .bind(hash)
+    .bind(now_ms)
+    .fetch_optional(conn.raw())
+    .await?)
+}
+
+pub async fn insert_session(conn: &mut Conn, hash: &str, operator_id: Id, csrf: &str, now_ms: i64, expires_at_ms: i64) -> Result<()> {
+    sqlx::query("INSERT INTO session (hash, operator_id, csrf, created_at_ms, expires_at_ms) VALUES ($1, $2, $3, $4, $5)")
+        .bind(hash)
+        .bind(operator_id)
+        .bind(csrf)
+        .bind(now_ms)
+        .bind(expires_at_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+pub async fn delete_session(conn: &mut Conn, hash: &str) -> Result<()> {
+    sqlx::query("DELETE FROM session WHERE hash = $1").bind(hash).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// Ends all sessions of an operator but the one whose secret hashes to `keep`.
+pub async fn delete_sessions(conn: &mut Conn, operator_id: Id, keep: &str) -> Result<()> {
+    sqlx::query("DELETE FROM session WHERE operator_id = $1 AND hash <> $2").bind(operator_id).bind(keep).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// A key to be stored.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    pub id: Id,
+    pub name: String,
+    pub role: Role,
+    pub hash: String,
+    pub created_by: String,
+    pub created_at_ms: i64,
+}
+
+pub async fn insert_key(conn: &mut Conn, key: &NewKey) -> Result<()> {
+    sqlx::query("INSERT INTO api_key (id, name, role, hash, created_by, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(key.id)
+        .bind(&key.name)
+        .bind(key.role.name())
+        .bind(&key.hash)
+        .bind(&key.created_by)
+        .bind(key.created_at_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+/// A key as it is shown.
+#[derive(Clone, Debug, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+pub struct KeyRow {
+    pub id: Id,
+    pub name: String,
+    pub role: String,
+    pub created_by: String,
+    pub created_at_ms: i64,
+    pub revoked_at_ms: Option<i64>,
+}
+
+pub async fn keys(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<KeyRow>> {
+    Ok(sqlx::query_as("SELECT id, name, role, created_by, created_at_ms, revoked_at_ms FROM api_key WHERE id > $1 ORDER BY id LIMIT $2")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn.raw())
+        .await?)
+}
+
+pub async fn revoke_key(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query("UPDATE api_key SET revoked_at_ms = $2 WHERE id = $1 AND revoked_at_ms IS NULL")
+        .bind(id)
+        .bind(now_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected() == 1)
 }

@@ -1,0 +1,22 @@
+//! `POST /agent/v1/events`.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use super::{contact, parse_problem, read};
+use crate::app::App;
+use crate::http::error::Answer;
+use crate::intake::contacts::Said;
+use crate::protocol::agent::parse_events;
+
+/// Events alone, at any time, retried every minute by the device until they are heard.
+#[utoipa::path(post, path = "/agent/v1/events", tag = "agent", responses(
+    (status = 200, description = "what became of each", body = crate::protocol::agent::EventsAnswer),
+    (status = 401, description = "device_unknown, token_replaced"),
+    (status = 503, description = "busy; Retry-After says when to come back"),
+))]
+pub async fn events(State(app): State<App>, request: Request) -> Answer<Response> {
+    let (device_id, token_hash, bytes) = read(request).await?;
+    let events = parse_events(&bytes).map_err(parse_problem)?;
+    contact(&app, device_id, token_hash, Said::Events(events)).await
+}

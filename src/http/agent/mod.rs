@@ -1,0 +1,74 @@
+//! The agent protocol, `/agent/v1`: bytes to contacts and back.
+
+mod activate;
+mod events;
+mod sync;
+
+pub use activate::activate;
+pub use events::events;
+pub use sync::sync;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use super::auth::bearer;
+use super::error::{Answer, Problem};
+use super::extract;
+use crate::app::App;
+use crate::error::Error;
+use crate::intake::contacts::{Contact, Heard, Said};
+use crate::model::Id;
+use crate::model::token::parse_device_token;
+use crate::protocol::agent::{BODY_BYTES_MAX, ParseError};
+
+/// Reads the body and the device token of a contact.
+async fn read(request: Request) -> Answer<(Id, String, Bytes)> {
+    let (device_id, token_hash) = device_token(request.headers())?;
+    let bytes = extract::body(request, BODY_BYTES_MAX).await?;
+    Ok((device_id, token_hash, bytes))
+}
+
+fn device_token(headers: &HeaderMap) -> Answer<(Id, String)> {
+    let found = bearer(headers).and_then(parse_device_token);
+    found.ok_or_else(|| Error::refused("device_unknown", "send Authorization: Bearer dvt_... as activation gave it").into())
+}
+
+fn parse_problem(error: ParseError) -> Problem {
+    match error {
+        ParseError::Malformed(detail) => Problem::new(StatusCode::BAD_REQUEST, "json_malformed", format!("the body is no JSON: {detail}")),
+        ParseError::Invalid(faults) => Problem::invalid(faults),
+    }
+}
+
+/// Commits a contact with its group and turns what came of it into the answer.
+async fn contact(app: &App, device_id: Id, token_hash: String, said: Said) -> Answer<Response> {
+    let heard = app.intake.contact(Contact { device_id, token_hash, said }).await?;
+    Ok(match heard {
+        Heard::Sync(answer) => axum::Json(answer).into_response(),
+        Heard::Events(answer) => axum::Json(answer).into_response(),
+        Heard::Denied(members) => denied(&members),
+        Heard::DeviceUnknown => {
+            Problem::from(Error::refused("device_unknown", "there is no such device; activate again if you hold an enrollment token"))
+                .into_response()
+        }
+        Heard::TokenReplaced => Problem::from(Error::refused(
+            "token_replaced",
+            "a later activation replaced this token; activate again if you hold an enrollment token",
+        ))
+        .into_response(),
+    })
+}
+
+fn denied(members: &crate::protocol::agent::DeniedMembers) -> Response {
+    let mut problem = Problem::new(
+        StatusCode::FORBIDDEN,
+        "unauthorized",
+        "this device may not go on; do what `action` says and confirm with action_done",
+    );
+    if let Ok(serde_json::Value::Object(map)) = serde_json::to_value(members) {
+        problem.members = map;
+    }
+    problem.into_response()
+}

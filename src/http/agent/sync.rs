@@ -1,0 +1,23 @@
+//! `POST /agent/v1/sync`.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use super::{contact, parse_problem, read};
+use crate::app::App;
+use crate::http::error::Answer;
+use crate::intake::contacts::Said;
+use crate::protocol::agent::parse_sync;
+
+/// The agent's visit: results, reports and events in; tasks and the document out. Answered after its commit.
+#[utoipa::path(post, path = "/agent/v1/sync", tag = "agent", responses(
+    (status = 200, description = "what to do now", body = crate::protocol::agent::SyncAnswer),
+    (status = 401, description = "device_unknown, token_replaced"),
+    (status = 403, description = "unauthorized: sign out or delete the app's data"),
+    (status = 503, description = "busy; Retry-After says when to come back"),
+))]
+pub async fn sync(State(app): State<App>, request: Request) -> Answer<Response> {
+    let (device_id, token_hash, bytes) = read(request).await?;
+    let request = parse_sync(&bytes).map_err(parse_problem)?;
+    contact(&app, device_id, token_hash, Said::Sync(Box::new(request))).await
+}

@@ -1,0 +1,55 @@
+//! Activations, committed in groups: one after the other inside one transaction.
+
+use super::group::Kind;
+use crate::app::App;
+use crate::config::Reactivation;
+use crate::error::Result;
+use crate::ops::activate::{self, Activation, Rules};
+use crate::store::Class;
+
+pub use crate::ops::activate::{Activation as Admission, Newcomer};
+
+/// The activations' way of committing.
+pub struct Activations {
+    pub app: App,
+}
+
+impl Kind for Activations {
+    type Item = Newcomer;
+    type Outcome = Activation;
+
+    fn key(item: &Newcomer) -> String {
+        format!("{}/{}", item.request.device.app, item.request.device.hardware_id)
+    }
+
+    async fn commit(&self, items: &[Newcomer]) -> Result<Vec<Activation>> {
+        let rules = Rules {
+            devices_per_user: self.app.config.limits.devices_per_user,
+            approve_reactivation: self.app.config.agent.reactivation == Reactivation::Approve,
+        };
+        // In one order of their users and tokens everywhere, so that two processes cannot wait for each other in a circle.
+        let mut order: Vec<usize> = (0..items.len()).collect();
+        order.sort_by_key(|at| (&items[*at].request.email, &items[*at].request.token));
+        let mut moment = self.app.clock.moment();
+        let mut conn = self.app.db.begin(Class::Results).await?;
+        let mut outcomes: Vec<Option<Activation>> = items.iter().map(|_| None).collect();
+        for at in order {
+            outcomes[at] = Some(activate::activate(&mut conn, &mut moment, &items[at], rules).await?);
+        }
+        conn.commit().await?;
+        self.app.bells.ring();
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    fn split(_item: &Newcomer) -> Option<(Newcomer, Newcomer)> {
+        None
+    }
+
+    fn join(_first: Activation, second: Activation) -> Activation {
+        second
+    }
+
+    fn without_poison(_item: &Newcomer) -> Option<Newcomer> {
+        None
+    }
+}

@@ -1,0 +1,241 @@
+//! Agents' contacts: results, reports and events in, tasks and documents out, in a handful of statements for the whole group.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::group::Kind;
+use super::settle;
+use crate::app::App;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::Id;
+use crate::protocol::agent::{DeniedMembers, Event, EventOutcome, EventsAnswer, Item, ResultOutcome, SyncAnswer, SyncRequest, TaskResult};
+use crate::store::contacts::{self, Standing, Touch};
+use crate::store::{Class, Conn};
+
+/// One contact of an agent.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    pub device_id: Id,
+    /// Hash of the device token that came with it.
+    pub token_hash: String,
+    pub said: Said,
+}
+
+/// What the agent said.
+#[derive(Clone, Debug)]
+pub enum Said {
+    Sync(Box<SyncRequest>),
+    /// Events alone: recorded, but no visit: tasks and documents wait for a sync.
+    Events(Vec<Item<Event>>),
+}
+
+/// What it is answered.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    Sync(Box<SyncAnswer>),
+    Events(EventsAnswer),
+    /// 403, with what to do about it.
+    Denied(Box<DeniedMembers>),
+    /// 401: no such device.
+    DeviceUnknown,
+    /// 401: the token was replaced.
+    TokenReplaced,
+}
+
+impl Contact {
+    /// True where the contact carries nothing that must not be lost: shed first.
+    pub fn is_idle(&self) -> bool {
+        match &self.said {
+            Said::Sync(sync) => sync.results.is_empty() && sync.events.is_empty(),
+            Said::Events(events) => events.is_empty(),
+        }
+    }
+
+    pub(super) fn results_said(&self) -> &[Item<TaskResult>] {
+        match &self.said {
+            Said::Sync(sync) => &sync.results,
+            Said::Events(_) => &[],
+        }
+    }
+
+    pub(super) fn events(&self) -> &[Item<Event>] {
+        match &self.said {
+            Said::Sync(sync) => &sync.events,
+            Said::Events(events) => events,
+        }
+    }
+}
+
+/// The contacts' way of committing.
+pub struct Contacts {
+    pub app: App,
+}
+
+impl Kind for Contacts {
+    type Item = Contact;
+    type Outcome = Heard;
+
+    fn key(item: &Contact) -> String {
+        item.device_id.to_string()
+    }
+
+    async fn commit(&self, items: &[Contact]) -> Result<Vec<Heard>> {
+        let class = if items.iter().all(Contact::is_idle) { Class::Contacts } else { Class::Results };
+        let mut moment = self.app.clock.moment();
+        let mut conn = self.app.db.begin(class).await?;
+        let outcome = apply(&self.app, &mut conn, &mut moment, items).await;
+        match outcome {
+            Ok((heard, more_work)) => {
+                conn.commit().await?;
+                if more_work {
+                    self.app.bells.ring();
+                }
+                Ok(heard)
+            }
+            Err(error) => {
+                // The error at hand says more than a failure to undo.
+                conn.rollback().await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    fn split(item: &Contact) -> Option<(Contact, Contact)> {
+        let with = |results: Vec<_>, events: Vec<_>| match &item.said {
+            Said::Sync(sync) => Contact { said: Said::Sync(Box::new(SyncRequest { results, events, ..(**sync).clone() })), ..item.clone() },
+            Said::Events(_) => Contact { said: Said::Events(events), ..item.clone() },
+        };
+        let (results, events) = match &item.said {
+            Said::Sync(sync) => (sync.results.clone(), sync.events.clone()),
+            Said::Events(events) => (Vec::new(), events.clone()),
+        };
+        if results.len() + events.len() < 2 {
+            return None;
+        }
+        let (mut first_results, mut first_events) = (results, events);
+        let later_results = first_results.split_off(first_results.len() / 2);
+        // With a single result left in the later half, all events stay in the first, so that both halves are smaller than the whole.
+        let middle = if first_results.is_empty() && !later_results.is_empty() { first_events.len() } else { first_events.len() / 2 };
+        let later_events = first_events.split_off(middle);
+        Some((with(first_results, first_events), with(later_results, later_events)))
+    }
+
+    fn join(first: Heard, second: Heard) -> Heard {
+        match (first, second) {
+            (Heard::Sync(first), Heard::Sync(mut second)) => {
+                second.results.splice(0..0, first.results);
+                second.events.splice(0..0, first.events);
+                Heard::Sync(second)
+            }
+            (Heard::Events(mut first), Heard::Events(second)) => {
+                first.events.extend(second.events);
+                Heard::Events(first)
+            }
+            (_, second) => second,
+        }
+    }
+
+    fn without_poison(item: &Contact) -> Option<Contact> {
+        let reject_event = |event: &Item<Event>| match event {
+            Item::Ok(event) => Item::rejected(Some(event.event_id.to_string()), "data_invalid", "the database refuses its values"),
+            rejected => rejected.clone(),
+        };
+        let said = match &item.said {
+            Said::Sync(sync) if sync.results.is_empty() && sync.events.is_empty() => {
+                // Nothing but facts and reports is left: without the facts, of which something cannot be stored.
+                if sync.facts.is_empty() {
+                    return None;
+                }
+                Said::Sync(Box::new(SyncRequest { facts: BTreeMap::new(), ..(**sync).clone() }))
+            }
+            Said::Sync(sync) => Said::Sync(Box::new(SyncRequest {
+                results: sync
+                    .results
+                    .iter()
+                    .map(|result| match result {
+                        Item::Ok(result) => {
+                            Item::rejected(Some(result.task_id.to_string()), "data_invalid", "the database refuses its values")
+                        }
+                        rejected => rejected.clone(),
+                    })
+                    .collect(),
+                events: sync.events.iter().map(reject_event).collect(),
+                ..(**sync).clone()
+            })),
+            Said::Events(events) if events.iter().all(|event| matches!(event, Item::Rejected { .. })) => return None,
+            Said::Events(events) => Said::Events(events.iter().map(reject_event).collect()),
+        };
+        Some(Contact { said, ..item.clone() })
+    }
+}
+
+/// One admitted contact while its group is applied.
+pub(super) struct Visit<'a> {
+    /// Where its answer belongs in the group.
+    pub at: usize,
+    pub contact: &'a Contact,
+    pub standing: Standing,
+    pub results: Vec<ResultOutcome>,
+    pub events: Vec<EventOutcome>,
+    /// True where the contact changed something: results, a report, facts, an address.
+    pub fruitful: bool,
+}
+
+impl Visit<'_> {
+    /// The sync, where it is one.
+    pub fn sync(&self) -> Option<&SyncRequest> {
+        match &self.contact.said {
+            Said::Sync(sync) => Some(sync),
+            Said::Events(_) => None,
+        }
+    }
+}
+
+/// Applies a group in the caller's transaction: one answer for each contact, and whether wakes or background work came of it.
+async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact]) -> Result<(Vec<Heard>, bool)> {
+    let devices: Vec<Id> = items.iter().map(|item| item.device_id).collect();
+    let mut standings: HashMap<Id, Standing> =
+        contacts::open(conn, &devices).await?.into_iter().map(|standing| (standing.device_id, standing)).collect();
+    let mut heard: Vec<Option<Heard>> = items.iter().map(|_| None).collect();
+    let mut visits = Vec::with_capacity(items.len());
+    for (at, contact) in items.iter().enumerate() {
+        match standings.remove(&contact.device_id) {
+            None => heard[at] = Some(Heard::DeviceUnknown),
+            Some(standing) if !admits(&standing, &contact.token_hash) => heard[at] = Some(Heard::TokenReplaced),
+            Some(standing) => {
+                visits.push(Visit { at, contact, standing, results: Vec::new(), events: Vec::new(), fruitful: false });
+            }
+        }
+    }
+    let mut work = false;
+    if !visits.is_empty() {
+        settle::take_in(conn, moment, &mut visits).await?;
+        for (at, answer) in settle::give_out(app, conn, moment, &mut visits).await? {
+            heard[at] = Some(answer);
+        }
+        let touches: Vec<Touch> = visits
+            .iter()
+            .map(|visit| Touch {
+                bucket: visit.standing.id.bucket(),
+                id: visit.standing.id,
+                cause: visit.sync().map_or("event", |sync| sync.cause).to_owned(),
+                serving: i64::from(visit.sync().is_some()),
+            })
+            .collect();
+        contacts::touch(conn, &touches, moment.now_ms).await?;
+        for visit in &visits {
+            let cause = visit.sync().map_or("event", |sync| sync.cause);
+            metrics::counter!("muster_contacts_total", "channel" => "agent", "cause" => cause).increment(1);
+            work |= !visit.contact.results_said().is_empty() || !visit.contact.events().is_empty();
+        }
+    }
+    // Every contact was given an answer above; a gap would be a fault of this function.
+    let heard = heard.into_iter().map(|answer| answer.ok_or(Error::NotFound("answer"))).collect::<Result<Vec<_>>>()?;
+    Ok((heard, work))
+}
+
+/// True where the token is the channel's present one, or the fresh one that takes its place by being used.
+fn admits(standing: &Standing, token_hash: &str) -> bool {
+    let is = |known: &Option<String>| known.as_deref().is_some_and(|known| crate::model::token::same(known, token_hash));
+    is(&standing.token_hash) || is(&standing.fresh_token_hash)
+}

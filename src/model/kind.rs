@@ -1,0 +1,196 @@
+//! The kinds of tasks: who can do them, how urgently, with which parameters.
+
+use serde_json::{Map, Value};
+
+use super::{Fault, Lane};
+
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 86_400_000;
+
+/// What a parameter must be.
+#[derive(Clone, Copy, Debug)]
+enum Param {
+    /// A text of at most so many characters.
+    Text(usize),
+    Bool,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    Object,
+}
+
+/// A kind of task.
+#[derive(Debug)]
+pub struct Kind {
+    pub name: &'static str,
+    pub lane: Lane,
+    /// Platforms whose agent can do it; empty where only Apple's own MDM channel can.
+    pub agents: &'static [&'static str],
+    /// Waits for a second operator above the budget.
+    pub destructive: bool,
+    /// True where a device that is denied still gets it.
+    pub for_denied: bool,
+    patience_min: i64,
+    params: &'static [(&'static str, bool, Param)],
+}
+
+const BOTH: &[&str] = &["android", "ios"];
+const ANDROID: &[&str] = &["android"];
+
+const fn kind(
+    name: &'static str,
+    lane: Lane,
+    agents: &'static [&'static str],
+    patience_min: i64,
+    params: &'static [(&'static str, bool, Param)],
+) -> Kind {
+    Kind { name, lane, agents, destructive: false, for_denied: false, patience_min, params }
+}
+
+const APP: &[(&str, bool, Param)] = &[
+    ("app", true, Param::Text(256)),
+    ("url", false, Param::Text(2048)),
+    ("store_id", false, Param::Text(256)),
+    ("version", false, Param::Text(64)),
+    ("sha256", false, Param::Text(64)),
+];
+
+/// Every kind. An iOS app enforces nothing: what it cannot do is left to the MDM channel.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        for_denied: true,
+        ..kind(
+            "lock",
+            Lane::Urgent,
+            ANDROID,
+            5,
+            &[("message", false, Param::Text(1000)), ("phone", false, Param::Text(64)), ("pin", false, Param::Text(16))],
+        )
+    },
+    kind("unlock", Lane::Urgent, ANDROID, 5, &[]),
+    kind("clear_passcode", Lane::Urgent, &[], 5, &[]),
+    kind("reset_password", Lane::Urgent, ANDROID, 5, &[("password", true, Param::Text(256))]),
+    kind("restart", Lane::Urgent, ANDROID, 5, &[]),
+    Kind {
+        destructive: true,
+        for_denied: true,
+        ..kind(
+            "wipe",
+            Lane::Urgent,
+            ANDROID,
+            5,
+            &[
+                ("reason", false, Param::Text(1000)),
+                ("keep_reset_protection", false, Param::Bool),
+                ("external_storage", false, Param::Bool),
+                ("pin", false, Param::Text(16)),
+            ],
+        )
+    },
+    Kind { destructive: true, for_denied: true, ..kind("retire", Lane::Urgent, BOTH, 5, &[]) },
+    Kind { for_denied: true, ..kind("locate", Lane::Urgent, BOTH, 5, &[]) },
+    kind("scan", Lane::Change, ANDROID, 60, &[("scope", false, Param::Text(256))]),
+    kind("message", Lane::Change, BOTH, 10, &[("text", true, Param::Text(4096)), ("title", false, Param::Text(256))]),
+    kind("install_app", Lane::Change, ANDROID, 60, APP),
+    Kind { for_denied: true, ..kind("remove_app", Lane::Change, ANDROID, 10, APP) },
+    kind("refresh", Lane::Change, BOTH, 10, &[("what", false, Param::Word(&["facts", "apps", "profiles", "security", "certificates"]))]),
+    kind(
+        "apple_command",
+        Lane::Change,
+        &[],
+        10,
+        &[("command", false, Param::Object), ("plist", false, Param::Text(1_000_000)), ("command_uuid", false, Param::Text(128))],
+    ),
+];
+
+/// Parameters whose values nobody is shown.
+const SECRET: &[(&str, &str)] = &[("reset_password", "password"), ("lock", "pin"), ("wipe", "pin")];
+
+impl Kind {
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<&'static Kind> {
+        KINDS.iter().find(|kind| kind.name == name)
+    }
+
+    /// How long to wait for the next sign of a delivered task.
+    pub fn patience_ms(&self) -> i64 {
+        self.patience_min * MINUTE_MS
+    }
+
+    /// How long a task may wait unless its job says otherwise: an urgent order that comes a week late does harm, a change does not.
+    pub fn expires_in_ms(&self) -> i64 {
+        match (self.lane, self.destructive) {
+            // A stolen phone may be switched off for weeks.
+            (_, true) => 90 * DAY_MS,
+            (Lane::Urgent, _) => 7 * DAY_MS,
+            _ => 30 * DAY_MS,
+        }
+    }
+
+    /// True where the agent of this platform can do it.
+    pub fn fits(&self, platform: &str) -> bool {
+        self.agents.contains(&platform)
+    }
+
+    /// Everything that is wrong with parameters.
+    pub fn check(&self, params: &Map<String, Value>) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |name: &str, detail: String| faults.push(Fault { pointer: format!("/params/{name}"), detail });
+        for (name, value) in params {
+            match self.params.iter().find(|(known, _, _)| known == name) {
+                None => {
+                    let known = self.params.iter().map(|(known, _, _)| *known).collect::<Vec<_>>().join(", ");
+                    fault(
+                        name,
+                        format!("{} takes no {name:?}; it takes: {}", self.name, if known.is_empty() { "nothing" } else { &known }),
+                    );
+                }
+                Some((_, _, shape)) => {
+                    if let Err(detail) = shape.check(value) {
+                        fault(name, detail);
+                    }
+                }
+            }
+        }
+        for (name, _, _) in self.params.iter().filter(|(name, required, _)| *required && !params.contains_key(*name)) {
+            fault(name, "is needed".into());
+        }
+        faults
+    }
+}
+
+impl Param {
+    fn check(self, value: &Value) -> Result<(), String> {
+        match self {
+            Param::Text(most) => match value.as_str() {
+                Some(text) if text.contains('\0') => Err("U+0000 is not allowed".into()),
+                Some(text) if text.chars().nth(most).is_none() => Ok(()),
+                Some(_) => Err(format!("at most {most} characters")),
+                None => Err("must be a text".into()),
+            },
+            Param::Bool if value.is_boolean() => Ok(()),
+            Param::Bool => Err("must be true or false".into()),
+            Param::Word(words) if value.as_str().is_some_and(|word| words.contains(&word)) => Ok(()),
+            Param::Word(words) => Err(format!("must be one of {}", words.join(", "))),
+            Param::Object if value.is_object() => Ok(()),
+            Param::Object => Err("must be an object".into()),
+        }
+    }
+}
+
+/// Parameters as people may see them.
+pub fn masked(kind: &str, mut params: Value) -> Value {
+    for name in secrets(kind) {
+        if let Some(value) = params.get_mut(name) {
+            *value = Value::String("***".into());
+        }
+    }
+    params
+}
+
+/// The parameters of a kind that are sealed at rest.
+pub fn secrets(kind: &str) -> impl Iterator<Item = &'static str> + use<'_> {
+    SECRET.iter().filter(move |(secret_kind, _)| *secret_kind == kind).map(|(_, name)| *name)
+}
+
+/// States in which a task can still change.
+pub const OPEN_STATES: &[&str] = &["queued", "delivered", "not_now", "received", "running", "awaiting_approval"];

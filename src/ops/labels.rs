@@ -1,0 +1,139 @@
+//! Labels by hand: made, given, taken, deleted.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::{Actor, BULK_ABOVE, Id, Lane, Role, text};
+use crate::ops::settle;
+use crate::store::feed::{self, Entry};
+use crate::store::{Conn, devices, labels, policies};
+
+const NAME_CHARS_MAX: usize = 64;
+/// Devices that one call may name.
+const DEVICES_MAX: usize = 10_000;
+/// The name that stands for every device in assignments.
+pub const ALL: &str = "all";
+
+/// A label as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Label {
+    pub id: Id,
+    pub name: String,
+    pub description: String,
+    pub devices: i64,
+    pub created_at_ms: i64,
+}
+
+/// What is said of a label.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelInput {
+    pub description: Option<String>,
+    /// Refused for now: labels are given by hand.
+    pub rule: Option<serde_json::Value>,
+}
+
+/// How devices are named in a membership call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    Add,
+    Remove,
+    Replace,
+}
+
+/// Makes or describes a label; true where it is new.
+pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, input: &LabelInput) -> Result<(Label, bool)> {
+    actor.require(Role::Operator)?;
+    let name = text::named("/name", name, NAME_CHARS_MAX)?;
+    if name == ALL {
+        return Err(Error::invalid("/name", "\"all\" stands for every device; take another name"));
+    }
+    if input.rule.is_some() {
+        return Err(Error::invalid("/rule", "rules are not available yet; give the label by hand"));
+    }
+    let description = input.description.as_deref().map(|text| text::checked("/description", text, 1000)).transpose()?;
+    let made = labels::put(conn, moment.id(), &name, description.as_deref(), moment.now_ms).await?;
+    tell(conn, moment, actor, if made { "label.created" } else { "label.changed" }, json!({"name": name})).await?;
+    Ok((get(conn, &name).await?, made))
+}
+
+/// One label with its count.
+pub async fn get(conn: &mut Conn, name: &str) -> Result<Label> {
+    let row = labels::by_name(conn, name).await?.ok_or(Error::NotFound("label"))?;
+    let devices = labels::count(conn, row.id).await?;
+    Ok(Label { id: row.id, name: row.name, description: row.description, devices, created_at_ms: row.created_at_ms })
+}
+
+/// Changes who has a label; answers how many devices it concerned. Unknown names fail the call before anything is changed.
+pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, how: Membership, named: &[String]) -> Result<usize> {
+    actor.require(Role::Operator)?;
+    let label = labels::by_name(conn, name).await?.ok_or(Error::NotFound("label"))?;
+    if named.len() > DEVICES_MAX {
+        return Err(Error::invalid("/devices", format!("at most {DEVICES_MAX} in one call")));
+    }
+    let (found, unknown, ambiguous) = devices::resolve_many(conn, named).await?;
+    if let Some(name) = unknown.first() {
+        let at = named.iter().position(|other| other == name).unwrap_or(0);
+        return Err(Error::invalid(format!("/devices/{at}"), format!("there is no device {name:?}")));
+    }
+    if let Some(name) = ambiguous.first() {
+        let at = named.iter().position(|other| other == name).unwrap_or(0);
+        return Err(Error::invalid(format!("/devices/{at}"), format!("several devices are named {name:?}; use an id")));
+    }
+    let mut concerned = found.clone();
+    match how {
+        Membership::Add => labels::add_members(conn, &[label.id], &found, moment.now_ms).await?,
+        Membership::Remove => labels::remove_members(conn, label.id, &found).await?,
+        Membership::Replace => {
+            let before = labels::devices(conn, label.id, "", i64::MAX).await?;
+            let gone: Vec<Id> = before.into_iter().filter(|id| found.binary_search(id).is_err()).collect();
+            labels::remove_members(conn, label.id, &gone).await?;
+            labels::add_members(conn, &[label.id], &found, moment.now_ms).await?;
+            concerned.extend(gone);
+        }
+    }
+    settle::devices(conn, moment, &concerned, lane(concerned.len())).await?;
+    tell(
+        conn,
+        moment,
+        actor,
+        "label.members_changed",
+        json!({"name": name, "how": format!("{how:?}").to_lowercase(), "devices": concerned.len()}),
+    )
+    .await?;
+    Ok(concerned.len())
+}
+
+/// Deletes a label; what it gave is taken from its devices.
+pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str) -> Result<()> {
+    actor.require(Role::Operator)?;
+    let label = labels::by_name(conn, name).await?.ok_or(Error::NotFound("label"))?;
+    let members = labels::devices(conn, label.id, "", i64::MAX).await?;
+    policies::lock(conn).await?;
+    policies::unassign_label(conn, &label.id.to_string()).await?;
+    labels::delete(conn, label.id).await?;
+    settle::recompute(conn, moment).await?;
+    settle::devices(conn, moment, &members, lane(members.len())).await?;
+    tell(conn, moment, actor, "label.deleted", json!({"name": name, "devices": members.len()})).await
+}
+
+/// The ids of labels by name.
+pub async fn ids(conn: &mut Conn, pointer: &str, names: &[String]) -> Result<Vec<Id>> {
+    let mut ids = Vec::with_capacity(names.len());
+    for (at, name) in names.iter().enumerate() {
+        let label = labels::by_name(conn, name).await?;
+        ids.push(label.ok_or_else(|| Error::invalid(format!("{pointer}/{at}"), format!("there is no label {name:?}")))?.id);
+    }
+    Ok(ids)
+}
+
+fn lane(devices: usize) -> Lane {
+    if devices > BULK_ABOVE { Lane::Bulk } else { Lane::Change }
+}
+
+async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: serde_json::Value) -> Result<()> {
+    feed::append(conn, moment, &[Entry { kind, actor: Some(actor.name.clone()), device_id: None, data }]).await
+}

@@ -1,0 +1,273 @@
+//! Policies: written, published, assigned, deleted; and how far a version has come.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::{Actor, Fault, Id, Role, text};
+use crate::ops::labels::ALL;
+use crate::ops::settle::{self, StackItem};
+use crate::policy;
+use crate::store::feed::{self, Entry};
+use crate::store::policies::{self, Assignment, PolicyRow, VersionRow};
+use crate::store::{Conn, labels, stacks};
+
+const NAME_CHARS_MAX: usize = 64;
+const ASSIGNMENTS_MAX: usize = 500;
+/// Versions that convergence is told of.
+const VERSIONS_SHOWN: i64 = 5;
+
+/// A policy as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Policy {
+    pub id: Id,
+    pub name: String,
+    /// The version in force; null while there are only drafts.
+    pub version: Option<i64>,
+    pub latest_version: i64,
+    /// The document in force, or the latest draft.
+    pub document: Value,
+    pub assignments: Vec<Assignment>,
+    pub updated_at_ms: i64,
+}
+
+/// One version as the API shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Version {
+    pub version: i64,
+    pub document: Value,
+    pub message: String,
+    pub created_by: String,
+    pub created_at_ms: i64,
+    pub published_at_ms: Option<i64>,
+}
+
+/// A document to be stored.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyInput {
+    pub document: Value,
+    #[serde(default)]
+    pub message: String,
+}
+
+/// The assignments of a policy, whole.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Assignments {
+    pub assignments: Vec<Assignment>,
+}
+
+/// What became of a stored document.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Stored {
+    pub version: i64,
+    pub published: bool,
+    /// False where an equal document was there already: nobody is nudged.
+    #[serde(skip)]
+    pub made: bool,
+}
+
+/// Stores a document as a new version and, unless it is a draft, publishes it. An equal document changes nothing.
+pub async fn put(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    actor: &Actor,
+    name: &str,
+    input: &PolicyInput,
+    draft: bool,
+    if_match: Option<i64>,
+) -> Result<Stored> {
+    actor.require(Role::Operator)?;
+    let name = text::named("/name", name, NAME_CHARS_MAX)?;
+    let faults = policy::document::check(&input.document, "/document");
+    if !faults.is_empty() {
+        return Err(Error::Invalid(faults));
+    }
+    let message = text::checked("/message", &input.message, 1000)?;
+    policies::lock(conn).await?;
+    let row = match policies::by_name(conn, &name).await? {
+        Some(row) => row,
+        None => {
+            policies::insert(conn, moment.id(), &name, moment.now_ms).await?;
+            policies::by_name(conn, &name).await?.ok_or(Error::NotFound("policy"))?
+        }
+    };
+    if if_match.is_some_and(|version| Some(version) != row.published) {
+        return Err(Error::refused("precondition_failed", format!("version {} is in force; read it again", row.published.unwrap_or(0))));
+    }
+    let hash = policy::hash(&input.document);
+    let latest = policies::version(conn, row.id, row.latest).await?;
+    let equal = latest.filter(|version| version.hash == hash);
+    if let Some(version) = &equal
+        && (draft || row.published == Some(version.n))
+    {
+        return Ok(Stored { version: version.n, published: row.published == Some(version.n), made: false });
+    }
+    let n = equal.as_ref().map_or(row.latest + 1, |version| version.n);
+    if equal.is_none() {
+        let version = VersionRow {
+            n,
+            document: input.document.to_string(),
+            hash,
+            message: message.clone(),
+            created_by: actor.name.clone(),
+            created_at_ms: moment.now_ms,
+            published_at_ms: None,
+        };
+        policies::insert_version(conn, row.id, &version).await?;
+    }
+    if !draft {
+        policies::publish(conn, row.id, n, moment.now_ms).await?;
+        settle::recompute(conn, moment).await?;
+    }
+    let kind = if draft { "policy.drafted" } else { "policy.published" };
+    tell(conn, moment, actor, kind, json!({"name": name, "version": n, "before": row.published, "message": message})).await?;
+    Ok(Stored { version: n, published: !draft, made: true })
+}
+
+/// One policy.
+pub async fn get(conn: &mut Conn, name: &str) -> Result<Policy> {
+    let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
+    view(conn, row).await
+}
+
+/// A stored policy as the API shows it.
+pub async fn view(conn: &mut Conn, row: PolicyRow) -> Result<Policy> {
+    let shown = policies::version(conn, row.id, row.published.unwrap_or(row.latest)).await?;
+    Ok(Policy {
+        id: row.id,
+        version: row.published,
+        latest_version: row.latest,
+        document: shown.map_or(Value::Null, |version| parsed(&version.document)),
+        assignments: policies::assignments(conn, row.id).await?,
+        updated_at_ms: row.updated_at_ms,
+        name: row.name,
+    })
+}
+
+/// One version of a policy.
+pub async fn version(conn: &mut Conn, name: &str, n: i64) -> Result<Version> {
+    let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
+    let version = policies::version(conn, row.id, n).await?.ok_or(Error::NotFound("version of this policy"))?;
+    Ok(version_view(version))
+}
+
+/// A stored version as the API shows it.
+pub fn version_view(version: VersionRow) -> Version {
+    Version {
+        version: version.n,
+        document: parsed(&version.document),
+        message: version.message,
+        created_by: version.created_by,
+        created_at_ms: version.created_at_ms,
+        published_at_ms: version.published_at_ms,
+    }
+}
+
+/// Replaces the assignments of a policy.
+pub async fn assign(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, input: &Assignments) -> Result<Assignments> {
+    actor.require(Role::Operator)?;
+    policies::lock(conn).await?;
+    let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
+    if input.assignments.len() > ASSIGNMENTS_MAX {
+        return Err(Error::invalid("/assignments", format!("at most {ASSIGNMENTS_MAX}")));
+    }
+    let mut rows: Vec<(String, String, i64)> = Vec::with_capacity(input.assignments.len());
+    let mut faults = Vec::new();
+    for (at, one) in input.assignments.iter().enumerate() {
+        let mut fault = |field: &str, detail: String| faults.push(Fault { pointer: format!("/assignments/{at}/{field}"), detail });
+        if !matches!(one.mode.as_str(), "include" | "exclude") {
+            fault("mode", "take include or exclude".into());
+        }
+        let label_id = if one.label == ALL {
+            Some(ALL.to_owned())
+        } else {
+            labels::by_name(conn, &one.label).await?.map(|label| label.id.to_string())
+        };
+        match label_id {
+            None => fault("label", format!("there is no label {:?}", one.label)),
+            Some(id) if rows.iter().any(|(other, _, _)| *other == id) => fault("label", "this label is named twice".into()),
+            Some(id) => rows.push((id, one.mode.clone(), one.rank)),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Error::Invalid(faults));
+    }
+    let before = policies::assignments(conn, row.id).await?;
+    policies::assign(conn, row.id, &rows).await?;
+    settle::recompute(conn, moment).await?;
+    let after = policies::assignments(conn, row.id).await?;
+    tell(conn, moment, actor, "policy.assigned", json!({"name": name, "before": before, "after": after})).await?;
+    Ok(Assignments { assignments: after })
+}
+
+/// Deletes a policy: what it gave is taken from its devices.
+pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str) -> Result<()> {
+    actor.require(Role::Operator)?;
+    policies::lock(conn).await?;
+    let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
+    policies::delete(conn, row.id).await?;
+    settle::recompute(conn, moment).await?;
+    tell(conn, moment, actor, "policy.deleted", json!({"name": name, "version": row.published})).await
+}
+
+/// How far the versions of a policy have come.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Convergence {
+    pub versions: Vec<VersionConvergence>,
+}
+
+/// How far one version has come.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct VersionConvergence {
+    pub version: i64,
+    /// Channels by state: `applied`, `pending`, `failed`, `held`.
+    pub states: std::collections::BTreeMap<String, i64>,
+    /// Seconds from publishing until 50, 90 and 99 per cent had applied it; null until they have.
+    pub seconds_to: std::collections::BTreeMap<String, Option<f64>>,
+}
+
+/// Counts, for each recent version, the channels whose stack contains it.
+pub async fn convergence(conn: &mut Conn, name: &str) -> Result<Convergence> {
+    let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
+    let stacks = stacks::stacks(conn).await?;
+    let mut versions = Vec::new();
+    for version in policies::versions(conn, row.id, VERSIONS_SHOWN).await? {
+        let holding: Vec<String> = stacks
+            .iter()
+            .filter(|stack| {
+                let items: Vec<StackItem> = serde_json::from_str(&stack.items).unwrap_or_default();
+                items.iter().any(|item| item.policy == row.id && item.version == version.n)
+            })
+            .map(|stack| stack.id.clone())
+            .collect();
+        let mut states: std::collections::BTreeMap<String, i64> =
+            ["applied", "pending", "failed", "held"].into_iter().map(|state| (state.to_owned(), 0)).collect();
+        for id in &holding {
+            for standing in stacks::standings(conn, id).await? {
+                *states.entry(standing.state).or_default() += standing.n;
+            }
+        }
+        let all: i64 = states.values().sum();
+        let mut seconds_to = std::collections::BTreeMap::new();
+        for share in [50, 90, 99] {
+            let nth = (all * share + 99) / 100 - 1;
+            let at_ms = if nth >= 0 { stacks::applied_at(conn, &holding, nth).await? } else { None };
+            let seconds = at_ms.zip(version.published_at_ms).map(|(at, from)| (at - from).max(0) as f64 / 1000.0);
+            seconds_to.insert(share.to_string(), seconds);
+        }
+        versions.push(VersionConvergence { version: version.n, states, seconds_to });
+    }
+    Ok(Convergence { versions })
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
+async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: Value) -> Result<()> {
+    feed::append(conn, moment, &[Entry { kind, actor: Some(actor.name.clone()), device_id: None, data }]).await
+}

@@ -1,0 +1,324 @@
+//! From labels and assignments to the document that each channel should have.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::model::{Id, Lane};
+use crate::ops::labels::ALL;
+use crate::policy::{self, android, merge, variables};
+use crate::protocol::agent::{Detail, PolicyReport};
+use crate::store::policies::{self, InForce};
+use crate::store::stacks::{self, Follower, SetRow, Settled, StackRow};
+use crate::store::wakes::{self, Raise};
+use crate::store::{Conn, channels_lock, labels, meta};
+
+/// Where the server's own address is kept for `{{server.address}}`.
+pub const ADDRESS: &str = "public_url";
+/// Channels settled in one statement at most; larger sets are moved in the background.
+pub const CHUNK_MAX: usize = 500;
+
+/// One policy of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StackItem {
+    pub policy: Id,
+    pub name: String,
+    pub version: i64,
+    pub rank: i64,
+}
+
+/// Settles all channels of these devices: their label set, its stack, their desired version. Raises wakes where that is another.
+pub async fn devices(conn: &mut Conn, moment: &mut Moment, ids: &[Id], lane: Lane) -> Result<()> {
+    for chunk in ids.chunks(CHUNK_MAX) {
+        let mut label_ids: HashMap<Id, Vec<Id>> = HashMap::new();
+        for (device, label) in labels::of_devices(conn, chunk).await? {
+            label_ids.entry(device).or_default().push(label);
+        }
+        let followers = stacks::of_devices(conn, chunk).await?;
+        channels_lock(conn, &followers.iter().map(|follower| follower.id).collect::<Vec<_>>()).await?;
+        let mut sets: HashMap<Vec<Id>, SetRow> = HashMap::new();
+        let mut targets = Vec::with_capacity(followers.len());
+        for follower in followers {
+            let mut of_device = label_ids.get(&follower.device_id).cloned().unwrap_or_default();
+            of_device.sort_unstable();
+            let set = match sets.get(&of_device) {
+                Some(set) => set.clone(),
+                None => {
+                    let set = ensure_set(conn, moment, &of_device).await?;
+                    sets.insert(of_device, set.clone());
+                    set
+                }
+            };
+            targets.push((follower, set));
+        }
+        follow(conn, moment, targets, Some(lane)).await?;
+    }
+    Ok(())
+}
+
+/// Brings stale channels up to their label sets, as their own contact does; answers where they stand. Raises nothing: they are here.
+pub async fn stale(conn: &mut Conn, moment: &mut Moment, channels: &[Id]) -> Result<Vec<Settled>> {
+    let mut sets: HashMap<String, SetRow> = HashMap::new();
+    let mut targets = Vec::with_capacity(channels.len());
+    for follower in stacks::of_channels(conn, channels).await? {
+        if !sets.contains_key(&follower.label_set_id)
+            && let Some(set) = stacks::set(conn, &follower.label_set_id).await?
+        {
+            sets.insert(set.id.clone(), set);
+        }
+        if let Some(set) = sets.get(&follower.label_set_id) {
+            targets.push((follower, set.clone()));
+        }
+    }
+    follow(conn, moment, targets, None).await
+}
+
+/// Moves up to `limit` stale channels of a set; answers how many.
+pub async fn move_some(conn: &mut Conn, moment: &mut Moment, set: &SetRow, limit: i64, lane: Lane) -> Result<usize> {
+    let ids = stacks::stale(conn, set, limit).await?;
+    channels_lock(conn, &ids).await?;
+    let followers = stacks::of_channels(conn, &ids).await?;
+    // A contact may have moved one between the look and the lock; it is settled to the same place once more.
+    let targets = followers.into_iter().map(|follower| (follower, set.clone())).collect();
+    Ok(follow(conn, moment, targets, Some(lane)).await?.len())
+}
+
+/// Points each channel to its set's stack and computes its desired version.
+async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, SetRow)>, lane: Option<Lane>) -> Result<Vec<Settled>> {
+    let mut known: HashMap<String, Stack> = HashMap::new();
+    let mut address = None;
+    let mut settled = Vec::with_capacity(targets.len());
+    let mut raises = Vec::new();
+    for (follower, set) in targets {
+        if !known.contains_key(&set.stack_id) {
+            known.insert(set.stack_id.clone(), Stack::load(conn, &set.stack_id).await?);
+        }
+        let stack = &known[&set.stack_id];
+        if !stack.variables.is_empty() && address.is_none() {
+            address = Some(meta::get(conn, ADDRESS).await?.unwrap_or_default());
+        }
+        let (desired, hold) = match stack.desired(&follower, address.as_deref().unwrap_or("")) {
+            Ok(version) => (Some(version), None),
+            // Never delivered empty: what the channel has stays desired until the value is there.
+            Err(name) => (follower.desired.clone(), Some(format!("variable_missing:{name}"))),
+        };
+        let moved = desired != follower.desired;
+        // The first document is fetched by the sync that follows an activation; nobody is called before it.
+        if moved && follower.desired.is_some() {
+            raises.extend(lane.map(|lane| Raise { channel_id: follower.id, lane }));
+        }
+        let same = !moved
+            && hold == follower.hold
+            && (&set.id, set.generation, &set.stack_id) == (&follower.label_set_id, follower.generation, &follower.stack_id);
+        let row = Settled {
+            bucket: follower.id.bucket(),
+            id: follower.id,
+            label_set_id: set.id,
+            generation: set.generation,
+            stack_id: set.stack_id,
+            desired,
+            hold,
+            moved: i64::from(moved),
+        };
+        settled.push((row, same));
+    }
+    let changed: Vec<Settled> = settled.iter().filter(|(_, same)| !same).map(|(row, _)| row.clone()).collect();
+    stacks::settle(conn, &changed, moment.now_ms).await?;
+    wakes::raise(conn, &raises, moment.now_ms).await?;
+    Ok(settled.into_iter().map(|(row, _)| row).collect())
+}
+
+/// Finds the set of these labels, or makes it with its stack.
+async fn ensure_set(conn: &mut Conn, moment: &mut Moment, labels: &[Id]) -> Result<SetRow> {
+    let text = serde_json::to_string(labels).unwrap_or_else(|_| "[]".into());
+    let id = short_hash(&text);
+    if let Some(set) = stacks::set(conn, &id).await? {
+        return Ok(set);
+    }
+    // Under the lock nobody publishes between the computing of the stack and the birth of the set.
+    policies::lock(conn).await?;
+    let in_force = policies::in_force(conn).await?;
+    let stack_id = ensure_stack(conn, moment, &resolve(&in_force, labels)).await?;
+    let set = SetRow { id, labels: text, stack_id, generation: 1 };
+    stacks::insert_set(conn, &set, moment.now_ms).await?;
+    Ok(stacks::set(conn, &set.id).await?.unwrap_or(set))
+}
+
+/// Computes the stack of every label set anew and points those to another that have one. The caller holds [`policies::lock`].
+pub async fn recompute(conn: &mut Conn, moment: &mut Moment) -> Result<()> {
+    let in_force = policies::in_force(conn).await?;
+    for set in stacks::sets(conn).await? {
+        let labels: Vec<Id> = serde_json::from_str(&set.labels).unwrap_or_default();
+        let stack_id = ensure_stack(conn, moment, &resolve(&in_force, &labels)).await?;
+        if stack_id != set.stack_id {
+            stacks::repoint(conn, &set.id, &stack_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The policies that apply to a set of labels, strongest first: the greater rank, then the name. An exclusion wins.
+pub fn resolve(in_force: &[InForce], labels: &[Id]) -> Vec<StackItem> {
+    let has = |label: &str| label == ALL || label.parse().is_ok_and(|id: Id| labels.contains(&id));
+    let mut excluded = BTreeSet::new();
+    let mut items: BTreeMap<Id, StackItem> = BTreeMap::new();
+    for one in in_force.iter().filter(|one| has(&one.label_id)) {
+        if one.mode == "exclude" {
+            excluded.insert(one.policy_id);
+            continue;
+        }
+        let item = items.entry(one.policy_id).or_insert_with(|| StackItem {
+            policy: one.policy_id,
+            name: one.name.clone(),
+            version: one.version,
+            rank: one.rank,
+        });
+        item.rank = item.rank.max(one.rank);
+    }
+    let mut items: Vec<StackItem> = items.into_values().filter(|item| !excluded.contains(&item.policy)).collect();
+    items.sort_by(|a, b| b.rank.cmp(&a.rank).then_with(|| a.name.cmp(&b.name)));
+    items
+}
+
+async fn ensure_stack(conn: &mut Conn, moment: &Moment, items: &[StackItem]) -> Result<String> {
+    let text = serde_json::to_string(items).unwrap_or_else(|_| "[]".into());
+    let id = short_hash(&text);
+    if stacks::stack(conn, &id).await?.is_some() {
+        return Ok(id);
+    }
+    let mut documents = Vec::with_capacity(items.len());
+    for item in items {
+        let version = policies::version(conn, item.policy, item.version).await?;
+        documents.push(version.and_then(|version| serde_json::from_str::<Value>(&version.document).ok()).unwrap_or_else(|| json!({})));
+    }
+    let document = android::compile(&merge::merge(&documents));
+    let names: Vec<String> = variables::names(&document).into_iter().collect();
+    let row = StackRow {
+        id: id.clone(),
+        items: text,
+        version: policy::version(&document, &[]),
+        variables: json!(names).to_string(),
+        document: document.to_string(),
+    };
+    stacks::insert_stack(conn, &row, moment.now_ms).await?;
+    Ok(id)
+}
+
+/// A stack at hand.
+struct Stack {
+    document: Value,
+    version: String,
+    variables: Vec<String>,
+}
+
+impl Stack {
+    async fn load(conn: &mut Conn, id: &str) -> Result<Stack> {
+        Ok(Stack::of(stacks::stack(conn, id).await?.as_ref()))
+    }
+
+    /// Before its first settling a channel has the empty document.
+    fn of(row: Option<&StackRow>) -> Stack {
+        match row {
+            Some(row) => Stack {
+                document: serde_json::from_str(&row.document).unwrap_or_else(|_| json!({})),
+                version: row.version.clone(),
+                variables: serde_json::from_str(&row.variables).unwrap_or_default(),
+            },
+            None => Stack { version: policy::version(&json!({}), &[]), document: json!({}), variables: Vec::new() },
+        }
+    }
+
+    /// The version for one channel, or the first variable that has no value.
+    fn desired(&self, follower: &Follower, address: &str) -> std::result::Result<String, String> {
+        if self.variables.is_empty() {
+            return Ok(self.version.clone());
+        }
+        let mut values = Vec::with_capacity(self.variables.len());
+        for name in &self.variables {
+            let value = value_of(follower, address, name).filter(|value| !value.is_empty()).ok_or_else(|| name.clone())?;
+            values.push((name.clone(), value));
+        }
+        Ok(policy::version(&self.document, &values))
+    }
+}
+
+fn value_of(follower: &Follower, address: &str, name: &str) -> Option<String> {
+    match name {
+        "user.email" => follower.email.clone(),
+        "user.name" => follower.name.clone(),
+        "user.id" => follower.user_id.map(|id| id.to_string()),
+        "device.id" => Some(follower.device_id.to_string()),
+        "device.serial" => follower.serial.clone(),
+        "device.model" => Some(follower.model.clone()),
+        "device.os_version" => Some(follower.os_version.clone()),
+        "device.platform" => Some(follower.platform.clone()),
+        "server.address" => Some(address.to_owned()),
+        _ => {
+            let key = name.strip_prefix("user.attributes.")?;
+            let attributes: BTreeMap<String, String> = serde_json::from_str(follower.attributes.as_deref()?).ok()?;
+            attributes.get(key).cloned()
+        }
+    }
+}
+
+/// A channel's document as it is delivered.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Delivered {
+    pub channel_id: Id,
+    pub version: String,
+    pub document: Value,
+    /// The policies it is made of, strongest first.
+    pub items: Vec<StackItem>,
+    /// A variable that has no value: the policy is held for this device.
+    pub variables_missing: Vec<String>,
+}
+
+/// The documents of channels, by channel id. A held one is left out of what is delivered; `variables_missing` says why.
+pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered>> {
+    let mut rows: HashMap<String, Option<StackRow>> = HashMap::new();
+    let address = meta::get(conn, ADDRESS).await?.unwrap_or_default();
+    let mut delivered = Vec::with_capacity(channels.len());
+    for follower in stacks::of_channels(conn, channels).await? {
+        if !rows.contains_key(&follower.stack_id) {
+            rows.insert(follower.stack_id.clone(), stacks::stack(conn, &follower.stack_id).await?);
+        }
+        let row = rows[&follower.stack_id].as_ref();
+        let stack = Stack::of(row);
+        let values = |name: &str| value_of(&follower, &address, name);
+        let missing: Vec<String> =
+            stack.variables.iter().filter(|name| values(name).is_none_or(|value| value.is_empty())).cloned().collect();
+        let version = stack.desired(&follower, &address).unwrap_or_else(|_| follower.desired.clone().unwrap_or_default());
+        let document = variables::resolve(&stack.document, &values).unwrap_or(Value::Null);
+        let items = row.and_then(|row| serde_json::from_str(&row.items).ok()).unwrap_or_default();
+        delivered.push(Delivered { channel_id: follower.id, version, document, items, variables_missing: missing });
+    }
+    Ok(delivered)
+}
+
+/// What a report proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    pub reported: Option<String>,
+    /// True where the report proves the desired version.
+    pub applies: bool,
+    /// What the channel does not obey, as JSON text; `PENDING` alone is no failure.
+    pub details: Option<String>,
+}
+
+/// Reads a report against what is desired. `applied` moves only on a version equal to the desired one.
+pub fn proof(desired: Option<&str>, report: &PolicyReport) -> Proof {
+    let failing: Vec<&Detail> = report.details.iter().filter(|detail| detail.reason != "PENDING").collect();
+    let details = (!failing.is_empty()).then(|| json!(failing).to_string());
+    let applies =
+        report.version.is_some() && report.version.as_deref() == desired && report.details.iter().all(|detail| detail.reason != "PENDING");
+    Proof { reported: report.version.clone(), applies, details }
+}
+
+fn short_hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}

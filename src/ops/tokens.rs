@@ -1,0 +1,184 @@
+//! Enrollment tokens: made, shown once, revoked.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::token::Secret;
+use crate::model::{Actor, Id, Role, text};
+use crate::ops::devices as device_ops;
+use crate::store::feed::{self, Entry};
+use crate::store::tokens::{self, TokenRow, UseRow};
+use crate::store::{Conn, devices, labels, users};
+
+/// Devices that a token's record shows at most.
+const USES_SHOWN_MAX: i64 = 1000;
+
+/// A token to be made.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    pub name: String,
+    #[serde(default)]
+    pub expires_at_ms: Option<i64>,
+    #[serde(default)]
+    pub max_uses: Option<i64>,
+    /// Names of labels that the devices get.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// The only user it admits: id or e-mail address.
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub serial: Option<String>,
+}
+
+/// A token as the API shows it; `token` only when it was just made.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Token {
+    pub id: Id,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// `live`, `expired`, `revoked` or `exhausted`.
+    pub state: &'static str,
+    pub expires_at_ms: Option<i64>,
+    pub max_uses: Option<i64>,
+    pub uses: i64,
+    pub labels: Vec<String>,
+    pub user_id: Option<Id>,
+    pub serial: Option<String>,
+    pub created_at_ms: i64,
+    pub created_by: String,
+    /// The devices it admitted; only when asked for one token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<UseRow>>,
+}
+
+/// Makes a token. Its value is in the answer, once.
+pub async fn create(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: &NewToken) -> Result<Token> {
+    actor.require(Role::Operator)?;
+    if new.expires_at_ms.is_some_and(|at| at <= moment.now_ms) {
+        return Err(Error::invalid("/expires_at_ms", "must be in the future"));
+    }
+    if new.max_uses.is_some_and(|most| most < 1) {
+        return Err(Error::invalid("/max_uses", "must be 1 or more"));
+    }
+    let mut label_ids = Vec::new();
+    for (at, name) in new.labels.iter().enumerate() {
+        let label = labels::by_name(conn, name).await?;
+        label_ids.push(label.ok_or_else(|| Error::invalid(format!("/labels/{at}"), format!("there is no label {name:?}")))?.id);
+    }
+    let user_id = match &new.user {
+        None => None,
+        Some(named) => {
+            let user = match named.parse::<Id>() {
+                Ok(id) => users::get(conn, id).await?.filter(|user| user.state != "deleted"),
+                Err(_) => users::by_email(conn, &named.trim().to_lowercase()).await?,
+            };
+            Some(user.ok_or_else(|| Error::invalid("/user", format!("there is no user {named:?}")))?.id)
+        }
+    };
+    let serial = new.serial.as_deref().map(|serial| text::named("/serial", serial, 256)).transpose()?;
+    mint(conn, moment, actor, text::named("/name", &new.name, 256)?, new.expires_at_ms, new.max_uses, label_ids, user_id, serial, None)
+        .await
+}
+
+/// Makes a token of checked parts.
+#[expect(clippy::too_many_arguments, reason = "the columns of one row, each of another kind")]
+pub async fn mint(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    actor: &Actor,
+    name: String,
+    expires_at_ms: Option<i64>,
+    max_uses: Option<i64>,
+    label_ids: Vec<Id>,
+    user_id: Option<Id>,
+    serial: Option<String>,
+    device_id: Option<Id>,
+) -> Result<Token> {
+    let secret = Secret::enrollment_token(&moment.secret());
+    let row = TokenRow {
+        id: moment.id(),
+        name,
+        hash: secret.hash(),
+        created_by: actor.name.clone(),
+        created_at_ms: moment.now_ms,
+        expires_at_ms,
+        max_uses,
+        uses: 0,
+        revoked_at_ms: None,
+        labels: serde_json::to_string(&label_ids).unwrap_or_else(|_| "[]".into()),
+        user_id,
+        serial,
+        device_id,
+    };
+    tokens::insert(conn, &row).await?;
+    let data = json!({"id": row.id, "name": row.name, "expires_at_ms": row.expires_at_ms, "max_uses": row.max_uses});
+    feed::append(conn, moment, &[Entry { kind: "enrollment_token.created", actor: Some(actor.name.clone()), device_id: None, data }])
+        .await?;
+    let mut token = view(conn, row, moment.now_ms).await?;
+    token.token = Some(secret.reveal().to_owned());
+    Ok(token)
+}
+
+/// Ends a token; with a time also quarantines every device that it admitted since.
+pub async fn revoke(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, quarantine_since_ms: Option<i64>) -> Result<Token> {
+    actor.require(Role::Operator)?;
+    tokens::revoke(conn, id, moment.now_ms).await?;
+    let mut quarantined = 0;
+    if let Some(since_ms) = quarantine_since_ms {
+        for used in tokens::uses(conn, id, since_ms, i64::MAX).await? {
+            if devices::get(conn, used.device_id).await?.is_some_and(|device| device.denied.is_none()) {
+                device_ops::set_denied(conn, moment, used.device_id, Some("quarantined")).await?;
+                quarantined += 1;
+            }
+        }
+    }
+    let data = json!({"id": id, "quarantined": quarantined});
+    feed::append(conn, moment, &[Entry { kind: "enrollment_token.revoked", actor: Some(actor.name.clone()), device_id: None, data }])
+        .await?;
+    get(conn, id, moment.now_ms).await
+}
+
+/// One token with the devices it admitted.
+pub async fn get(conn: &mut Conn, id: Id, now_ms: i64) -> Result<Token> {
+    let row = tokens::get(conn, id).await?.ok_or(Error::NotFound("enrollment token"))?;
+    let devices = tokens::uses(conn, id, 0, USES_SHOWN_MAX).await?;
+    let mut token = view(conn, row, now_ms).await?;
+    token.devices = Some(devices);
+    Ok(token)
+}
+
+/// A stored token as the API shows it.
+pub async fn view(conn: &mut Conn, row: TokenRow, now_ms: i64) -> Result<Token> {
+    let state = if row.revoked_at_ms.is_some() {
+        "revoked"
+    } else if row.expires_at_ms.is_some_and(|at| at <= now_ms) {
+        "expired"
+    } else if row.max_uses.is_some_and(|most| row.uses >= most) {
+        "exhausted"
+    } else {
+        "live"
+    };
+    let label_ids: Vec<Id> = serde_json::from_str(&row.labels).unwrap_or_default();
+    let labels = labels::names(conn, &label_ids).await?;
+    Ok(Token {
+        id: row.id,
+        name: row.name,
+        token: None,
+        state,
+        expires_at_ms: row.expires_at_ms,
+        max_uses: row.max_uses,
+        uses: row.uses,
+        labels,
+        user_id: row.user_id,
+        serial: row.serial,
+        created_at_ms: row.created_at_ms,
+        created_by: row.created_by,
+        devices: None,
+    })
+}

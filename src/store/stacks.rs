@@ -1,0 +1,260 @@
+//! Label sets, stacks, and the channels that follow them.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use super::batch::rows_sql;
+use super::{Conn, Sql, rows_json};
+use crate::error::Result;
+use crate::model::Id;
+
+/// A label set as stored.
+#[derive(Clone, Debug, FromRow)]
+pub struct SetRow {
+    pub id: String,
+    /// JSON list of label ids, sorted.
+    pub labels: String,
+    pub stack_id: String,
+    pub generation: i64,
+}
+
+pub async fn set(conn: &mut Conn, id: &str) -> Result<Option<SetRow>> {
+    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation FROM label_set WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
+}
+
+/// Every label set: as many as there are different combinations of labels on devices.
+pub async fn sets(conn: &mut Conn) -> Result<Vec<SetRow>> {
+    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation FROM label_set ORDER BY id").fetch_all(conn.raw()).await?)
+}
+
+pub async fn insert_set(conn: &mut Conn, set: &SetRow, now_ms: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO label_set (id, labels, stack_id, generation, moving, created_at_ms) VALUES ($1, $2, $3, $4, 0, $5) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(&set.id)
+    .bind(&set.labels)
+    .bind(&set.stack_id)
+    .bind(set.generation)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+/// Points a set to another stack: its channels are stale from now on.
+pub async fn repoint(conn: &mut Conn, id: &str, stack_id: &str) -> Result<()> {
+    sqlx::query("UPDATE label_set SET stack_id = $2, generation = generation + 1, moving = 1 WHERE id = $1")
+        .bind(id)
+        .bind(stack_id)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+/// The sets whose channels are being moved.
+pub async fn moving(conn: &mut Conn) -> Result<Vec<SetRow>> {
+    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation FROM label_set WHERE moving = 1 ORDER BY id").fetch_all(conn.raw()).await?)
+}
+
+/// Ends a move, unless the set was pointed elsewhere meanwhile.
+pub async fn moved(conn: &mut Conn, id: &str, generation: i64) -> Result<()> {
+    sqlx::query("UPDATE label_set SET moving = 0 WHERE id = $1 AND generation = $2").bind(id).bind(generation).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// How many channels a set has, counted no further than `most`.
+pub async fn size(conn: &mut Conn, id: &str, most: i64) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM (SELECT 1 AS one FROM channel WHERE label_set_id = $1 LIMIT $2) AS some")
+        .bind(id)
+        .bind(most)
+        .fetch_one(conn.raw())
+        .await?)
+}
+
+/// A stack as stored; immutable.
+#[derive(Clone, Debug, FromRow)]
+pub struct StackRow {
+    pub id: String,
+    /// JSON list of {policy, name, version, rank}, strongest first.
+    pub items: String,
+    pub document: String,
+    pub version: String,
+    /// JSON list of the variables that the document references.
+    pub variables: String,
+}
+
+pub async fn stack(conn: &mut Conn, id: &str) -> Result<Option<StackRow>> {
+    Ok(sqlx::query_as("SELECT id, items, document, version, variables FROM stack WHERE id = $1")
+        .bind(id)
+        .fetch_optional(conn.raw())
+        .await?)
+}
+
+/// Every stack that has channels or is pointed to: for reports, not for contacts.
+pub async fn stacks(conn: &mut Conn) -> Result<Vec<StackRow>> {
+    Ok(sqlx::query_as("SELECT id, items, document, version, variables FROM stack ORDER BY id").fetch_all(conn.raw()).await?)
+}
+
+pub async fn insert_stack(conn: &mut Conn, stack: &StackRow, now_ms: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO stack (id, items, document, version, variables, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(&stack.id)
+    .bind(&stack.items)
+    .bind(&stack.document)
+    .bind(&stack.version)
+    .bind(&stack.variables)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+/// A channel with the values that documents may reference.
+#[derive(Clone, Debug, FromRow)]
+pub struct Follower {
+    pub id: Id,
+    pub device_id: Id,
+    pub platform: String,
+    pub label_set_id: String,
+    pub generation: i64,
+    pub stack_id: String,
+    pub desired: Option<String>,
+    pub hold: Option<String>,
+    pub serial: Option<String>,
+    pub model: String,
+    pub os_version: String,
+    pub user_id: Option<Id>,
+    pub email: Option<String>,
+    pub name: Option<String>,
+    pub attributes: Option<String>,
+}
+
+macro_rules! followers {
+    ($from:literal, $where:literal) => {
+        concat!(
+            "SELECT c.id, c.device_id, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, d.serial, d.model, d.os_version, \
+             d.user_id, u.email, u.name, u.attributes FROM ",
+            $from,
+            " JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id LEFT JOIN users u ON u.id = d.user_id ",
+            $where
+        )
+    };
+}
+
+#[derive(Serialize)]
+struct Key {
+    bucket: i64,
+    id: Id,
+}
+
+fn keys(ids: &[Id]) -> String {
+    rows_json(&ids.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect::<Vec<_>>())
+}
+
+const BY_DEVICE: Sql = Sql {
+    sqlite: followers!(
+        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM json_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
+        "ORDER BY c.bucket, c.id"
+    ),
+    postgres: followers!(
+        "json_to_recordset($1::json) AS r(bucket bigint, id text) JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
+        "ORDER BY c.bucket, c.id"
+    ),
+};
+
+const BY_CHANNEL: Sql = Sql {
+    sqlite: followers!(
+        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM json_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
+        "ORDER BY c.bucket, c.id"
+    ),
+    postgres: followers!(
+        "json_to_recordset($1::json) AS r(bucket bigint, id text) JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
+        "ORDER BY c.bucket, c.id"
+    ),
+};
+
+/// The channels of devices.
+pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Follower>> {
+    Ok(sqlx::query_as(BY_DEVICE.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+}
+
+/// Channels by id.
+pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Follower>> {
+    Ok(sqlx::query_as(BY_CHANNEL.on(conn.dialect())).bind(keys(channels)).fetch_all(conn.raw()).await?)
+}
+
+/// Up to `limit` stale channels of a set. They are locked by the caller before they are changed.
+pub async fn stale(conn: &mut Conn, set: &SetRow, limit: i64) -> Result<Vec<Id>> {
+    Ok(sqlx::query_scalar("SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3")
+        .bind(&set.id)
+        .bind(set.generation)
+        .bind(limit)
+        .fetch_all(conn.raw())
+        .await?)
+}
+
+/// Where a channel stands after it was settled.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settled {
+    pub bucket: i64,
+    pub id: Id,
+    pub label_set_id: String,
+    pub generation: i64,
+    pub stack_id: String,
+    pub desired: Option<String>,
+    pub hold: Option<String>,
+    /// 1 where `desired` is another than before.
+    pub moved: i64,
+}
+
+const SETTLE: Sql = rows_sql!(
+    "UPDATE channel AS c SET label_set_id = r.label_set_id, generation = r.generation, stack_id = r.stack_id, desired = r.desired, hold = r.hold, \
+       desired_at_ms = CASE WHEN r.moved = 1 THEN $2 ELSE c.desired_at_ms END FROM ",
+    rows(bucket: bigint, id: text, label_set_id: text, generation: bigint, stack_id: text, desired: text, hold: text, moved: bigint),
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id"
+);
+
+/// Writes where channels stand now.
+pub async fn settle(conn: &mut Conn, settled: &[Settled], now_ms: i64) -> Result<()> {
+    if settled.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(SETTLE.on(conn.dialect())).bind(rows_json(settled)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// How many channels of a stack stand how.
+#[derive(Clone, Debug, FromRow)]
+pub struct Standing {
+    pub state: String,
+    pub n: i64,
+}
+
+/// Counts the channels of a stack: `held`, `applied`, `failed` or `pending`.
+pub async fn standings(conn: &mut Conn, stack_id: &str) -> Result<Vec<Standing>> {
+    Ok(sqlx::query_as(
+        "SELECT state, COUNT(*) AS n FROM (SELECT CASE WHEN hold IS NOT NULL THEN 'held' \
+           WHEN reported = desired AND details IS NOT NULL THEN 'failed' WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state \
+         FROM channel WHERE stack_id = $1 AND denied IS NULL) AS s GROUP BY state",
+    )
+    .bind(stack_id)
+    .fetch_all(conn.raw())
+    .await?)
+}
+
+/// When the `nth` channel (from 0) of a stack had applied its document; `None` where fewer have.
+pub async fn applied_at(conn: &mut Conn, stack_ids: &[String], nth: i64) -> Result<Option<i64>> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        id: &'a str,
+    }
+    const APPLIED: Sql = rows_sql!(
+        "SELECT c.applied_at_ms FROM ",
+        rows(id: text),
+        "JOIN channel c ON c.stack_id = r.id WHERE c.applied = c.desired AND c.denied IS NULL AND c.applied_at_ms IS NOT NULL \
+         ORDER BY c.applied_at_ms LIMIT 1 OFFSET $2"
+    );
+    let rows: Vec<Row<'_>> = stack_ids.iter().map(|id| Row { id }).collect();
+    Ok(sqlx::query_scalar(APPLIED.on(conn.dialect())).bind(rows_json(&rows)).bind(nth).fetch_optional(conn.raw()).await?)
+}

@@ -1,0 +1,83 @@
+//! Counts that many devices share: writers append, one folder at a time adds up.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::batch::rows_sql;
+use super::{Conn, Sql, rows_json};
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::model::Id;
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: Id,
+    topic: &'a str,
+    key: &'a str,
+    n: i64,
+}
+
+const ADD: Sql = rows_sql!(
+    "INSERT INTO tally_in (id, topic, key, n) SELECT r.id, r.topic, r.key, r.n FROM ",
+    rows(id: text, topic: text, key: text, n: bigint),
+    ""
+);
+
+/// Appends changes of counts: (topic, key, by how many).
+pub async fn add(conn: &mut Conn, moment: &mut Moment, changes: &[(String, String, i64)]) -> Result<()> {
+    let mut sums: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for (topic, key, n) in changes {
+        *sums.entry((topic, key)).or_default() += n;
+    }
+    let rows: Vec<Row<'_>> =
+        sums.into_iter().filter(|(_, n)| *n != 0).map(|((topic, key), n)| Row { id: moment.id(), topic, key, n }).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(ADD.on(conn.dialect())).bind(rows_json(&rows)).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// The counts of a topic, exact: what is folded and what is not yet.
+pub async fn read(conn: &mut Conn, topic: &str) -> Result<BTreeMap<String, i64>> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT key, CAST(SUM(n) AS BIGINT) FROM (SELECT key, n FROM tally WHERE topic = $1 UNION ALL SELECT key, n FROM tally_in WHERE topic = $1) AS t \
+         GROUP BY key",
+    )
+    .bind(topic)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows.into_iter().filter(|(_, n)| *n != 0).collect())
+}
+
+/// Folds up to `limit` appended changes; answers the topics they were of. One process at a time, by lease.
+pub async fn fold(conn: &mut Conn, limit: i64) -> Result<Vec<String>> {
+    let taken: Vec<(String, String, i64)> =
+        sqlx::query_as("DELETE FROM tally_in WHERE id IN (SELECT id FROM tally_in ORDER BY id LIMIT $1) RETURNING topic, key, n")
+            .bind(limit)
+            .fetch_all(conn.raw())
+            .await?;
+    let mut sums: BTreeMap<(String, String), i64> = BTreeMap::new();
+    for (topic, key, n) in taken {
+        *sums.entry((topic, key)).or_default() += n;
+    }
+    #[derive(Serialize)]
+    struct Sum<'a> {
+        topic: &'a str,
+        key: &'a str,
+        n: i64,
+    }
+    const FOLD: Sql = rows_sql!(
+        "INSERT INTO tally (topic, key, n) SELECT r.topic, r.key, r.n FROM ",
+        rows(topic: text, key: text, n: bigint),
+        "WHERE r.topic <> '' ON CONFLICT (topic, key) DO UPDATE SET n = tally.n + excluded.n"
+    );
+    let rows: Vec<Sum<'_>> = sums.iter().map(|((topic, key), n)| Sum { topic, key, n: *n }).collect();
+    if !rows.is_empty() {
+        sqlx::query(FOLD.on(conn.dialect())).bind(rows_json(&rows)).execute(conn.raw()).await?;
+    }
+    let mut topics: Vec<String> = sums.into_keys().map(|(topic, _)| topic).collect();
+    topics.dedup();
+    Ok(topics)
+}

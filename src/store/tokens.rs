@@ -1,0 +1,125 @@
+//! Enrollment tokens: only their hashes are kept.
+
+use sqlx::FromRow;
+
+use super::Conn;
+use crate::error::Result;
+use crate::model::Id;
+
+/// An enrollment token as stored.
+#[derive(Clone, Debug, FromRow)]
+pub struct TokenRow {
+    pub id: Id,
+    pub name: String,
+    pub hash: String,
+    pub created_by: String,
+    pub created_at_ms: i64,
+    pub expires_at_ms: Option<i64>,
+    pub max_uses: Option<i64>,
+    pub uses: i64,
+    pub revoked_at_ms: Option<i64>,
+    /// JSON list of label ids that its devices get.
+    pub labels: String,
+    pub user_id: Option<Id>,
+    pub serial: Option<String>,
+    /// The one device it is for.
+    pub device_id: Option<Id>,
+}
+
+/// Stores a new token.
+pub async fn insert(conn: &mut Conn, token: &TokenRow) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO enrollment_token (id, name, hash, created_by, created_at_ms, expires_at_ms, max_uses, uses, labels, user_id, serial, device_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11)",
+    )
+    .bind(token.id)
+    .bind(&token.name)
+    .bind(&token.hash)
+    .bind(&token.created_by)
+    .bind(token.created_at_ms)
+    .bind(token.expires_at_ms)
+    .bind(token.max_uses)
+    .bind(&token.labels)
+    .bind(token.user_id)
+    .bind(&token.serial)
+    .bind(token.device_id)
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<TokenRow>> {
+    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
+}
+
+pub async fn by_hash(conn: &mut Conn, hash: &str) -> Result<Option<TokenRow>> {
+    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE hash = $1").bind(hash).fetch_optional(conn.raw()).await?)
+}
+
+/// A page, oldest first.
+pub async fn list(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<TokenRow>> {
+    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE id > $1 ORDER BY id LIMIT $2")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn.raw())
+        .await?)
+}
+
+/// Counts one use; false where the token has none left, has expired or was revoked meanwhile.
+pub async fn take_use(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE enrollment_token SET uses = uses + 1 WHERE id = $1 AND revoked_at_ms IS NULL \
+         AND (max_uses IS NULL OR uses < max_uses) AND (expires_at_ms IS NULL OR expires_at_ms > $2)",
+    )
+    .bind(id)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends a token; false where it had ended before.
+pub async fn revoke(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query("UPDATE enrollment_token SET revoked_at_ms = $2 WHERE id = $1 AND revoked_at_ms IS NULL")
+        .bind(id)
+        .bind(now_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Notes which device a token admitted, and from where.
+pub async fn note_use(conn: &mut Conn, token_id: Id, device_id: Id, remote: &str, now_ms: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO enrollment_use (bucket, device_id, token_id, at_ms, remote) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (bucket, device_id, token_id) DO UPDATE SET at_ms = excluded.at_ms, remote = excluded.remote",
+    )
+    .bind(device_id.bucket())
+    .bind(device_id)
+    .bind(token_id)
+    .bind(now_ms)
+    .bind(remote)
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+/// A device that a token admitted.
+#[derive(Clone, Debug, FromRow, serde::Serialize, utoipa::ToSchema)]
+pub struct UseRow {
+    pub device_id: Id,
+    pub at_ms: i64,
+    pub remote: String,
+}
+
+/// The devices that a token admitted at or after `since_ms`, oldest first.
+pub async fn uses(conn: &mut Conn, token_id: Id, since_ms: i64, limit: i64) -> Result<Vec<UseRow>> {
+    Ok(sqlx::query_as(
+        "SELECT device_id, at_ms, remote FROM enrollment_use WHERE token_id = $1 AND at_ms >= $2 ORDER BY at_ms, device_id LIMIT $3",
+    )
+    .bind(token_id)
+    .bind(since_ms)
+    .bind(limit)
+    .fetch_all(conn.raw())
+    .await?)
+}
