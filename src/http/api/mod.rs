@@ -9,12 +9,14 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::Id;
-use crate::store::Conn;
+use crate::store::{Conn, devices};
 
 /// The device that a filter names, if it names one.
 async fn device(conn: &mut Conn, name: Option<&str>) -> Result<Option<Id>> {
-    let _ = conn;
-    name.map(|name| name.parse().map_err(|_| Error::NotFound("device"))).transpose()
+    match name {
+        Some(name) => devices::resolve(conn, name).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// A filter that takes one of a few words.
