@@ -86,6 +86,11 @@ impl App {
         App::new(Shared { config, seal, intake, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
     }
 
+    /// The senders of this server as the store asks for them: names between spaces.
+    pub fn sender_names(&self) -> String {
+        self.senders.iter().fold(String::from(" "), |names, sender| names + sender.name() + " ")
+    }
+
     /// Begins a transaction; [`change!`] is the way to use it.
     pub async fn begin(&self, class: Class) -> Result<Change> {
         let conn = self.db.begin(class).await?;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod demo;
 mod local;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,15 @@ enum Command {
         /// Leave the schema alone; refuse to start where it is not this version's.
         #[arg(long)]
         no_migrate: bool,
+    },
+    /// The whole loop on this machine: server, stand-in for FCM, 200 simulated phones, console.
+    Demo {
+        /// End by itself after so many seconds, with a failure unless every phone completed the loop.
+        #[arg(long, value_name = "N")]
+        seconds: Option<u64>,
+        /// Keep everything in this folder instead of a temporary one.
+        #[arg(long, value_name = "DIR")]
+        keep: Option<PathBuf>,
     },
     /// Bring the database to this version's schema.
     Migrate,
@@ -89,6 +99,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             serve(config).await?;
         }
+        Command::Demo { seconds, keep } => return demo::run(seconds, keep).await,
         Command::Migrate => {
             Db::open(&config()?.database_url).await?.migrate().await?;
             println!("the database has this version's schema");

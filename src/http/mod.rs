@@ -11,7 +11,7 @@ pub mod serve;
 pub mod tls;
 pub mod trace;
 
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 
 use crate::app::App;
@@ -38,6 +38,52 @@ fn agent() -> Router<App> {
 /// The operator API.
 pub(crate) fn api() -> Router<App> {
     Router::new()
+        // Users and admission
+        .route("/users", get(api::users::list).post(api::users::create))
+        .route("/users/{id}", get(api::users::get).patch(api::users::patch).delete(api::users::delete))
+        .route("/enrollment-tokens", get(api::enrollment_tokens::list).post(api::enrollment_tokens::create))
+        .route("/enrollment-tokens/{id}", get(api::enrollment_tokens::get))
+        .route("/enrollment-tokens/{id}/revoke", post(api::enrollment_tokens::revoke))
+        // Devices
+        .route("/devices", get(api::devices::list).post(api::devices::create))
+        .route("/devices/{id}", get(api::devices::get).patch(api::devices::patch).delete(api::devices::delete))
+        .route("/devices/{id}/sync", post(api::devices::sync))
+        .route("/devices/{id}/unauthorize", post(api::devices::unauthorize))
+        .route("/devices/{id}/authorize", post(api::devices::authorize))
+        .route("/devices/{id}/retire", post(api::devices::retire))
+        .route("/devices/{id}/tasks", get(api::devices::tasks))
+        .route("/devices/{id}/contacts", get(api::devices::contacts))
+        .route("/devices/{id}/document", get(api::devices::document))
+        // Jobs and tasks
+        .route("/jobs", get(api::jobs::list).post(api::jobs::create))
+        .route("/jobs/{id}", get(api::jobs::get))
+        .route("/jobs/{id}/tasks", get(api::jobs::tasks))
+        .route("/jobs/{id}/cancel", post(api::jobs::cancel))
+        .route("/jobs/{id}/retry", post(api::jobs::retry))
+        .route("/tasks", get(api::tasks::list))
+        .route("/tasks/{id}", get(api::tasks::get))
+        .route("/tasks/{id}/cancel", post(api::tasks::cancel))
+        .route("/tasks/{id}/retry", post(api::tasks::retry))
+        // Labels and policies
+        .route("/labels", get(api::labels::list))
+        .route("/labels/{name}", get(api::labels::get).put(api::labels::put).delete(api::labels::delete))
+        .route(
+            "/labels/{name}/devices",
+            get(api::labels::devices).put(api::labels::replace).post(api::labels::add).delete(api::labels::remove),
+        )
+        .route("/policies", get(api::policies::list))
+        .route("/policies/{name}", get(api::policies::get).put(api::policies::put).delete(api::policies::delete))
+        .route("/policies/{name}/versions/{n}", get(api::policies::version))
+        .route("/policies/{name}/assignments", get(api::policies::assignments).put(api::policies::assign))
+        .route("/policies/{name}/convergence", get(api::policies::convergence))
+        // The server
+        .route("/push", get(api::push::get))
+        .route("/push/fcm", put(api::push::put_fcm))
+        .route("/overview", get(api::push::overview))
+        .route("/operators", get(api::operators::list).post(api::operators::create))
+        .route("/operators/{id}", delete(api::operators::delete))
+        .route("/keys", get(api::operators::keys).post(api::operators::create_key))
+        .route("/keys/{id}", delete(api::operators::delete_key))
         // Events, findings, alarms, the feed
         .route("/events", get(api::events::list))
         .route("/devices/{id}/events", get(api::events::of_device))

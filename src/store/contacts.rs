@@ -229,3 +229,32 @@ pub async fn put_facts(conn: &mut Conn, changes: &[FactsChange], now_ms: i64) ->
     sqlx::query(PUT_FACTS.on(conn.dialect())).bind(rows_json(changes)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
     Ok(())
 }
+
+/// A contact as history shows it.
+#[derive(Clone, Debug, FromRow, Serialize, utoipa::ToSchema)]
+pub struct ContactRow {
+    pub id: Id,
+    pub cause: String,
+    pub at_ms: i64,
+    /// How long after the nudge that called it.
+    pub after_nudge_ms: Option<i64>,
+    pub results: i64,
+    pub events: i64,
+    /// Tasks that it was given for the first time.
+    pub tasks: i64,
+    /// The document version that it was given.
+    pub policy: Option<String>,
+}
+
+/// The contacts of a device that carried something, newest first.
+pub async fn history(conn: &mut Conn, device: Id, before: Option<Id>, limit: i64) -> Result<Vec<ContactRow>> {
+    let before = before.map_or_else(|| "~".to_owned(), |id| id.to_string());
+    Ok(sqlx::query_as(
+        "SELECT id, cause, at_ms, after_nudge_ms, results, events, tasks, policy FROM contact WHERE device_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+    )
+    .bind(device)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(conn.raw())
+    .await?)
+}

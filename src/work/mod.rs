@@ -1,6 +1,9 @@
 //! Loops around a public `pass`: each is woken by a bell, with a tick as fallback; twice does no harm.
 
+pub mod background;
+pub mod calendar;
 pub mod clocks;
+pub mod credentials;
 pub mod feed_tail;
 pub mod nudger;
 pub mod retention;
@@ -57,4 +60,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(sequencer::run(app.clone(), stop.clone()));
     workers.spawn(feed_tail::run(app.clone(), stop.clone()));
     workers.spawn(clocks::run(app.clone(), stop.clone()));
+    workers.spawn(background::run(app.clone(), stop.clone()));
+    workers.spawn(calendar::run(app.clone(), stop.clone()));
+    workers.spawn(credentials::run(app.clone(), stop.clone()));
 }

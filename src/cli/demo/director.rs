@@ -91,7 +91,8 @@ impl Director {
             // What an operator does with phones that have not answered: asks for them by name, in the urgent lane.
             self.post("/jobs", json!({"kind": "locate", "target": {"devices": late}})).await?;
         }
-        let some = |step: usize| fleet.progress.iter().map(|(serial, _)| serial).skip(round as usize % step).step_by(step).collect::<Vec<_>>();
+        let some =
+            |step: usize| fleet.progress.iter().map(|(serial, _)| serial).skip(round as usize % step).step_by(step).collect::<Vec<_>>();
         match round {
             1 => self.post("/labels/field/devices", json!({"devices": some(4)})).await?,
             2 => self.post("/jobs", json!({"kind": "refresh", "target": {"all": true}})).await?,
@@ -99,10 +100,20 @@ impl Director {
             n if n % 7 == 4 => self.put("/policies/baseline", baseline(n)).await?,
             n if n % 7 == 5 => self.post("/jobs", json!({"kind": "scan", "target": {"label": "field"}})).await?,
             n if n % 7 == 6 => {
-                self.post("/jobs", json!({"kind": "message", "params": {"text": "Please charge your phone tonight."}, "target": {"devices": some(9)}})).await?
+                self.post(
+                    "/jobs",
+                    json!({"kind": "message", "params": {"text": "Please charge your phone tonight."}, "target": {"devices": some(9)}}),
+                )
+                .await?
             }
-            n if n % 7 == 0 && n > 0 => self.post("/jobs", json!({"kind": "lock", "params": {"message": "Found? Call the desk."}, "target": {"devices": some(40)}})).await?,
-            n if n % 7 == 2 => self.post("/jobs", json!({"kind": "install_app", "params": {"app": "org.example.notes"}, "target": {"label": "pilot"}})).await?,
+            n if n % 7 == 0 && n > 0 => {
+                self.post("/jobs", json!({"kind": "lock", "params": {"message": "Found? Call the desk."}, "target": {"devices": some(40)}}))
+                    .await?
+            }
+            n if n % 7 == 2 => {
+                self.post("/jobs", json!({"kind": "install_app", "params": {"app": "org.example.notes"}, "target": {"label": "pilot"}}))
+                    .await?
+            }
             _ => Value::Null,
         };
         Ok(())

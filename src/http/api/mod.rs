@@ -1,20 +1,29 @@
 //! The operator API, a file for each noun; the URLs are in `http`.
 
 pub mod alarms;
+pub mod devices;
+pub mod enrollment_tokens;
 pub mod events;
 pub mod feed;
 pub mod findings;
+pub mod jobs;
+pub mod labels;
+pub mod operators;
+pub mod policies;
+pub mod push;
+pub mod tasks;
+pub mod users;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::Id;
-use crate::store::{Conn, devices};
+use crate::store::{Conn, devices as store_devices};
 
 /// The device that a filter names, if it names one.
 async fn device(conn: &mut Conn, name: Option<&str>) -> Result<Option<Id>> {
     match name {
-        Some(name) => devices::resolve(conn, name).await.map(Some),
+        Some(name) => store_devices::resolve(conn, name).await.map(Some),
         None => Ok(None),
     }
 }

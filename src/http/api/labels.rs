@@ -1,0 +1,125 @@
+//! Labels.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::users::PageQuery;
+use crate::app::App;
+use crate::change;
+use crate::error::Error;
+use crate::http::auth::Caller;
+use crate::http::error::Answer;
+use crate::http::extract::{JsonBody, QueryOf};
+use crate::http::page::{self, List};
+use crate::model::{Actor, Id};
+use crate::ops::devices::{self as device_ops, Device};
+use crate::ops::labels::{self as ops, Label, LabelInput, Membership};
+use crate::store::{Class, labels};
+
+/// Devices by id, serial number or UDID.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Members {
+    pub devices: Vec<String>,
+}
+
+/// Makes a label, or describes it.
+#[utoipa::path(put, path = "/api/v1/labels/{name}", tag = "labels", params(("name" = String, Path)), request_body = LabelInput, responses((status = 201, body = Label), (status = 200, body = Label)))]
+pub async fn put(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    JsonBody(input): JsonBody<LabelInput>,
+) -> Answer<(StatusCode, Json<Label>)> {
+    let (label, made) = change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, &actor, &name, &input).await)?;
+    Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(label)))
+}
+
+/// Labels by name.
+#[utoipa::path(get, path = "/api/v1/labels", tag = "labels", params(PageQuery), responses((status = 200, body = List<Label>)))]
+pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<PageQuery>) -> Answer<Json<List<Label>>> {
+    let limit = page::limit(query.limit)?;
+    let after: Option<String> = page::decode(query.cursor.as_deref())?;
+    let mut conn = app.db.read().await?;
+    let rows = List::of(labels::list(&mut conn, after.as_deref().unwrap_or(""), limit + 1).await?, limit, |row| row.name.clone());
+    let mut items = Vec::with_capacity(rows.items.len());
+    for row in rows.items {
+        items.push(ops::get(&mut conn, &row.name).await?);
+    }
+    Ok(Json(List { items, next_cursor: rows.next_cursor }))
+}
+
+/// One label.
+#[utoipa::path(get, path = "/api/v1/labels/{name}", tag = "labels", params(("name" = String, Path)), responses((status = 200, body = Label)))]
+pub async fn get(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Answer<Json<Label>> {
+    Ok(Json(ops::get(&mut app.db.read().await?, &name).await?))
+}
+
+/// Deletes a label; what it gave is taken from its devices.
+#[utoipa::path(delete, path = "/api/v1/labels/{name}", tag = "labels", params(("name" = String, Path)), responses((status = 204)))]
+pub async fn delete(State(app): State<App>, Caller(actor): Caller, Path(name): Path<String>) -> Answer<StatusCode> {
+    change!(app, Class::Operators, |conn, moment| ops::delete(conn, moment, &actor, &name).await)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The devices that have a label.
+#[utoipa::path(get, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path), PageQuery), responses((status = 200, body = List<Device>)))]
+pub async fn devices(
+    State(app): State<App>,
+    _: Caller,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<PageQuery>,
+) -> Answer<Json<List<Device>>> {
+    let limit = page::limit(query.limit)?;
+    let after: Option<Id> = page::decode(query.cursor.as_deref())?;
+    let mut conn = app.db.read().await?;
+    let label = labels::by_name(&mut conn, &name).await?.ok_or(Error::NotFound("label"))?;
+    let after = after.map(|id| id.to_string()).unwrap_or_default();
+    let found = List::of(labels::devices(&mut conn, label.id, &after, limit + 1).await?, limit, |id| *id);
+    let mut items = Vec::with_capacity(found.items.len());
+    for id in found.items {
+        items.push(device_ops::view(&mut conn, id).await?);
+    }
+    Ok(Json(List { items, next_cursor: found.next_cursor }))
+}
+
+/// Gives the label to exactly these devices.
+#[utoipa::path(put, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses((status = 204)))]
+pub async fn replace(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    JsonBody(members): JsonBody<Members>,
+) -> Answer<StatusCode> {
+    membership(&app, &actor, &name, Membership::Replace, &members).await
+}
+
+/// Gives the label to these devices as well.
+#[utoipa::path(post, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses((status = 204)))]
+pub async fn add(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    JsonBody(members): JsonBody<Members>,
+) -> Answer<StatusCode> {
+    membership(&app, &actor, &name, Membership::Add, &members).await
+}
+
+/// Takes the label from these devices.
+#[utoipa::path(delete, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses((status = 204)))]
+pub async fn remove(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    JsonBody(members): JsonBody<Members>,
+) -> Answer<StatusCode> {
+    membership(&app, &actor, &name, Membership::Remove, &members).await
+}
+
+async fn membership(app: &App, actor: &Actor, name: &str, how: Membership, members: &Members) -> Answer<StatusCode> {
+    change!(app, Class::Operators, |conn, moment| ops::change(conn, moment, actor, name, how, &members.devices).await)?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,30 @@
+//! Sealed secrets by name. What is stored here opens only under the master key.
+
+use super::Conn;
+use crate::error::Result;
+
+/// Stores a sealed secret; its version goes up.
+pub async fn put(conn: &mut Conn, name: &str, sealed: &str, now_ms: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO sealed (name, sealed, version, updated_at_ms) VALUES ($1, $2, 1, $3) \
+         ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, version = sealed.version + 1, updated_at_ms = excluded.updated_at_ms",
+    )
+    .bind(name)
+    .bind(sealed)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+/// The version of a secret; 0 where there is none.
+pub async fn version(conn: &mut Conn, name: &str) -> Result<i64> {
+    let version: Option<i64> =
+        sqlx::query_scalar("SELECT version FROM sealed WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?;
+    Ok(version.unwrap_or(0))
+}
+
+/// A sealed secret.
+pub async fn get(conn: &mut Conn, name: &str) -> Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT sealed FROM sealed WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?)
+}

@@ -1,0 +1,111 @@
+//! What is done in chunks behind the operators' backs: jobs expanded and cancelled, sets moved, counts folded, tasks expired.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::tick;
+use crate::app::App;
+use crate::change;
+use crate::error::{Error, Result};
+use crate::model::{BULK_ABOVE, Lane};
+use crate::ops::{jobs as job_ops, settle, tasks as task_ops};
+use crate::store::{Class, jobs, meta, stacks, tallies};
+
+const TICK: Duration = Duration::from_millis(200);
+/// Rows of one transaction.
+const CHUNK: usize = 500;
+/// SQLite has one writer: a transaction of the background takes about 10 ms.
+const CHUNK_SQLITE: usize = 250;
+const LEASE_MS: i64 = 15_000;
+
+/// Runs until `stop`.
+pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
+    tick("background", TICK, Some(&app.bells.background), &stop, || pass(&app)).await;
+    Ok(())
+}
+
+/// One chunk of everything that waits; true where more does. One process at a time, by lease.
+pub async fn pass(app: &App) -> Result<bool> {
+    if !something_waits(app).await? {
+        return Ok(false);
+    }
+    let leased = change!(app, Class::Background, |conn, moment| {
+        meta::take_lease(conn, "background", &app.process, moment.now_ms, moment.now_ms + LEASE_MS).await
+    })?;
+    if !leased {
+        return Ok(false);
+    }
+    let expanded = expand(app).await?;
+    let moved = move_sets(app).await?;
+    let cancelled = cancel(app).await?;
+    let expired = expire(app).await?;
+    let folded = fold(app).await?;
+    Ok(expanded || moved || cancelled || expired || folded)
+}
+
+/// A read that spares the writer when there is nothing to do.
+async fn something_waits(app: &App) -> Result<bool> {
+    let mut conn = app.db.read().await?;
+    Ok(meta::background_waits(&mut conn, app.clock.now_ms()).await?)
+}
+
+fn chunk(app: &App) -> usize {
+    if app.config.is_sqlite() { CHUNK_SQLITE } else { CHUNK }
+}
+
+/// One chunk of the oldest expanding job.
+async fn expand(app: &App) -> Result<bool> {
+    let Some(job) = jobs::expanding(&mut app.db.read().await?).await?.into_iter().next() else { return Ok(false) };
+    let outcome = change!(app, Class::Background, |conn, moment| job_ops::expand(conn, moment, job.id, chunk(app)).await);
+    match outcome {
+        Ok(_) => Ok(true),
+        // Cancelled while its chunk was made: the chunk was undone.
+        Err(Error::NotFound(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// One chunk of one moving label set.
+async fn move_sets(app: &App) -> Result<bool> {
+    let mut conn = app.db.read().await?;
+    let Some(set) = stacks::moving(&mut conn).await?.into_iter().next() else { return Ok(false) };
+    let most = i64::try_from(BULK_ABOVE).unwrap_or(i64::MAX) + 1;
+    let lane = if stacks::size(&mut conn, &set.id, most).await? == most { Lane::Bulk } else { Lane::Change };
+    drop(conn);
+    let limit = chunk(app);
+    let moved = change!(app, Class::Background, |conn, moment| {
+        settle::move_some(conn, moment, &set, i64::try_from(limit).unwrap_or(i64::MAX), lane).await
+    })?;
+    if moved == 0 {
+        change!(app, Class::Background, |conn, _moment| stacks::moved(conn, &set.id, set.generation).await)?;
+    }
+    Ok(true)
+}
+
+/// A chunk of the open tasks of a cancelled job.
+async fn cancel(app: &App) -> Result<bool> {
+    let Some(job) = jobs::cancelled_with_open(&mut app.db.read().await?).await?.into_iter().next() else { return Ok(false) };
+    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
+    let ended = change!(app, Class::Background, |conn, moment| job_ops::cancel_some(conn, moment, job, limit).await)?;
+    Ok(ended > 0)
+}
+
+/// A chunk of tasks whose time is over.
+async fn expire(app: &App) -> Result<bool> {
+    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
+    let ended = change!(app, Class::Background, |conn, moment| task_ops::expire(conn, moment, limit).await)?;
+    Ok(ended == chunk(app))
+}
+
+/// A chunk of appended counts; jobs whose tasks are all final are done.
+async fn fold(app: &App) -> Result<bool> {
+    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
+    let topics = change!(app, Class::Background, |conn, _moment| tallies::fold(conn, limit).await)?;
+    let jobs: BTreeSet<_> = topics.iter().filter_map(|topic| topic.strip_prefix("job:")?.parse().ok()).collect();
+    for job in &jobs {
+        change!(app, Class::Background, |conn, moment| job_ops::close_if_done(conn, moment, *job).await)?;
+    }
+    Ok(!jobs.is_empty())
+}

@@ -1,0 +1,63 @@
+//! Housekeeping by the calendar: retention, and addresses whose quarantine is over. The nudge schedule is no calendar job.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tokio_util::sync::CancellationToken;
+
+use super::{nudger, retention};
+use crate::app::App;
+use crate::error::Result;
+
+/// Every ten minutes, in UTC; each run takes away a bounded number of rows.
+const RETENTION: &str = "0 */10 * * * *";
+/// Every five minutes.
+const QUARANTINE: &str = "30 */5 * * * *";
+
+/// Runs until `stop`.
+pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
+    match schedule(app).await {
+        Ok(mut scheduler) => {
+            stop.cancelled().await;
+            scheduler.shutdown().await.ok();
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(%error, "the calendar cannot start");
+            Err(crate::error::Error::NotFound("calendar"))
+        }
+    }
+}
+
+async fn schedule(app: App) -> std::result::Result<JobScheduler, JobSchedulerError> {
+    let scheduler = JobScheduler::new().await?;
+    // The scheduler starts a run whether or not the one before has ended: each job guards itself, and the passes take their leases.
+    let (guard, of_retention) = (Arc::new(Mutex::new(())), app.clone());
+    scheduler
+        .add(Job::new_async(RETENTION, move |_, _| {
+            let (guard, app) = (guard.clone(), of_retention.clone());
+            Box::pin(async move {
+                let Ok(_alone) = guard.try_lock() else { return };
+                match retention::pass(&app).await {
+                    Ok(rows) => tracing::debug!(rows, "retention"),
+                    Err(error) => tracing::warn!(%error, "retention failed; the next run goes on"),
+                }
+            })
+        })?)
+        .await?;
+    let guard = Arc::new(Mutex::new(()));
+    scheduler
+        .add(Job::new_async(QUARANTINE, move |_, _| {
+            let (guard, app) = (guard.clone(), app.clone());
+            Box::pin(async move {
+                let Ok(_alone) = guard.try_lock() else { return };
+                if let Err(error) = nudger::release_quarantined(&app).await {
+                    tracing::warn!(%error, "quarantined push addresses cannot be released; the next run goes on");
+                }
+            })
+        })?)
+        .await?;
+    scheduler.start().await?;
+    Ok(scheduler)
+}
