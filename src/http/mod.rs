@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod api;
 pub mod auth;
+pub mod console;
 pub mod error;
 pub mod extract;
 pub mod health;
@@ -12,7 +13,7 @@ pub mod tls;
 pub mod trace;
 
 use axum::routing::{delete, get, post, put};
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 
 use crate::app::App;
 use crate::config::Part;
@@ -26,6 +27,9 @@ pub fn router(app: App, parts: &[Part]) -> Router {
     }
     if parts.contains(&Part::Api) {
         router = router.nest("/api/v1", api());
+    }
+    if parts.contains(&Part::Console) {
+        router = router.merge(console());
     }
     router.layer(middleware::from_fn_with_state(app.clone(), trace::request_id)).with_state(app)
 }
@@ -93,4 +97,18 @@ pub(crate) fn api() -> Router<App> {
         .route("/feed", get(api::feed::list))
         .route("/feed/stream", get(api::feed::stream))
         .route("/audit", get(api::feed::audit))
+}
+
+/// The console's pages.
+fn console() -> Router<App> {
+    Router::new()
+        .route("/assets/{name}", get(console::assets::asset))
+        .route("/live", get(console::live::stream))
+        .route("/sign-in", get(console::sign_in::form).post(console::sign_in::password))
+        .route("/sign-in/{secret}", get(console::sign_in::link))
+        .route("/sign-out", post(console::sign_in::sign_out))
+        .route("/", get(console::overview::show))
+        .route("/alarms/{id}/acknowledge", post(console::overview::acknowledge))
+        .layer(Extension(console::Console::default()))
+        .layer(middleware::from_fn(console::layout::headers))
 }

@@ -8,6 +8,7 @@ mod turns;
 
 pub mod alarms;
 pub mod channels;
+pub mod console;
 pub mod contacts;
 pub mod devices;
 pub mod events;

@@ -1,0 +1,288 @@
+//! What every page has around it, who may see it, and how forms come in.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{Html, IntoResponse, Response};
+use subtle::ConstantTimeEq;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::http::auth::{self, Session};
+use crate::http::error::Problem;
+use crate::http::extract;
+use crate::model::{Actor, Role};
+
+/// How large a form may be: a policy document of a megabyte, escaped.
+const FORM_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Characters of a message that is carried to the next page.
+const FLASH_CHARS_MAX: usize = 400;
+const FLASH: &str = "muster_flash";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
+     base-uri 'none'; frame-ancestors 'none'";
+
+/// Puts the headers on every page of the console.
+pub async fn headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A message that the page before left for this one.
+#[derive(Clone, Debug)]
+pub struct Flash {
+    pub good: bool,
+    pub text: String,
+}
+
+/// What the layout shows around a page.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub title: String,
+    /// The first word of the path: which entry of the navigation is the present one.
+    pub place: String,
+    pub operator: String,
+    pub role: Role,
+    pub csrf: String,
+    pub flash: Option<Flash>,
+}
+
+impl Frame {
+    pub fn is(&self, place: &str) -> bool {
+        self.place == place
+    }
+
+    /// True for those who may do more than read.
+    pub fn may_act(&self) -> bool {
+        self.role >= Role::Operator
+    }
+
+    pub fn is_admin(&self) -> bool {
+        self.role >= Role::Admin
+    }
+}
+
+/// A signed-in operator; strangers are sent to the sign-in page.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    pub session: Session,
+    flash: Option<Flash>,
+    place: String,
+}
+
+impl Visitor {
+    pub fn actor(&self) -> &Actor {
+        &self.session.actor
+    }
+
+    /// The frame of a page.
+    pub fn frame(&self, title: impl Into<String>) -> Frame {
+        let name = &self.session.actor.name;
+        Frame {
+            title: title.into(),
+            place: self.place.clone(),
+            operator: name.strip_prefix("operator:").unwrap_or(name).to_owned(),
+            role: self.session.actor.role,
+            csrf: self.session.csrf.clone(),
+            flash: self.flash.clone(),
+        }
+    }
+}
+
+impl FromRequestParts<App> for Visitor {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Visitor, Response> {
+        match auth::session(app, &parts.headers).await {
+            Ok(Some(session)) => {
+                let place = parts.uri.path().split('/').nth(1).unwrap_or_default().to_owned();
+                Ok(Visitor { session, flash: flash_of(&parts.headers), place })
+            }
+            Ok(None) => Err(to("/sign-in")),
+            Err(problem) => Err(Trouble(problem).into_response()),
+        }
+    }
+}
+
+/// A form of a signed-in operator, whose token was compared.
+#[derive(Debug)]
+pub struct Posted {
+    pub visitor: Visitor,
+    pub fields: Fields,
+}
+
+impl FromRequest<App> for Posted {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &App) -> Result<Posted, Response> {
+        let (mut parts, body) = request.into_parts();
+        let visitor = Visitor::from_request_parts(&mut parts, app).await?;
+        let fields = Fields::read(Request::from_parts(parts, body)).await.map_err(IntoResponse::into_response)?;
+        if !bool::from(fields.text("csrf").as_bytes().ct_eq(visitor.session.csrf.as_bytes())) {
+            let detail = "this form does not belong to your session; go back, load the page again and repeat";
+            return Err(Trouble(Error::refused("csrf_mismatch", detail).into()).into_response());
+        }
+        Ok(Posted { visitor, fields })
+    }
+}
+
+/// The fields of a form. Their order is the page's.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// Reads a body of `application/x-www-form-urlencoded`.
+    pub async fn read(request: Request) -> Result<Fields, Trouble> {
+        let bytes = extract::body(request, FORM_BYTES_MAX).await?;
+        Ok(Fields(form_urlencoded::parse(&bytes).into_owned().collect()))
+    }
+
+    /// The value of a field, trimmed; "" where there is none.
+    pub fn text(&self, name: &str) -> &str {
+        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.trim())
+    }
+
+    /// The value of a field unless it is empty.
+    pub fn some(&self, name: &str) -> Option<String> {
+        Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// Every value of a field that may come several times.
+    pub fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(key, value)| key == name && !value.trim().is_empty()).map(|(_, value)| value.trim().to_owned()).collect()
+    }
+
+    /// A whole number, if one was given.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, Error> {
+        self.some(name).map(|text| text.parse().map_err(|_| Error::invalid(name, "must be a whole number"))).transpose()
+    }
+}
+
+/// Anything that keeps a page from being shown, as a page.
+#[derive(Debug)]
+pub struct Trouble(pub Problem);
+
+/// What a page answers.
+pub type Shown = Result<Response, Trouble>;
+
+impl<E: Into<Problem>> From<E> for Trouble {
+    fn from(error: E) -> Trouble {
+        Trouble(error.into())
+    }
+}
+
+#[derive(askama::Template)]
+#[template(path = "trouble.html")]
+struct TroublePage {
+    title: String,
+    detail: String,
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        let Problem { status, detail, retry_after_s, .. } = self.0;
+        let title = if status == StatusCode::NOT_FOUND { "Not found" } else { status.canonical_reason().unwrap_or("Trouble") };
+        let mut response = page(&TroublePage { title: title.to_owned(), detail });
+        *response.status_mut() = status;
+        if let Some(seconds) = retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// A template as an answer, which takes a message that was left for it with it.
+pub fn page(template: &impl askama::Template) -> Response {
+    match template.render() {
+        Ok(html) => {
+            let mut response = Html(html).into_response();
+            response
+                .headers_mut()
+                .append(header::SET_COOKIE, HeaderValue::from_static("muster_flash=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"));
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "a page could not be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// On to another page, after a POST or instead of this one.
+pub fn to(path: &str) -> Response {
+    let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static("/"));
+    (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()
+}
+
+/// On to another page, which says what was done, or why not. Faults of the server become a page of their own.
+pub fn told(path: &str, outcome: Result<String, Error>) -> Shown {
+    let flash = match outcome {
+        Ok(text) => Flash { good: true, text },
+        Err(Error::Database(error)) => return Err(Error::Database(error).into()),
+        Err(error) => Flash { good: false, text: Problem::from(error).detail },
+    };
+    let mut response = to(path);
+    let text: String = flash.text.chars().take(FLASH_CHARS_MAX).collect();
+    let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    let kind = if flash.good { "1" } else { "0" };
+    let cookie = format!("{FLASH}={kind}{encoded}; Path=/; Max-Age=30; HttpOnly; SameSite=Lax");
+    if let Ok(value) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().append(header::SET_COOKIE, value);
+    }
+    Ok(response)
+}
+
+/// A local path out of a form, to come back to; `otherwise` where it is none.
+pub fn local<'a>(path: &'a str, otherwise: &'a str) -> &'a str {
+    let is_local = path.starts_with('/') && !path.starts_with("//") && !path.contains(['\\', '\r', '\n']);
+    if is_local { path } else { otherwise }
+}
+
+/// A text as one segment of a path.
+pub fn segment(text: &str) -> String {
+    // '+' stands for a space in queries only.
+    form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+/// The value of a cookie.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+fn flash_of(headers: &HeaderMap) -> Option<Flash> {
+    let value = cookie(headers, FLASH).filter(|value| !value.is_empty())?;
+    let (kind, encoded) = value.split_at_checked(1)?;
+    let text = form_urlencoded::parse(format!("t={encoded}").as_bytes()).next().map(|(_, text)| text.into_owned())?;
+    Some(Flash { good: kind == "1", text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_path_of_this_server_is_come_back_to() {
+        assert_eq!(local("/devices?q=a", "/"), "/devices?q=a");
+        for elsewhere in ["https://example.org", "//example.org", "/\\example.org", "javascript:x", "/a\r\nb"] {
+            assert_eq!(local(elsewhere, "/"), "/");
+        }
+    }
+
+    #[test]
+    fn a_message_survives_its_cookie() {
+        let response = told("/x", Ok("Größe; \"a\" = 100 %".into())).unwrap();
+        let cookie = response.headers()[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, cookie.parse().unwrap());
+        let flash = flash_of(&headers).unwrap();
+        assert!(flash.good);
+        assert_eq!(flash.text, "Größe; \"a\" = 100 %");
+    }
+}

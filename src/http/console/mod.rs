@@ -1,0 +1,19 @@
+//! The console: pages made on the server, complete without a script, kept current by one. A file for each page; the URLs are in `http`.
+
+pub mod assets;
+pub mod format;
+pub mod layout;
+mod line;
+pub mod live;
+pub mod overview;
+pub mod sign_in;
+mod throttle;
+
+use std::sync::Arc;
+
+/// What the pages of one process share. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Console {
+    throttle: Arc<throttle::Throttle>,
+    overview: Arc<overview::Kept>,
+}

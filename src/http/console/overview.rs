@@ -1,0 +1,280 @@
+//! The first page: how the fleet stands, what is under way, what needs somebody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use askama::Template;
+use axum::extract::{Extension, Path, State};
+
+use super::Console;
+use super::format::{Badge, Bar, When, number, reason, sentence, span};
+use super::layout::{Frame, Posted, Shown, Visitor, page, segment, told};
+use super::line::{Line, lines};
+use crate::app::App;
+use crate::change;
+use crate::error::{Error, Result};
+use crate::model::Id;
+use crate::ops;
+use crate::ops::jobs::{self, Job};
+use crate::ops::settle::StackItem;
+use crate::push::SenderState;
+use crate::store::feed::{self, Reading};
+use crate::store::{Class, Conn, alarms, console, liveness, policies, stacks, tasks};
+
+const FEED_SHOWN: i64 = 30;
+const JOBS_SHOWN: i64 = 8;
+const ALARMS_SHOWN: i64 = 10;
+const POLICIES_MAX: i64 = 500;
+/// Open tasks that are counted by reason; beyond it the page says "or more".
+const TASKS_COUNTED_MAX: i64 = 100_000;
+/// Sums are kept for so many times the time that they took, and for a second at least: many open pages must not cost many sums.
+const KEPT_FACTOR: u32 = 20;
+const KEPT_MIN: Duration = Duration::from_secs(1);
+
+/// The last sums and when they were made.
+#[derive(Debug, Default)]
+pub struct Kept(Mutex<Option<(Instant, Duration, Arc<Sums>)>>);
+
+/// What has to be summed up over everything.
+#[derive(Debug)]
+pub struct Sums {
+    devices: Vec<(String, i64)>,
+    findings: Vec<console::FindingCount>,
+    reasons: Vec<(String, i64)>,
+    addresses: Vec<(String, String, i64)>,
+    policies: Vec<Progress>,
+}
+
+/// How far the version in force of a policy has come.
+#[derive(Clone, Debug)]
+struct Progress {
+    name: String,
+    version: i64,
+    channels: Bar,
+    applied_percent: i64,
+}
+
+impl Progress {
+    fn path(&self) -> String {
+        format!("/policies/{}", segment(&self.name))
+    }
+}
+
+struct SenderLine {
+    name: String,
+    state: Badge,
+    said: String,
+    addresses: String,
+}
+
+struct AlarmLine {
+    id: Id,
+    kind: String,
+    state: Badge,
+    detail: String,
+    opened: When,
+    is_open: bool,
+}
+
+struct JobLine {
+    id: Id,
+    kind: String,
+    state: Badge,
+    bar: Bar,
+    by: String,
+    made: When,
+}
+
+struct ReasonLine {
+    word: String,
+    said: &'static str,
+    n: String,
+}
+
+struct FindingLine {
+    kind: String,
+    name: String,
+    open: String,
+    overdue: i64,
+}
+
+struct Tile {
+    state: String,
+    badge: Badge,
+    n: String,
+    said: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct Overview {
+    frame: Frame,
+    tiles: Vec<Tile>,
+    devices: i64,
+    alarms: Vec<AlarmLine>,
+    findings: Vec<FindingLine>,
+    reasons: Vec<ReasonLine>,
+    reasons_full: bool,
+    senders: Vec<SenderLine>,
+    jobs: Vec<JobLine>,
+    policies: Vec<Progress>,
+    feed: Vec<Line>,
+}
+
+/// The page.
+pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>, visitor: Visitor) -> Shown {
+    let now_ms = app.clock.now_ms();
+    let mut conn = app.db.read().await?;
+    let sums = shared.overview.get(&app, &mut conn).await?;
+    let mut jobs = Vec::new();
+    for row in console::jobs_under_way(&mut conn, JOBS_SHOWN).await? {
+        jobs.push(job_line(&jobs::view(&mut conn, row).await?, now_ms));
+    }
+    let alarms = alarms::list(&mut conn, "", None, 50).await?.into_iter().filter(|row| row.closed_at_ms.is_none());
+    let alarms = alarms.take(ALARMS_SHOWN as usize).map(|row| AlarmLine {
+        id: row.id,
+        kind: sentence(&row.kind),
+        is_open: row.state == "open",
+        state: Badge::of(&row.state),
+        detail: row.detail,
+        opened: When::new(row.opened_at_ms, now_ms),
+    });
+    let (_, newest) = feed::range(&mut conn).await?;
+    let reading = Reading { after: newest - FEED_SHOWN, kind: String::new(), rows_max: FEED_SHOWN };
+    let mut rows = feed::read(&mut conn, &reading).await?.rows;
+    rows.reverse();
+    let shown = Overview {
+        tiles: tiles(&sums.devices),
+        devices: sums.devices.iter().map(|(_, n)| n).sum(),
+        alarms: alarms.collect(),
+        findings: sums.findings.iter().map(finding_line).collect(),
+        reasons_full: sums.reasons.iter().map(|(_, n)| n).sum::<i64>() >= TASKS_COUNTED_MAX,
+        reasons: sums.reasons.iter().map(|(word, n)| ReasonLine { word: word.clone(), said: reason(word), n: number(*n) }).collect(),
+        senders: senders(&app, &sums.addresses, now_ms),
+        jobs,
+        policies: sums.policies.clone(),
+        feed: lines(&mut conn, &rows, now_ms).await?,
+        frame: visitor.frame("Overview"),
+    };
+    Ok(page(&shown))
+}
+
+/// Says that somebody has seen an alarm.
+pub async fn acknowledge(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
+    let id: Id = id.parse().map_err(|_| Error::NotFound("alarm"))?;
+    let actor = posted.visitor.actor();
+    let done = change!(app, Class::Operators, |conn, moment| ops::alarms::acknowledge(conn, moment, actor, id).await);
+    told("/", done.map(|_| "Acknowledged. It stays until what it tells of is over.".into()))
+}
+
+impl Kept {
+    async fn get(&self, app: &App, conn: &mut Conn) -> Result<Arc<Sums>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((made, took, sums)) = kept
+            && made.elapsed() < (took * KEPT_FACTOR).max(KEPT_MIN)
+        {
+            return Ok(sums);
+        }
+        let started = Instant::now();
+        let sums = Arc::new(sum(app, conn).await?);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), started.elapsed(), sums.clone()));
+        Ok(sums)
+    }
+}
+
+async fn sum(app: &App, conn: &mut Conn) -> Result<Sums> {
+    Ok(Sums {
+        devices: liveness::counts(conn).await?,
+        findings: console::findings(conn).await?,
+        reasons: tasks::reasons(conn, None, &app.sender_names(), TASKS_COUNTED_MAX).await?,
+        addresses: console::addresses(conn).await?,
+        policies: progress(conn).await?,
+    })
+}
+
+/// The policies in force, the least applied first.
+async fn progress(conn: &mut Conn) -> Result<Vec<Progress>> {
+    let mut by_stack: HashMap<String, BTreeMap<String, i64>> = HashMap::new();
+    for row in console::standings(conn).await? {
+        by_stack.entry(row.stack_id).or_default().insert(row.state, row.n);
+    }
+    let mut by_policy: HashMap<(Id, i64), BTreeMap<String, i64>> = HashMap::new();
+    for stack in stacks::stacks(conn).await? {
+        let Some(states) = by_stack.get(&stack.id) else { continue };
+        let items: Vec<StackItem> = serde_json::from_str(&stack.items).unwrap_or_default();
+        for item in items {
+            let sums = by_policy.entry((item.policy, item.version)).or_default();
+            states.iter().for_each(|(state, n)| *sums.entry(state.clone()).or_default() += n);
+        }
+    }
+    let mut progress = Vec::new();
+    for row in policies::list(conn, "", POLICIES_MAX).await? {
+        let Some(version) = row.published else { continue };
+        let states = by_policy.remove(&(row.id, version)).unwrap_or_default();
+        let applied = states.get("applied").copied().unwrap_or(0);
+        let channels = Bar(states.into_iter().collect());
+        let applied_percent = if channels.total() > 0 { applied * 100 / channels.total() } else { 100 };
+        progress.push(Progress { name: row.name, version, channels, applied_percent });
+    }
+    progress.sort_by_key(|one| one.applied_percent);
+    Ok(progress)
+}
+
+/// One tile for each state, also for those that no device is in.
+fn tiles(counts: &[(String, i64)]) -> Vec<Tile> {
+    const STATES: [(&str, &str); 6] = [
+        ("active", "came within 48 h"),
+        ("idle", "not for 48 h"),
+        ("silent", "not for 7 days, or deaf to nudges"),
+        ("unmanaged", "checked out or retired"),
+        ("expected", "announced, not yet come"),
+        ("pending_approval", "waits to be admitted"),
+    ];
+    let count = |state: &str| counts.iter().find(|(word, _)| word == state).map_or(0, |(_, n)| *n);
+    STATES.iter().map(|(state, said)| Tile { state: (*state).into(), badge: Badge::of(state), n: number(count(state)), said }).collect()
+}
+
+fn finding_line(row: &console::FindingCount) -> FindingLine {
+    FindingLine { kind: row.kind.clone(), name: sentence(&row.kind), open: number(row.open), overdue: row.overdue }
+}
+
+fn job_line(job: &Job, now_ms: i64) -> JobLine {
+    JobLine {
+        id: job.id,
+        kind: job.kind.clone(),
+        state: Badge::of(&job.state),
+        bar: Bar(job.counts.iter().map(|(state, n)| (state.clone(), *n)).collect()),
+        by: super::format::who(&job.created_by),
+        made: When::new(job.created_at_ms, now_ms),
+    }
+}
+
+/// The senders with the addresses that wait for each, then the addresses of providers without a sender.
+fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> Vec<SenderLine> {
+    let counted = |provider: &str| {
+        let parts = addresses.iter().filter(|(of, _, _)| of == provider).map(|(_, state, n)| format!("{} {state}", number(*n)));
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    let mut shown = Vec::new();
+    for sender in &app.senders {
+        let status = sender.status();
+        let (word, said) = match status.state {
+            SenderState::Ok => ("ok", String::new()),
+            SenderState::Paused => ("paused", String::new()),
+            SenderState::Fault => ("fault", status.reason.clone().unwrap_or_default()),
+            SenderState::Unconfigured => ("unconfigured", "no credential".to_owned()),
+        };
+        let until = status.paused_until_ms.filter(|at_ms| *at_ms > now_ms).map(|at_ms| format!("tries again in {}", span(at_ms - now_ms)));
+        let said = [Some(said), until].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+        shown.push(SenderLine { name: status.name.into(), state: Badge::of(word), said, addresses: counted(status.name) });
+    }
+    let mut others: Vec<&str> =
+        addresses.iter().map(|(provider, _, _)| provider.as_str()).filter(|provider| !provider.is_empty()).collect();
+    others.dedup();
+    for provider in others.into_iter().filter(|provider| app.senders.iter().all(|sender| sender.name() != *provider)) {
+        let said = "devices come at their three-hour points only".to_owned();
+        shown.push(SenderLine { name: provider.into(), state: Badge::of("unconfigured"), said, addresses: counted(provider) });
+    }
+    shown
+}
