@@ -27,18 +27,12 @@ impl Kind for Activations {
             devices_per_user: self.app.config.limits.devices_per_user,
             approve_reactivation: self.app.config.agent.reactivation == Reactivation::Approve,
         };
-        // In one order of their users and tokens everywhere, so that two processes cannot wait for each other in a circle.
-        let mut order: Vec<usize> = (0..items.len()).collect();
-        order.sort_by_key(|at| (&items[*at].request.email, &items[*at].request.token));
         let mut moment = self.app.clock.moment();
         let mut conn = self.app.db.begin(Class::Results).await?;
-        let mut outcomes: Vec<Option<Activation>> = items.iter().map(|_| None).collect();
-        for at in order {
-            outcomes[at] = Some(activate::activate(&mut conn, &mut moment, &items[at], rules).await?);
-        }
+        let outcomes = activate::activate_all(&mut conn, &mut moment, items, rules).await?;
         conn.commit().await?;
         self.app.bells.ring();
-        Ok(outcomes.into_iter().flatten().collect())
+        Ok(outcomes)
     }
 
     fn split(_item: &Newcomer) -> Option<(Newcomer, Newcomer)> {

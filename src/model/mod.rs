@@ -1,15 +1,18 @@
 //! Plain data, no input or output: the words of docs/architecture.md as types.
 
 mod actor;
+mod denial;
 mod fault;
 mod id;
 pub mod kind;
 mod lane;
+pub mod nullable;
 pub mod schedule;
 pub mod text;
 pub mod token;
 
 pub use actor::{Actor, Role};
+pub use denial::Denial;
 pub use fault::Fault;
 pub use id::{BUCKETS, Id};
 pub use lane::Lane;

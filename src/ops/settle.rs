@@ -260,8 +260,8 @@ fn value_of(follower: &Follower, address: &str, name: &str) -> Option<String> {
         "server.address" => Some(address.to_owned()),
         _ => {
             let key = name.strip_prefix("user.attributes.")?;
-            let attributes: BTreeMap<String, String> = serde_json::from_str(follower.attributes.as_deref()?).ok()?;
-            attributes.get(key).cloned()
+            let attributes: BTreeMap<String, Value> = serde_json::from_str(follower.attributes.as_deref()?).ok()?;
+            attributes.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         }
     }
 }

@@ -3,9 +3,10 @@
 use sqlx::FromRow;
 
 use super::Conn;
+use super::wakes::{self, Readdress};
 use crate::error::Result;
-use crate::model::Id;
 use crate::model::schedule::{self, Rhythm};
+use crate::model::{Id, Lane};
 
 /// What a channel is made of.
 #[derive(Clone, Debug)]
@@ -48,10 +49,7 @@ pub async fn insert(conn: &mut Conn, channel: &NewChannel, now_ms: i64) -> Resul
     .bind(if push.is_some() { "active" } else { "none" })
     .execute(conn.raw())
     .await?;
-    let phase_s = schedule::phase_s(channel.id);
-    let lazy = channel.platform == "android";
-    let gap_ms = if channel.platform == "ios" { schedule::GAP_IOS_APP_MS } else { 0 };
-    let rhythm = Rhythm { phase_s, lazy, gap_ms, last_serving_ms: Some(now_ms) };
+    let rhythm = rhythm_of(channel, now_ms);
     sqlx::query(
         "INSERT INTO wakes (bucket, channel_id, sender, lane, due_at_ms, work_seq, open_work, urgent_open, step, attempt, fruitless, \
          changed_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy) \
@@ -62,21 +60,26 @@ pub async fn insert(conn: &mut Conn, channel: &NewChannel, now_ms: i64) -> Resul
     .bind(push.map_or("", |push| push.sender.as_str()))
     .bind(rhythm.periodic_ms(now_ms))
     .bind(now_ms)
-    .bind(gap_ms)
-    .bind(phase_s)
-    .bind(i64::from(lazy))
+    .bind(rhythm.gap_ms)
+    .bind(rhythm.phase_s)
+    .bind(i64::from(rhythm.lazy))
     .execute(conn.raw())
     .await?;
     Ok(())
 }
 
-/// A fresh activation of a channel that is there: its old tokens end, its numbering begins anew.
+fn rhythm_of(channel: &NewChannel, now_ms: i64) -> Rhythm {
+    let gap_ms = if channel.platform == "ios" { schedule::GAP_IOS_APP_MS } else { 0 };
+    Rhythm { phase_s: schedule::phase_s(channel.id), lazy: channel.platform == "android", gap_ms, last_serving_ms: Some(now_ms) }
+}
+
+/// A fresh activation of a channel that is there: its old tokens end at once, its numbering begins anew. [`rest`] belongs to it.
 pub async fn reactivate(conn: &mut Conn, channel: &NewChannel, now_ms: i64) -> Result<()> {
     let push = channel.push.as_ref();
     sqlx::query(
         "UPDATE channel SET token_hash = $3, fresh_token_hash = NULL, enrollment_token_id = $4, activation = activation + 1, activated_at_ms = $5, \
-         push_provider = $6, push_kind = $7, push_value = $8, push_state = $9, push_since_ms = $5, reported = NULL, applied = NULL, details = NULL \
-         WHERE bucket = $1 AND id = $2",
+         push_provider = $6, push_kind = $7, push_value = $8, push_state = $9, push_since_ms = $5, reported = NULL, applied = NULL, \
+         applied_at_ms = NULL, details = NULL WHERE bucket = $1 AND id = $2",
     )
     .bind(channel.id.bucket())
     .bind(channel.id)
@@ -89,23 +92,67 @@ pub async fn reactivate(conn: &mut Conn, channel: &NewChannel, now_ms: i64) -> R
     .bind(if push.is_some() { "active" } else { "none" })
     .execute(conn.raw())
     .await?;
-    sqlx::query("UPDATE wakes SET sender = $3, attempt = 0, unanswered = 0 WHERE bucket = $1 AND channel_id = $2")
-        .bind(channel.id.bucket())
-        .bind(channel.id)
-        .bind(push.map_or("", |push| push.sender.as_str()))
-        .execute(conn.raw())
-        .await?;
     Ok(())
 }
 
-/// Keeps a fresh device token beside the present one, which lives until the fresh one is used.
-pub async fn put_fresh_token(conn: &mut Conn, id: Id, fresh_token_hash: &str) -> Result<()> {
-    sqlx::query("UPDATE channel SET fresh_token_hash = $3 WHERE bucket = $1 AND id = $2")
+/// Puts the wake of a channel that has activated again to rest until its next point: it syncs by itself, and nothing nudges it before
+/// that sync. A nudge that is on its way belongs to the former activation; its answer finds no lease.
+pub async fn rest(conn: &mut Conn, channel: &NewChannel, now_ms: i64) -> Result<()> {
+    let rhythm = rhythm_of(channel, now_ms);
+    sqlx::query(
+        "UPDATE wakes SET sender = $3, lane = $4, due_at_ms = $5, next_due_ms = NULL, lease_id = NULL, open_work = 0, urgent_open = 0, \
+         step = 0, attempt = 0, fruitless = 0, unanswered = 0 WHERE bucket = $1 AND channel_id = $2",
+    )
+    .bind(channel.id.bucket())
+    .bind(channel.id)
+    .bind(channel.push.as_ref().map_or("", |push| push.sender.as_str()))
+    .bind(Lane::Periodic.rank())
+    .bind(rhythm.periodic_ms(now_ms))
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+/// Keeps a fresh device token beside the one that was used now, which lives until the fresh one is used. The push address is the one
+/// that came with it, if one did.
+pub async fn renew(conn: &mut Conn, id: Id, used_hash: &str, fresh_hash: &str, push: Option<&Push>, now_ms: i64) -> Result<()> {
+    sqlx::query("UPDATE channel SET token_hash = $3, fresh_token_hash = $4 WHERE bucket = $1 AND id = $2")
         .bind(id.bucket())
         .bind(id)
-        .bind(fresh_token_hash)
+        .bind(used_hash)
+        .bind(fresh_hash)
         .execute(conn.raw())
         .await?;
+    let Some(push) = push else { return Ok(()) };
+    let moved = sqlx::query(
+        "UPDATE channel SET push_provider = $3, push_kind = $4, push_value = $5, push_state = 'active', push_since_ms = $6 \
+         WHERE bucket = $1 AND id = $2 AND (COALESCE(push_value, '') <> $5 OR push_state IN ('none', 'quarantined'))",
+    )
+    .bind(id.bucket())
+    .bind(id)
+    .bind(&push.provider)
+    .bind(&push.kind)
+    .bind(&push.value)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    if moved.rows_affected() == 1 {
+        let address = Readdress { bucket: id.bucket(), channel_id: id, sender: push.sender.clone() };
+        wakes::readdress(conn, &[address], now_ms).await?;
+    }
+    Ok(())
+}
+
+/// Ends the agent channels of a device whose place another takes: no token opens them, no nudge is sent.
+pub async fn end(conn: &mut Conn, device: Id) -> Result<()> {
+    for statement in [
+        "UPDATE channel SET token_hash = NULL, fresh_token_hash = NULL, push_state = 'none', push_value = NULL \
+         WHERE bucket = $1 AND device_id = $2 AND kind = 'agent'",
+        "UPDATE wakes SET sender = '', open_work = 0, urgent_open = 0 \
+         WHERE bucket = $1 AND channel_id IN (SELECT id FROM channel WHERE bucket = $1 AND device_id = $2 AND kind = 'agent')",
+    ] {
+        sqlx::query(statement).bind(device.bucket()).bind(device).execute(conn.raw()).await?;
+    }
     Ok(())
 }
 

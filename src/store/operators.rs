@@ -46,11 +46,12 @@ pub struct OperatorRow {
     pub disabled_at_ms: Option<i64>,
 }
 
-/// Adds an operator unless one has the name; answers the id of whoever has it. A disabled operator is enabled again.
+/// Adds an operator unless one has the name; answers the id of whoever has it. One who is there
+/// gets this role, and is enabled again.
 pub async fn ensure(conn: &mut Conn, id: Id, name: &str, role: Role, now_ms: i64) -> Result<Id> {
     sqlx::query(
         "INSERT INTO operator (id, name, role, created_at_ms) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (name) DO UPDATE SET disabled_at_ms = NULL",
+         ON CONFLICT (name) DO UPDATE SET disabled_at_ms = NULL, role = excluded.role",
     )
     .bind(id)
     .bind(name)

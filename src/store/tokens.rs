@@ -78,6 +78,23 @@ pub async fn take_use(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
+/// Gives a use back that the same transaction counted.
+pub async fn give_back_use(conn: &mut Conn, id: Id) -> Result<()> {
+    sqlx::query("UPDATE enrollment_token SET uses = uses - 1 WHERE id = $1 AND uses > 0").bind(id).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// True where this token let this device in, or is what a parked newcomer came with.
+pub async fn was_used_by(conn: &mut Conn, token_id: Id, device_id: Id) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT at_ms FROM enrollment_use WHERE bucket = $1 AND device_id = $2 AND token_id = $3")
+        .bind(device_id.bucket())
+        .bind(device_id)
+        .bind(token_id)
+        .fetch_optional(conn.raw())
+        .await?;
+    Ok(found.is_some())
+}
+
 /// Ends a token; false where it had ended before.
 pub async fn revoke(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
     let done = sqlx::query("UPDATE enrollment_token SET revoked_at_ms = $2 WHERE id = $1 AND revoked_at_ms IS NULL")
@@ -112,10 +129,12 @@ pub struct UseRow {
     pub remote: String,
 }
 
-/// The devices that a token admitted at or after `since_ms`, oldest first.
+/// The devices that a token admitted at or after `since_ms`, oldest first; newcomers that wait for an operator are none.
 pub async fn uses(conn: &mut Conn, token_id: Id, since_ms: i64, limit: i64) -> Result<Vec<UseRow>> {
     Ok(sqlx::query_as(
-        "SELECT device_id, at_ms, remote FROM enrollment_use WHERE token_id = $1 AND at_ms >= $2 ORDER BY at_ms, device_id LIMIT $3",
+        "SELECT u.device_id, u.at_ms, u.remote FROM enrollment_use u LEFT JOIN device d ON d.bucket = u.bucket AND d.id = u.device_id \
+         WHERE u.token_id = $1 AND u.at_ms >= $2 AND COALESCE(d.state, '') NOT IN ('pending_approval', 'expected') \
+         ORDER BY u.at_ms, u.device_id LIMIT $3",
     )
     .bind(token_id)
     .bind(since_ms)

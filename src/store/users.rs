@@ -1,8 +1,9 @@
 //! People who carry devices.
 
+use serde::Serialize;
 use sqlx::FromRow;
 
-use super::{Conn, Dialect};
+use super::{Conn, Dialect, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -40,19 +41,25 @@ pub async fn insert(conn: &mut Conn, user: &UserRow) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Writes everything that can change of a user.
-pub async fn update(conn: &mut Conn, user: &UserRow) -> Result<()> {
-    sqlx::query("UPDATE users SET email = $2, name = $3, state = $4, device_limit = $5, attributes = $6, updated_at_ms = $7 WHERE id = $1")
-        .bind(user.id)
-        .bind(&user.email)
-        .bind(&user.name)
-        .bind(&user.state)
-        .bind(user.device_limit)
-        .bind(&user.attributes)
-        .bind(user.updated_at_ms)
-        .execute(conn.raw())
-        .await?;
-    Ok(())
+/// Writes everything that can change of a user; false where another has the e-mail address. The transaction then has to be undone.
+pub async fn update(conn: &mut Conn, user: &UserRow) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE users SET email = $2, name = $3, state = $4, device_limit = $5, attributes = $6, updated_at_ms = $7 WHERE id = $1",
+    )
+    .bind(user.id)
+    .bind(&user.email)
+    .bind(&user.name)
+    .bind(&user.state)
+    .bind(user.device_limit)
+    .bind(&user.attributes)
+    .bind(user.updated_at_ms)
+    .execute(conn.raw())
+    .await;
+    match done {
+        Ok(done) => Ok(done.rows_affected() == 1),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A user by id, deleted ones included.
@@ -60,10 +67,35 @@ pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<UserRow>> {
     Ok(sqlx::query_as("SELECT * FROM users WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
 }
 
-/// Locks a user's row, so that the device limit is counted by one at a time. SQLite's writer is alone anyway.
-pub async fn lock(conn: &mut Conn, id: Id) -> Result<()> {
+/// A user by id, its row locked until the transaction ends: who changes a user, or counts its devices, is alone.
+pub async fn locked(conn: &mut Conn, id: Id) -> Result<Option<UserRow>> {
+    // In a statement of its own: what is read behind the lock is what stands.
     if conn.dialect() == Dialect::Postgres {
         sqlx::query("SELECT id FROM users WHERE id = $1 FOR UPDATE").bind(id).execute(conn.raw()).await?;
+    }
+    get(conn, id).await
+}
+
+#[derive(Serialize)]
+struct Key<'a> {
+    key: &'a str,
+}
+
+const LOCK_USERS: &str = "SELECT COUNT(*) FROM (SELECT u.id FROM users u WHERE u.id IN (\
+       SELECT n.id FROM users n JOIN json_to_recordset($1::json) AS r(key text) ON n.email = r.key WHERE n.state <> 'deleted' \
+       UNION SELECT t.user_id FROM enrollment_token t JOIN json_to_recordset($1::json) AS r(key text) ON t.hash = r.key) \
+     ORDER BY u.id FOR UPDATE) AS locked";
+const LOCK_TOKENS: &str = "SELECT COUNT(*) FROM (SELECT t.id FROM enrollment_token t WHERE t.hash IN (\
+       SELECT r.key FROM json_to_recordset($1::json) AS r(key text)) ORDER BY t.id FOR UPDATE) AS locked";
+
+/// Locks the users with these lower-case e-mail addresses, those that the enrollment tokens with these hashes name, and then the
+/// tokens, each in the order of ids. SQLite's writer is alone anyway.
+pub async fn lock_with_tokens(conn: &mut Conn, emails: &[String], hashes: &[String]) -> Result<()> {
+    if conn.dialect() == Dialect::Postgres {
+        let keys: Vec<Key<'_>> = emails.iter().chain(hashes).map(|key| Key { key }).collect();
+        sqlx::query(LOCK_USERS).bind(rows_json(&keys)).execute(conn.raw()).await?;
+        let keys: Vec<Key<'_>> = hashes.iter().map(|key| Key { key }).collect();
+        sqlx::query(LOCK_TOKENS).bind(rows_json(&keys)).execute(conn.raw()).await?;
     }
     Ok(())
 }
@@ -82,14 +114,12 @@ pub async fn list(conn: &mut Conn, after_email: &str, limit: i64) -> Result<Vec<
         .await?)
 }
 
-/// How many devices count against the user's limit: all that are not denied and not gone.
+/// How many devices count against the user's limit: those that came in and have not gone, denied or not.
 pub async fn devices(conn: &mut Conn, id: Id) -> Result<i64> {
-    Ok(sqlx::query_scalar(
-        "SELECT COUNT(*) FROM device WHERE user_id = $1 AND denied IS NULL AND state NOT IN ('unmanaged', 'pending_approval')",
-    )
-    .bind(id)
-    .fetch_one(conn.raw())
-    .await?)
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM device WHERE user_id = $1 AND state IN ('active', 'idle', 'silent')")
+        .bind(id)
+        .fetch_one(conn.raw())
+        .await?)
 }
 
 /// The ids of all devices of a user, in lock order.

@@ -1,23 +1,28 @@
 //! Devices: announced, shown, changed, denied, retired.
 
+mod denial;
+
+pub use denial::{authorize, deny, lift, retire, retired, unauthorize};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::token::hash;
-use crate::model::{Actor, Id, Lane, Role, text};
-use crate::ops::{jobs, labels as label_ops, settle, tokens};
+use crate::model::{Actor, Denial, Id, Lane, Role, nullable, text};
+use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
+use crate::ops::tasks::{self, EndCause};
+use crate::ops::{findings, labels as label_ops, settle, tokens};
 use crate::store::channels::{self, ChannelView};
 use crate::store::devices::{self, DeviceRow};
 use crate::store::feed::{self, Entry};
 use crate::store::users::{self, UserRow};
-use crate::store::wakes::{self, Raise};
 use crate::store::{Conn, labels};
 
 /// How long the one-time link of an announced device is good.
 const LINK_MS: i64 = 14 * 24 * 3600 * 1000;
+const SERIAL_CHARS_MAX: usize = 256;
 
 /// A device as the API shows it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -73,7 +78,10 @@ pub struct NewDevice {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DevicePatch {
-    pub serial: Option<String>,
+    /// Null where it has none.
+    #[serde(default, deserialize_with = "nullable::given")]
+    #[schema(value_type = Option<String>)]
+    pub serial: Option<Option<String>>,
     /// Id or e-mail address.
     pub user: Option<String>,
     /// Replaces the labels that were given by hand.
@@ -125,14 +133,14 @@ pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: 
         return Err(Error::invalid("/platform", "take android or ios"));
     }
     let user = user_named(conn, "/user", &new.user).await?;
-    let label_ids = label_ids(conn, &new.labels).await?;
+    let label_ids = label_ops::ids(conn, "/labels", &new.labels).await?;
     let row = DeviceRow {
         id: moment.id(),
         user_id: Some(user.id),
         platform: new.platform.clone(),
         app: String::new(),
         hardware_id: None,
-        serial: new.serial.as_deref().map(|serial| text::named("/serial", serial, 256)).transpose()?,
+        serial: new.serial.as_deref().map(|serial| text::named("/serial", serial, SERIAL_CHARS_MAX)).transpose()?,
         udid: None,
         model: String::new(),
         os_version: String::new(),
@@ -160,20 +168,42 @@ pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: 
     Ok((view(conn, row.id).await?, json!({"token": value, "link": link, "expires_at_ms": expires_at_ms})))
 }
 
-/// Changes what an operator may change of a device.
+/// Changes what an operator may change of a device. A device that changes hands is denied, or not, as its new user is.
 pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, patch: &DevicePatch) -> Result<Device> {
     actor.require(Role::Operator)?;
+    let user = match &patch.user {
+        Some(named) => {
+            let user = user_named(conn, "/user", named).await?;
+            users::locked(conn, user.id).await?
+        }
+        None => None,
+    };
     let mut row = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
     let before = json!({"serial": row.serial, "user_id": row.user_id, "labels": labels::of_device(conn, id).await?});
     if let Some(serial) = &patch.serial {
-        row.serial = Some(text::checked("/serial", serial, 256)?).filter(|serial| !serial.is_empty());
+        let serial = serial.as_deref().map(|serial| text::checked("/serial", serial, SERIAL_CHARS_MAX)).transpose()?;
+        row.serial = serial.filter(|serial| !serial.is_empty());
     }
-    if let Some(user) = &patch.user {
-        row.user_id = Some(user_named(conn, "/user", user).await?.id);
+    if let Some(user) = &user {
+        row.user_id = Some(user.id);
+    }
+    let label_ids = match &patch.labels {
+        Some(names) => Some(label_ops::ids(conn, "/labels", names).await?),
+        None => None,
+    };
+    match &user {
+        Some(user) if user.state == "disabled" => {
+            denial::deny(conn, moment, actor, &[id], Denial::UserDisabled).await?;
+        }
+        Some(_) => {
+            for theirs in [Denial::UserDisabled, Denial::UserDeleted] {
+                denial::lift(conn, moment, actor, &[id], Some(theirs)).await?;
+            }
+        }
+        None => {}
     }
     devices::update(conn, &row).await?;
-    if let Some(names) = &patch.labels {
-        let ids = label_ids(conn, names).await?;
+    if let Some(ids) = label_ids {
         labels::set_of_device(conn, id, &ids, moment.now_ms).await?;
     }
     reindex_by_id(conn, id).await?;
@@ -186,87 +216,29 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
 
 /// Forgets a device. Its history goes by retention; its hardware may enroll anew.
 pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<()> {
-    actor.require(Role::Admin)?;
+    actor.require(Role::Operator)?;
     let row = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
+    let channels = devices::channels_of(conn, &[id]).await?;
     devices::delete(conn, id).await?;
+    tasks::end_open(conn, moment, &channels, EndCause::Left).await?;
+    findings::close_all(conn, moment, &[id], "deleted").await?;
+    if let Some(hardware_id) = &row.hardware_id {
+        let key = hardware_key_of(&row.platform, &row.app, hardware_id);
+        devices::drop_key(conn, HARDWARE, &key, id).await?;
+        if let Some(user) = row.user_id {
+            devices::drop_key(conn, PARKED, &parked_key_of(&key, user), id).await?;
+        }
+    }
     tell(conn, moment, actor, "device.deleted", id, json!({"serial": row.serial, "model": row.model})).await
 }
 
 /// Asks a device to come in.
 pub async fn call_in(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
     actor.require(Role::Operator)?;
-    raise(conn, moment, id).await?;
+    devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
+    denial::call(conn, moment, &[id]).await?;
     tell(conn, moment, actor, "device.called", id, json!({})).await?;
     view(conn, id).await
-}
-
-/// Takes a device's authorization away: the app signs out and clears its cache, the enrollment stays.
-pub async fn unauthorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
-    actor.require(Role::Operator)?;
-    devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
-    set_denied(conn, moment, id, Some("operator")).await?;
-    tell(conn, moment, actor, "device.unauthorized", id, json!({})).await?;
-    view(conn, id).await
-}
-
-/// Authorizes a device again, or admits a parked newcomer in the place of the device that has its hardware.
-pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
-    actor.require(Role::Operator)?;
-    let row = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
-    if row.state == "pending_approval" {
-        admit_parked(conn, moment, &row).await?;
-    } else {
-        let user = match row.user_id {
-            Some(user) => users::get(conn, user).await?,
-            None => None,
-        };
-        if user.is_none_or(|user| user.state != "enabled") {
-            return Err(Error::refused("user_disabled", "this device's user is disabled or deleted; enable the user first"));
-        }
-        set_denied(conn, moment, id, None).await?;
-    }
-    tell(conn, moment, actor, "device.authorized", id, json!({"was": row.denied.unwrap_or(row.state)})).await?;
-    view(conn, id).await
-}
-
-async fn admit_parked(conn: &mut Conn, moment: &mut Moment, row: &DeviceRow) -> Result<()> {
-    let key = hash(&format!("{}\0{}\0{}", row.platform, row.app, row.hardware_id.as_deref().unwrap_or("")));
-    if let Some(former) = devices::by_key(conn, "hardware", &key).await? {
-        set_denied(conn, moment, former, Some("retired")).await?;
-        devices::set_state(conn, former, "unmanaged", moment.now_ms).await?;
-    }
-    devices::move_key(conn, "hardware", &key, row.id).await?;
-    if let Some(user) = row.user_id {
-        devices::drop_key(conn, "parked", &format!("{key}/{user}")).await?;
-    }
-    devices::set_state(conn, row.id, "expected", moment.now_ms).await?;
-    Ok(())
-}
-
-/// Ends the management of one device: its app's data is deleted, and a task says so.
-pub async fn retire(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<jobs::Job> {
-    actor.require(Role::Operator)?;
-    devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
-    set_denied(conn, moment, id, Some("retired")).await?;
-    let job = jobs::create(conn, moment, actor, &jobs::NewJob::one("retire", id), None, None).await?;
-    tell(conn, moment, actor, "device.retired", id, json!({"job_id": job.id})).await?;
-    Ok(job)
-}
-
-/// Denies a device and its channels, or lifts the denial, and calls it in so that it learns of it.
-pub async fn set_denied(conn: &mut Conn, moment: &mut Moment, id: Id, denied: Option<&str>) -> Result<()> {
-    if devices::deny(conn, id, denied, moment.now_ms).await? {
-        raise(conn, moment, id).await?;
-        let data = json!({"denied": denied});
-        feed::append(conn, moment, &[Entry { kind: "device.denied", actor: None, device_id: Some(id), data }]).await?;
-    }
-    Ok(())
-}
-
-async fn raise(conn: &mut Conn, moment: &Moment, id: Id) -> Result<()> {
-    let raises: Vec<Raise> =
-        channels::of_device(conn, id).await?.into_iter().map(|channel| Raise { channel_id: channel.id, lane: Lane::Change }).collect();
-    wakes::raise(conn, &raises, moment.now_ms).await
 }
 
 /// Brings the words that a device is found by up to date.
@@ -295,16 +267,13 @@ pub async fn reindex_by_id(conn: &mut Conn, id: Id) -> Result<()> {
     reindex(conn, &row, user.as_ref()).await
 }
 
-async fn user_named(conn: &mut Conn, pointer: &str, named: &str) -> Result<UserRow> {
+/// The user of that id or e-mail address.
+pub(crate) async fn user_named(conn: &mut Conn, pointer: &str, named: &str) -> Result<UserRow> {
     let user = match named.parse::<Id>() {
         Ok(id) => users::get(conn, id).await?.filter(|user| user.state != "deleted"),
         Err(_) => users::by_email(conn, &named.trim().to_lowercase()).await?,
     };
     user.ok_or_else(|| Error::invalid(pointer, format!("there is no user {named:?}")))
-}
-
-async fn label_ids(conn: &mut Conn, names: &[String]) -> Result<Vec<Id>> {
-    label_ops::ids(conn, "/labels", names).await
 }
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, id: Id, data: Value) -> Result<()> {

@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::token::Secret;
-use crate::model::{Actor, Id, Role, text};
-use crate::ops::devices as device_ops;
+use crate::model::{Actor, Denial, Id, Role, text};
+use crate::ops::{devices as device_ops, labels as label_ops};
 use crate::store::feed::{self, Entry};
 use crate::store::tokens::{self, TokenRow, UseRow};
-use crate::store::{Conn, devices, labels, users};
+use crate::store::{Conn, labels};
 
 /// Devices that a token's record shows at most.
 const USES_SHOWN_MAX: i64 = 1000;
@@ -66,20 +66,10 @@ pub async fn create(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: &N
     if new.max_uses.is_some_and(|most| most < 1) {
         return Err(Error::invalid("/max_uses", "must be 1 or more"));
     }
-    let mut label_ids = Vec::new();
-    for (at, name) in new.labels.iter().enumerate() {
-        let label = labels::by_name(conn, name).await?;
-        label_ids.push(label.ok_or_else(|| Error::invalid(format!("/labels/{at}"), format!("there is no label {name:?}")))?.id);
-    }
+    let label_ids = label_ops::ids(conn, "/labels", &new.labels).await?;
     let user_id = match &new.user {
         None => None,
-        Some(named) => {
-            let user = match named.parse::<Id>() {
-                Ok(id) => users::get(conn, id).await?.filter(|user| user.state != "deleted"),
-                Err(_) => users::by_email(conn, &named.trim().to_lowercase()).await?,
-            };
-            Some(user.ok_or_else(|| Error::invalid("/user", format!("there is no user {named:?}")))?.id)
-        }
+        Some(named) => Some(device_ops::user_named(conn, "/user", named).await?.id),
     };
     let serial = new.serial.as_deref().map(|serial| text::named("/serial", serial, 256)).transpose()?;
     mint(conn, moment, actor, text::named("/name", &new.name, 256)?, new.expires_at_ms, new.max_uses, label_ids, user_id, serial, None)
@@ -128,15 +118,12 @@ pub async fn mint(
 /// Ends a token; with a time also quarantines every device that it admitted since.
 pub async fn revoke(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, quarantine_since_ms: Option<i64>) -> Result<Token> {
     actor.require(Role::Operator)?;
+    tokens::get(conn, id).await?.ok_or(Error::NotFound("enrollment token"))?;
     tokens::revoke(conn, id, moment.now_ms).await?;
     let mut quarantined = 0;
     if let Some(since_ms) = quarantine_since_ms {
-        for used in tokens::uses(conn, id, since_ms, i64::MAX).await? {
-            if devices::get(conn, used.device_id).await?.is_some_and(|device| device.denied.is_none()) {
-                device_ops::set_denied(conn, moment, used.device_id, Some("quarantined")).await?;
-                quarantined += 1;
-            }
-        }
+        let admitted: Vec<Id> = tokens::uses(conn, id, since_ms, i64::MAX).await?.into_iter().map(|used| used.device_id).collect();
+        quarantined = device_ops::deny(conn, moment, actor, &admitted, Denial::Quarantined).await?.len();
     }
     let data = json!({"id": id, "quarantined": quarantined});
     feed::append(conn, moment, &[Entry { kind: "enrollment_token.revoked", actor: Some(actor.name.clone()), device_id: None, data }])

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, Id, Lane, Role};
+use crate::model::{Actor, Denial, Id, Lane, Role, nullable};
 use crate::ops::{devices as device_ops, settle};
 use crate::store::feed::{self, Entry};
 use crate::store::users::{self, UserRow};
@@ -16,6 +16,8 @@ use crate::store::{Conn, devices};
 
 const NAME_CHARS_MAX: usize = 256;
 const ATTRIBUTES_MAX: usize = 64;
+const ATTRIBUTE_NAME_CHARS_MAX: usize = 64;
+const ATTRIBUTE_CHARS_MAX: usize = 4096;
 
 /// A user as the API shows it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -24,10 +26,10 @@ pub struct User {
     pub email: String,
     pub name: String,
     pub enabled: bool,
-    /// Devices this user may have; null for the server's setting.
+    /// Devices this user may have, 0 for any number; null for the server's setting.
     pub device_limit: Option<i64>,
-    /// Values for `{{user.attributes.NAME}}`.
-    pub attributes: BTreeMap<String, String>,
+    /// Values for `{{user.attributes.NAME}}`: texts, numbers, true or false.
+    pub attributes: BTreeMap<String, Value>,
     pub created_at_ms: i64,
 }
 
@@ -55,7 +57,7 @@ pub struct NewUser {
     #[serde(default)]
     pub device_limit: Option<i64>,
     #[serde(default)]
-    pub attributes: BTreeMap<String, String>,
+    pub attributes: BTreeMap<String, Value>,
 }
 
 /// What changes of a user; what is absent stays.
@@ -65,9 +67,12 @@ pub struct UserPatch {
     pub email: Option<String>,
     pub name: Option<String>,
     pub enabled: Option<bool>,
-    /// 0 for no limit of its own.
-    pub device_limit: Option<i64>,
-    pub attributes: Option<BTreeMap<String, String>>,
+    /// 0 for any number, null for the server's setting.
+    #[serde(default, deserialize_with = "nullable::given")]
+    #[schema(value_type = Option<i64>)]
+    pub device_limit: Option<Option<i64>>,
+    /// Replaces all of them.
+    pub attributes: Option<BTreeMap<String, Value>>,
 }
 
 /// Makes a user; 409 `email_taken` where another has the address.
@@ -98,15 +103,12 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
     let mut row = before.clone();
     if let Some(text) = &patch.email {
         row.email = email(text)?;
-        if row.email != before.email && users::by_email(conn, &row.email).await?.is_some() {
-            return Err(taken(&row.email));
-        }
     }
     if let Some(text) = &patch.name {
         row.name = name(text)?;
     }
     if let Some(most) = patch.device_limit {
-        row.device_limit = limit(Some(most))?.filter(|most| *most > 0);
+        row.device_limit = limit(most)?;
     }
     if let Some(map) = &patch.attributes {
         row.attributes = attributes(map)?;
@@ -115,12 +117,15 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
         row.state = if enabled { "enabled" } else { "disabled" }.into();
     }
     row.updated_at_ms = moment.now_ms;
-    users::update(conn, &row).await?;
-    let devices = users::device_ids(conn, id).await?;
-    if row.state != before.state {
-        let denied = (row.state == "disabled").then_some("user_disabled");
-        deny_devices(conn, moment, &devices, denied, "user_disabled").await?;
+    if !users::update(conn, &row).await? {
+        return Err(taken(&row.email));
     }
+    let devices = users::device_ids(conn, id).await?;
+    match (before.state == row.state, row.state.as_str()) {
+        (true, _) => Vec::new(),
+        (false, "disabled") => device_ops::deny(conn, moment, actor, &devices, Denial::UserDisabled).await?,
+        (false, _) => device_ops::lift(conn, moment, actor, &devices, Some(Denial::UserDisabled)).await?,
+    };
     if (&row.email, &row.name, &row.attributes) != (&before.email, &before.name, &before.attributes) {
         settle::devices(conn, moment, &devices, Lane::Change).await?;
         for device in &devices {
@@ -142,28 +147,13 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
     row.updated_at_ms = moment.now_ms;
     users::update(conn, &row).await?;
     let devices = users::device_ids(conn, id).await?;
-    deny_devices(conn, moment, &devices, Some("user_deleted"), "user_disabled").await?;
+    device_ops::deny(conn, moment, actor, &devices, Denial::UserDeleted).await?;
     tell(conn, moment, actor, "user.deleted", json!({"id": id, "email": row.email, "devices": devices.len()})).await
 }
 
-/// Denies devices, or lifts the denial that `lifts` names; a denial of another kind stays.
-async fn deny_devices(conn: &mut Conn, moment: &mut Moment, ids: &[Id], denied: Option<&str>, lifts: &str) -> Result<()> {
-    for id in ids {
-        let Some(device) = devices::get(conn, *id).await? else { continue };
-        let stands = device.denied.as_deref();
-        let may = match denied {
-            Some(_) => stands.is_none() || stands == Some(lifts),
-            None => stands == Some(lifts),
-        };
-        if may {
-            device_ops::set_denied(conn, moment, *id, denied).await?;
-        }
-    }
-    Ok(())
-}
-
+/// A user that is not deleted, its row locked.
 async fn live(conn: &mut Conn, id: Id) -> Result<UserRow> {
-    users::get(conn, id).await?.filter(|user| user.state != "deleted").ok_or(Error::NotFound("user"))
+    users::locked(conn, id).await?.filter(|user| user.state != "deleted").ok_or(Error::NotFound("user"))
 }
 
 fn shown(row: &UserRow) -> serde_json::Value {
@@ -194,13 +184,18 @@ fn limit(limit: Option<i64>) -> Result<Option<i64>> {
     }
 }
 
-fn attributes(map: &BTreeMap<String, String>) -> Result<String> {
+fn attributes(map: &BTreeMap<String, Value>) -> Result<String> {
     if map.len() > ATTRIBUTES_MAX {
         return Err(Error::invalid("/attributes", format!("at most {ATTRIBUTES_MAX}")));
     }
     for (key, value) in map {
-        crate::model::text::checked(&format!("/attributes/{key}"), key, 64)?;
-        crate::model::text::checked(&format!("/attributes/{key}"), value, 4096)?;
+        let pointer = format!("/attributes/{}", key.replace('~', "~0").replace('/', "~1"));
+        crate::model::text::named(&pointer, key, ATTRIBUTE_NAME_CHARS_MAX)?;
+        match value {
+            Value::String(text) => crate::model::text::checked(&pointer, text, ATTRIBUTE_CHARS_MAX).map(drop)?,
+            Value::Number(_) | Value::Bool(_) => {}
+            _ => return Err(Error::invalid(pointer, "take a text, a number, true or false")),
+        }
     }
     Ok(serde_json::to_string(map).unwrap_or_else(|_| "{}".into()))
 }

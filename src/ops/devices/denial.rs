@@ -1,0 +1,150 @@
+//! Devices that may not go on, and devices that may again.
+
+use serde_json::json;
+
+use super::{tell, view};
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::{Actor, BULK_ABOVE, Denial, Id, Lane, Role};
+use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
+use crate::ops::devices::Device;
+use crate::ops::tasks::{self, EndCause};
+use crate::ops::{findings, jobs};
+use crate::store::devices::{self, DeviceRow};
+use crate::store::feed::{self, Entry};
+use crate::store::wakes::{self, Raise};
+use crate::store::{Conn, channels, users};
+
+/// Devices told of one by one; more are told of in one entry.
+const TOLD_EACH_MAX: usize = 50;
+/// Devices denied or restored in one statement at most.
+const CHUNK_MAX: usize = 500;
+
+/// Takes a device's authorization away: the app signs out and clears its cache, the enrollment stays.
+pub async fn unauthorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
+    actor.require(Role::Operator)?;
+    devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
+    deny(conn, moment, actor, &[id], Denial::Operator).await?;
+    view(conn, id).await
+}
+
+/// Authorizes a device again, or admits a parked newcomer in the place of the device that has its hardware.
+pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
+    actor.require(Role::Operator)?;
+    let row = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
+    // Locked, so that a user who is disabled in this instant does not keep an authorized device.
+    let user = match row.user_id {
+        Some(user) => users::locked(conn, user).await?,
+        None => None,
+    };
+    if row.user_id.is_some() && user.is_none_or(|user| user.state != "enabled") {
+        return Err(Error::refused(
+            "user_not_enabled",
+            "this device's user is disabled or deleted; enable the user, or give it to another",
+        ));
+    }
+    lift(conn, moment, actor, &[id], None).await?;
+    match row.state.as_str() {
+        "pending_approval" => admit_parked(conn, moment, &row).await?,
+        // It was retired and may come again; the clock moves it on by what it shows.
+        "unmanaged" if !channels::of_device(conn, id).await?.is_empty() => {
+            devices::set_state(conn, id, "silent", moment.now_ms).await?;
+        }
+        _ => {}
+    }
+    tell(conn, moment, actor, "device.authorized", id, json!({"was": row.denied.unwrap_or(row.state)})).await?;
+    view(conn, id).await
+}
+
+/// The earlier device leaves: no token opens its channel, its hardware is the newcomer's, which comes in by its next activation.
+async fn admit_parked(conn: &mut Conn, moment: &mut Moment, row: &DeviceRow) -> Result<()> {
+    let key = hardware_key_of(&row.platform, &row.app, row.hardware_id.as_deref().unwrap_or_default());
+    if let Some(former) = devices::by_key(conn, HARDWARE, &key).await?.filter(|former| *former != row.id) {
+        let channels = devices::channels_of(conn, &[former]).await?;
+        crate::store::channels_lock(conn, &channels).await?;
+        channels::end(conn, former).await?;
+        devices::set_state(conn, former, "unmanaged", moment.now_ms).await?;
+        tasks::end_open(conn, moment, &channels, EndCause::ReEnrolled).await?;
+        findings::close_all(conn, moment, &[former], "replaced").await?;
+        let data = json!({"by": row.id});
+        feed::append(conn, moment, &[Entry { kind: "device.replaced", actor: None, device_id: Some(former), data }]).await?;
+    }
+    devices::move_key(conn, HARDWARE, &key, row.id).await?;
+    if let Some(user) = row.user_id {
+        devices::drop_key(conn, PARKED, &parked_key_of(&key, user), row.id).await?;
+    }
+    devices::set_state(conn, row.id, "expected", moment.now_ms).await?;
+    Ok(())
+}
+
+/// Ends the management of one device: its app's data is deleted, and a task says so.
+pub async fn retire(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<jobs::Job> {
+    actor.require(Role::Operator)?;
+    devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
+    let job = jobs::create(conn, moment, actor, &jobs::NewJob::one("retire", id), None, None).await?;
+    if job.state != "awaiting_approval" {
+        retired(conn, moment, actor, &[id]).await?;
+    }
+    Ok(job)
+}
+
+/// Devices whose retirement is decided: denied for good, no longer managed, no longer judged.
+pub async fn retired(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id]) -> Result<()> {
+    deny(conn, moment, actor, ids, Denial::Retired).await?;
+    for id in ids {
+        devices::set_state(conn, *id, "unmanaged", moment.now_ms).await?;
+    }
+    Ok(())
+}
+
+/// Denies devices and calls them in, so that they learn of it; those that an equal or stronger denial holds stay as they are. Answers
+/// the others.
+pub async fn deny(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id], denial: Denial) -> Result<Vec<Id>> {
+    let mut denied = Vec::new();
+    for chunk in ids.chunks(CHUNK_MAX) {
+        denied.extend(devices::deny(conn, chunk, denial, moment.now_ms).await?);
+    }
+    call(conn, moment, &denied).await?;
+    if denial.is_for_good() {
+        for chunk in denied.chunks(CHUNK_MAX) {
+            findings::close_all(conn, moment, chunk, denial.name()).await?;
+        }
+    }
+    told(conn, moment, actor, "device.denied", &denied, denial.name()).await?;
+    Ok(denied)
+}
+
+/// Lifts denials, all or only those of one kind, and calls the devices in.
+pub async fn lift(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id], only: Option<Denial>) -> Result<Vec<Id>> {
+    let mut lifted = Vec::new();
+    for chunk in ids.chunks(CHUNK_MAX) {
+        lifted.extend(devices::lift(conn, chunk, only).await?);
+    }
+    call(conn, moment, &lifted).await?;
+    told(conn, moment, actor, "device.denial_lifted", &lifted, only.map_or("any", Denial::name)).await?;
+    Ok(lifted)
+}
+
+/// Raises the wakes of all channels of devices.
+pub(super) async fn call(conn: &mut Conn, moment: &Moment, ids: &[Id]) -> Result<()> {
+    let mut channels = Vec::new();
+    for chunk in ids.chunks(CHUNK_MAX) {
+        channels.extend(devices::channels_of(conn, chunk).await?);
+    }
+    let lane = if channels.len() > BULK_ABOVE { Lane::Bulk } else { Lane::Change };
+    let raises: Vec<Raise> = channels.into_iter().map(|channel_id| Raise { channel_id, lane }).collect();
+    wakes::raise(conn, &raises, moment.now_ms).await
+}
+
+async fn told(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, ids: &[Id], why: &str) -> Result<()> {
+    let actor = Some(actor.name.clone());
+    let entries: Vec<Entry> = match ids.len() {
+        0 => return Ok(()),
+        1..=TOLD_EACH_MAX => {
+            let entry = |id: &Id| Entry { kind, actor: actor.clone(), device_id: Some(*id), data: json!({"denial": why}) };
+            ids.iter().map(entry).collect()
+        }
+        many => vec![Entry { kind, actor, device_id: None, data: json!({"denial": why, "devices": many}) }],
+    };
+    feed::append(conn, moment, &entries).await
+}
