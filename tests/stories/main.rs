@@ -3,3 +3,4 @@
 
 mod fcm;
 mod support;
+mod the_loop;

@@ -125,7 +125,7 @@ fn baseline(n: u64) -> Value {
     json!({
         "document": {
             "passwordPolicies": [{"passwordScope": "SCOPE_DEVICE", "passwordQuality": "COMPLEXITY_MEDIUM", "passwordMinimumLength": 6 + n % 5}],
-            "screenCaptureDisabled": n % 2 == 0,
+            "screenCaptureDisabled": n.is_multiple_of(2),
             "printingPolicy": "PRINTING_DISALLOWED",
             "applications": [{"packageName": "org.example.mail", "installType": "FORCE_INSTALLED",
                 "managedConfiguration": {"EMAIL": "{{user.email}}", "SERVER": "{{server.address}}"}}],

@@ -1,3 +1,6 @@
 //! What the stories share.
 
+pub mod device;
+pub mod postgres;
 pub mod push;
+pub mod server;
