@@ -231,6 +231,8 @@ CREATE INDEX wakes_due ON wakes (sender, lane, due_at_ms);
 
 -- ---------------------------------------------------------------- jobs and tasks
 
+-- walk is what the background still does for a job, one chunk after the other: 'make' its tasks, 'cancel' them, 'retry' them, or ''.
+-- (expand_bucket, expand_after) is how far it has come.
 CREATE TABLE job (
   id TEXT NOT NULL PRIMARY KEY,
   kind TEXT NOT NULL,
@@ -245,10 +247,12 @@ CREATE TABLE job (
   created_at_ms BIGINT NOT NULL,
   expires_at_ms BIGINT NOT NULL,
   finished_at_ms BIGINT,
+  walk TEXT NOT NULL,
+  walk_at_ms BIGINT NOT NULL,
   expand_bucket BIGINT NOT NULL,
   expand_after TEXT NOT NULL
 );
-CREATE INDEX job_state ON job (state);
+CREATE INDEX job_walk ON job (walk) WHERE walk <> '';
 
 CREATE TABLE idempotency (
   actor TEXT NOT NULL,
@@ -288,6 +292,8 @@ CREATE INDEX task_open ON task (channel_id, lane, job_id, id) WHERE finished_at_
 CREATE INDEX task_expiry ON task (expires_at_ms) WHERE finished_at_ms IS NULL;
 CREATE INDEX task_job ON task (job_id, id);
 CREATE INDEX task_device ON task (device_id, id);
+CREATE INDEX task_id ON task (id);
+CREATE INDEX task_open_id ON task (id) WHERE finished_at_ms IS NULL;
 
 -- Counts that many devices share: writers only append to tally_in, one folder at a time adds them up.
 CREATE TABLE tally_in (

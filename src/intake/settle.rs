@@ -210,13 +210,15 @@ async fn results(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>])
                 .then(|| error_of(result.code.as_deref(), result.message.as_deref(), result.data.as_ref()));
             let data = (result.status == TaskStatus::Done).then(|| result.data.clone().unwrap_or_else(|| json!({})).to_string());
             let progress = result.progress.as_ref().map(Value::to_string);
-            let repeats = earlier.is_none() && task.state == state && !is_final;
-            changes.insert(key, change(key, state, progress, error.clone(), data, None));
+            // A result may overtake one of the same request: the count moves from what was counted last. Progress never goes back.
+            let was = earlier.unwrap_or_else(|| task.state.clone());
+            let repeats = !is_final && (was == state || was == "running");
+            if !repeats || (was == state && progress.is_some()) {
+                changes.insert(key, change(key, state, progress, error.clone(), data, None));
+            }
             outcomes.push(outcome(id, if repeats { "duplicate" } else { "recorded" }));
             visit.fruitful |= !repeats;
             if !repeats {
-                // A result may overtake one of the same request: the count moves from what was counted last.
-                let was = earlier.unwrap_or_else(|| task.state.clone());
                 moves.push((task.job_id, task.id, was, state));
                 let words =
                     if is_final { json!({"error": error.and_then(|text| serde_json::from_str::<Value>(&text).ok())}) } else { json!({}) };

@@ -46,6 +46,17 @@ const fn kind(
     Kind { name, lane, agents, destructive: false, for_denied: false, patience_min, params }
 }
 
+/// The names of every kind.
+pub const NAMES: [&str; KINDS.len()] = {
+    let mut names = [""; KINDS.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = KINDS[at].name;
+        at += 1;
+    }
+    names
+};
+
 const APP: &[(&str, bool, Param)] = &[
     ("app", true, Param::Text(256)),
     ("url", false, Param::Text(2048)),
@@ -106,6 +117,11 @@ pub const KINDS: &[Kind] = &[
 const SECRET: &[(&str, &str)] = &[("reset_password", "password"), ("lock", "pin"), ("wipe", "pin")];
 
 impl Kind {
+    /// What to say of a name that is no kind.
+    pub fn unknown(name: &str) -> String {
+        format!("there is no kind {name:?}{}; take one of {}", did_you_mean(name, &NAMES), NAMES.join(", "))
+    }
+
     /// The kind of that name.
     pub fn named(name: &str) -> Option<&'static Kind> {
         KINDS.iter().find(|kind| kind.name == name)
@@ -116,11 +132,14 @@ impl Kind {
         self.patience_min * MINUTE_MS
     }
 
-    /// How long a task may wait unless its job says otherwise: an urgent order that comes a week late does harm, a change does not.
+    /// How long a task may wait unless its job says otherwise. An urgent order that comes weeks late does harm (a lock of a phone that
+    /// was found again), and the provider holds its nudge for seven days; a change is still wanted after a month. A refresh that
+    /// waits for more than a day would only tell what the next contact tells anyway.
     pub fn expires_in_ms(&self) -> i64 {
         match (self.lane, self.destructive) {
             // A stolen phone may be switched off for weeks.
             (_, true) => 90 * DAY_MS,
+            _ if self.name == "refresh" => DAY_MS,
             (Lane::Urgent, _) => 7 * DAY_MS,
             _ => 30 * DAY_MS,
         }
@@ -134,15 +153,15 @@ impl Kind {
     /// Everything that is wrong with parameters.
     pub fn check(&self, params: &Map<String, Value>) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let mut fault = |name: &str, detail: String| faults.push(Fault { pointer: format!("/params/{name}"), detail });
+        let mut fault = |name: &str, detail: String| {
+            faults.push(Fault { pointer: format!("/params/{}", name.replace('~', "~0").replace('/', "~1")), detail })
+        };
         for (name, value) in params {
             match self.params.iter().find(|(known, _, _)| known == name) {
                 None => {
-                    let known = self.params.iter().map(|(known, _, _)| *known).collect::<Vec<_>>().join(", ");
-                    fault(
-                        name,
-                        format!("{} takes no {name:?}; it takes: {}", self.name, if known.is_empty() { "nothing" } else { &known }),
-                    );
+                    let known: Vec<&str> = self.params.iter().map(|(known, _, _)| *known).collect();
+                    let takes = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+                    fault(name, format!("{} takes no {name:?}{}; it takes: {takes}", self.name, did_you_mean(name, &known)));
                 }
                 Some((_, _, shape)) => {
                     if let Err(detail) = shape.check(value) {
@@ -177,6 +196,13 @@ impl Param {
     }
 }
 
+/// `; did you mean ...` where a known name is near.
+fn did_you_mean(name: &str, known: &[&str]) -> String {
+    const NEAR: f64 = 0.7;
+    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+    nearest.filter(|near| strsim::jaro_winkler(name, near) > NEAR).map_or_else(String::new, |near| format!("; did you mean {near:?}"))
+}
+
 /// Parameters as people may see them.
 pub fn masked(kind: &str, mut params: Value) -> Value {
     for name in secrets(kind) {
@@ -192,5 +218,45 @@ pub fn secrets(kind: &str) -> impl Iterator<Item = &'static str> + use<'_> {
     SECRET.iter().filter(move |(secret_kind, _)| *secret_kind == kind).map(|(_, name)| *name)
 }
 
+/// Every state of a task.
+pub const STATES: [&str; 11] =
+    ["queued", "delivered", "not_now", "received", "running", "done", "failed", "expired", "cancelled", "superseded", "awaiting_approval"];
+
 /// States in which a task can still change.
 pub const OPEN_STATES: &[&str] = &["queued", "delivered", "not_now", "received", "running", "awaiting_approval"];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn faults(kind: &str, params: Value) -> Vec<(String, String)> {
+        let faults = Kind::named(kind).unwrap().check(params.as_object().unwrap());
+        faults.into_iter().map(|fault| (fault.pointer, fault.detail)).collect()
+    }
+
+    #[test]
+    fn a_wrong_parameter_is_named_by_its_place_and_an_unknown_one_by_its_nearest() {
+        assert_eq!(faults("lock", json!({"message": "lost", "pin": "1234"})), []);
+        assert_eq!(faults("lock", json!({"message": 5})), [("/params/message".to_owned(), "must be a text".to_owned())]);
+        assert_eq!(
+            faults("wipe", json!({"external_storage": "yes"})),
+            [("/params/external_storage".to_owned(), "must be true or false".to_owned())]
+        );
+        assert_eq!(faults("message", json!({})), [("/params/text".to_owned(), "is needed".to_owned())]);
+        let [(pointer, detail)] = &faults("lock", json!({"mesage": "x"}))[..] else { panic!("one fault") };
+        assert_eq!(pointer, "/params/mesage");
+        assert!(detail.contains("did you mean \"message\""), "{detail}");
+        assert!(Kind::unknown("unlok").contains("did you mean \"unlock\""));
+        assert!(faults("lock", json!({"message": "x".repeat(1001)}))[0].1.contains("1000"));
+        assert!(faults("refresh", json!({"what": "faces"}))[0].1.contains("facts"));
+    }
+
+    #[test]
+    fn secrets_are_masked_and_nothing_else_is() {
+        assert_eq!(masked("reset_password", json!({"password": "abc"})), json!({"password": "***"}));
+        assert_eq!(masked("lock", json!({"pin": "1", "message": "m"})), json!({"pin": "***", "message": "m"}));
+        assert_eq!(masked("message", json!({"text": "t"})), json!({"text": "t"}));
+    }
+}

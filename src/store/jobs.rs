@@ -1,10 +1,19 @@
-//! Jobs: what an operator ordered in one go.
+//! Jobs: what an operator ordered in one go, and how far the background has come with them.
 
+use serde::Serialize;
 use sqlx::FromRow;
 
-use super::Conn;
+use super::batch::rows_sql;
+use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
+
+/// The background makes the job's tasks.
+pub const MAKE: &str = "make";
+/// The background cancels the job's open tasks.
+pub const CANCEL: &str = "cancel";
+/// The background orders again what failed, expired or was cancelled.
+pub const RETRY: &str = "retry";
 
 /// A job as stored.
 #[derive(Clone, Debug, FromRow)]
@@ -13,9 +22,9 @@ pub struct JobRow {
     pub kind: String,
     pub params: String,
     pub lane: String,
-    /// JSON: {"devices": [ids]}, {"label": id} or {"all": true}.
+    /// JSON: `{"devices": [ids]}`, `{"label": id}` or `{"all": true}`; with `"bulk": true` where more than a thousand are aimed at.
     pub selector: String,
-    /// `expanding`, `running`, `done`, `cancelled`...
+    /// `awaiting_approval`, `expanding`, `running`, `done`, `cancelled` or `rejected`.
     pub state: String,
     pub tasks: i64,
     pub unknown_devices: String,
@@ -24,15 +33,21 @@ pub struct JobRow {
     pub created_at_ms: i64,
     pub expires_at_ms: i64,
     pub finished_at_ms: Option<i64>,
-    /// Where its expansion stands: the last device that was looked at.
+    /// [`MAKE`], [`CANCEL`], [`RETRY`] or '' where the background has nothing to do.
+    pub walk: String,
+    /// When the present walk was ordered.
+    pub walk_at_ms: i64,
+    /// Where the walk stands: the last device, or the last task, that was looked at.
     pub expand_bucket: i64,
     pub expand_after: String,
 }
 
+/// Stores a new job.
 pub async fn insert(conn: &mut Conn, job: &JobRow) -> Result<()> {
     sqlx::query(
         "INSERT INTO job (id, kind, params, lane, selector, state, tasks, unknown_devices, duplicate_devices, created_by, created_at_ms, \
-         expires_at_ms, finished_at_ms, expand_bucket, expand_after) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+         expires_at_ms, finished_at_ms, walk, walk_at_ms, expand_bucket, expand_after) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(job.id)
     .bind(&job.kind)
@@ -47,6 +62,8 @@ pub async fn insert(conn: &mut Conn, job: &JobRow) -> Result<()> {
     .bind(job.created_at_ms)
     .bind(job.expires_at_ms)
     .bind(job.finished_at_ms)
+    .bind(&job.walk)
+    .bind(job.walk_at_ms)
     .bind(job.expand_bucket)
     .bind(&job.expand_after)
     .execute(conn.raw())
@@ -54,143 +71,182 @@ pub async fn insert(conn: &mut Conn, job: &JobRow) -> Result<()> {
     Ok(())
 }
 
+/// One job.
 pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<JobRow>> {
     Ok(sqlx::query_as("SELECT * FROM job WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
 }
 
-/// A page, newest first.
-pub async fn list(conn: &mut Conn, before: &str, limit: i64) -> Result<Vec<JobRow>> {
-    Ok(sqlx::query_as("SELECT * FROM job WHERE id < $1 ORDER BY id DESC LIMIT $2").bind(before).bind(limit).fetch_all(conn.raw()).await?)
+/// One job, locked: walks, cancelling, ordering again and ending exclude each other. A job's row is locked before any channel.
+pub async fn lock(conn: &mut Conn, id: Id) -> Result<Option<JobRow>> {
+    let text = match conn.dialect() {
+        Dialect::Sqlite => "SELECT * FROM job WHERE id = $1",
+        Dialect::Postgres => "SELECT * FROM job WHERE id = $1 FOR UPDATE",
+    };
+    Ok(sqlx::query_as(text).bind(id).fetch_optional(conn.raw()).await?)
 }
 
-/// Jobs whose tasks are still being made.
-pub async fn expanding(conn: &mut Conn) -> Result<Vec<JobRow>> {
-    Ok(sqlx::query_as("SELECT * FROM job WHERE state = 'expanding' ORDER BY id LIMIT 100").fetch_all(conn.raw()).await?)
+/// A page, newest first; '' stands for every state and every kind.
+pub async fn list(conn: &mut Conn, state: &str, kind: &str, before: Option<Id>, rows_max: i64) -> Result<Vec<JobRow>> {
+    let rows =
+        sqlx::query_as("SELECT * FROM job WHERE id < $1 AND ($2 = '' OR state = $2) AND ($3 = '' OR kind = $3) ORDER BY id DESC LIMIT $4")
+            .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
+            .bind(state)
+            .bind(kind)
+            .bind(rows_max)
+            .fetch_all(conn.raw())
+            .await?;
+    Ok(rows)
 }
 
-/// Notes how far the expansion has come; false where the job was cancelled meanwhile.
-pub async fn expanded(conn: &mut Conn, id: Id, bucket: i64, after: &str, made: i64, state: &str) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE job SET expand_bucket = $2, expand_after = $3, tasks = tasks + $4, state = $5 WHERE id = $1 AND state = 'expanding'",
+/// Jobs whose tasks are still being made; at most so many are looked at for a device that comes in early.
+pub async fn making(conn: &mut Conn) -> Result<Vec<JobRow>> {
+    Ok(sqlx::query_as("SELECT * FROM job WHERE walk = 'make' ORDER BY id LIMIT 100").fetch_all(conn.raw()).await?)
+}
+
+/// True where the background has something to do; a read that spares the writer when it has not.
+pub async fn any_walk(conn: &mut Conn) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT walk_at_ms FROM job WHERE walk <> '' LIMIT 1").fetch_optional(conn.raw()).await?;
+    Ok(found.is_some())
+}
+
+// An urgent order to six hundred phones does not stand behind a message to a million.
+macro_rules! next_walk {
+    ($lock:literal) => {
+        concat!("SELECT * FROM job WHERE walk <> '' ORDER BY CASE WHEN walk = 'cancel' THEN 0 WHEN lane = 'urgent' THEN 1 ELSE 2 END, walk_at_ms, id LIMIT 1", $lock)
+    };
+}
+
+/// The job whose walk goes on next, locked; one that another process is at is passed over.
+pub async fn next_walk(conn: &mut Conn) -> Result<Option<JobRow>> {
+    let text = match conn.dialect() {
+        Dialect::Sqlite => next_walk!(""),
+        Dialect::Postgres => next_walk!(" FOR UPDATE SKIP LOCKED"),
+    };
+    Ok(sqlx::query_as(text).fetch_optional(conn.raw()).await?)
+}
+
+/// Writes where a job stands that the caller has locked: its state, its walk, its count of tasks.
+pub async fn put(conn: &mut Conn, job: &JobRow) -> Result<()> {
+    sqlx::query(
+        "UPDATE job SET state = $2, tasks = $3, finished_at_ms = $4, walk = $5, walk_at_ms = $6, expand_bucket = $7, expand_after = $8 WHERE id = $1",
     )
-    .bind(id)
-    .bind(bucket)
-    .bind(after)
-    .bind(made)
-    .bind(state)
+    .bind(job.id)
+    .bind(&job.state)
+    .bind(job.tasks)
+    .bind(job.finished_at_ms)
+    .bind(&job.walk)
+    .bind(job.walk_at_ms)
+    .bind(job.expand_bucket)
+    .bind(&job.expand_after)
     .execute(conn.raw())
     .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Counts tasks that were made beside the expansion.
-pub async fn add_tasks(conn: &mut Conn, id: Id, made: i64) -> Result<()> {
-    sqlx::query("UPDATE job SET tasks = tasks + $2 WHERE id = $1").bind(id).bind(made).execute(conn.raw()).await?;
     Ok(())
 }
 
-/// Moves a job from one of two states; false where it was in neither.
-pub async fn set_state(conn: &mut Conn, id: Id, state: &str, finished_at_ms: Option<i64>) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE job SET state = $2, finished_at_ms = $3 WHERE id = $1 AND state <> $2 AND state NOT IN ('cancelled', 'rejected')",
+/// Devices of everybody, of one bucket after (`bucket`, `after`), that were made no later than `made_ms`. Announced, parked and
+/// unmanaged devices are no part of a set.
+pub async fn everybody(conn: &mut Conn, bucket: i64, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
+    let rows = sqlx::query_scalar(
+        "SELECT d.id FROM device d WHERE d.bucket = $1 AND d.id > $2 AND d.created_at_ms <= $3 \
+           AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY d.id LIMIT $4",
     )
-    .bind(id)
-    .bind(state)
-    .bind(finished_at_ms)
-    .execute(conn.raw())
+    .bind(bucket)
+    .bind(after)
+    .bind(made_ms)
+    .bind(rows_max)
+    .fetch_all(conn.raw())
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(rows)
 }
 
-/// The devices that a large job aims at, after (bucket, id): those with the label, or all; none made after the job.
-pub async fn targets(conn: &mut Conn, job: &JobRow, label: Option<Id>, limit: i64) -> Result<Vec<Id>> {
-    const ALL: &str = "SELECT d.id FROM device d WHERE (d.bucket > $1 OR (d.bucket = $1 AND d.id > $2)) AND d.created_at_ms <= $3 AND $4 = '' \
-         AND d.state NOT IN ('expected', 'pending_approval') ORDER BY d.bucket, d.id LIMIT $5";
-    const LABEL: &str = "SELECT d.id FROM label_member m JOIN device d ON d.bucket = m.bucket AND d.id = m.device_id \
-         WHERE m.label_id = $4 AND (d.bucket > $1 OR (d.bucket = $1 AND d.id > $2)) AND d.created_at_ms <= $3 \
-         AND d.state NOT IN ('expected', 'pending_approval') ORDER BY d.bucket, d.id LIMIT $5";
-    Ok(sqlx::query_scalar(if label.is_some() { LABEL } else { ALL })
-        .bind(job.expand_bucket)
-        .bind(&job.expand_after)
-        .bind(job.created_at_ms)
-        .bind(label.map(|id| id.to_string()).unwrap_or_default())
-        .bind(limit)
-        .fetch_all(conn.raw())
-        .await?)
+/// Devices that have a label, after `after` by id, that were made no later than `made_ms`.
+pub async fn labelled(conn: &mut Conn, label: Id, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
+    let rows = sqlx::query_scalar(
+        "SELECT m.device_id FROM label_member m JOIN device d ON d.bucket = m.bucket AND d.id = m.device_id \
+         WHERE m.label_id = $1 AND m.device_id > $2 AND d.created_at_ms <= $3 \
+           AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY m.device_id LIMIT $4",
+    )
+    .bind(label)
+    .bind(after)
+    .bind(made_ms)
+    .bind(rows_max)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// How many devices a set has, counted no further than `most`: of a label, or everybody.
+pub async fn count(conn: &mut Conn, label: Option<Id>, most: i64) -> Result<i64> {
+    let query = match label {
+        Some(label) => {
+            sqlx::query_scalar("SELECT COUNT(*) FROM (SELECT device_id FROM label_member WHERE label_id = $2 LIMIT $1) AS members")
+                .bind(most)
+                .bind(label)
+        }
+        None => sqlx::query_scalar("SELECT COUNT(*) FROM (SELECT id FROM device LIMIT $1) AS devices").bind(most),
+    };
+    Ok(query.fetch_one(conn.raw()).await?)
 }
 
 /// Remembers which job a key made, unless it has made one; answers (body hash, job id) of the one that stands.
-pub async fn remember(
-    conn: &mut Conn,
-    actor: &str,
-    key: &str,
-    body_hash: &str,
-    job: Id,
-    expires_at_ms: i64,
-    now_ms: i64,
-) -> Result<(String, Id)> {
-    sqlx::query("DELETE FROM idempotency WHERE actor = $1 AND key = $2 AND expires_at_ms <= $3")
-        .bind(actor)
-        .bind(key)
-        .bind(now_ms)
-        .execute(conn.raw())
-        .await?;
-    sqlx::query("INSERT INTO idempotency (actor, key, body_hash, job_id, expires_at_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (actor, key) DO NOTHING")
-        .bind(actor)
-        .bind(key)
-        .bind(body_hash)
-        .bind(job)
-        .bind(expires_at_ms)
-        .execute(conn.raw())
-        .await?;
-    Ok(sqlx::query_as("SELECT body_hash, job_id FROM idempotency WHERE actor = $1 AND key = $2")
-        .bind(actor)
-        .bind(key)
+pub async fn remember(conn: &mut Conn, new: &Remembered<'_>, now_ms: i64) -> Result<(String, Id)> {
+    // One whose time is over gives way; of two at once the second waits for the first and then reads it.
+    sqlx::query(
+        "INSERT INTO idempotency (actor, key, body_hash, job_id, expires_at_ms) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (actor, key) DO UPDATE SET body_hash = excluded.body_hash, job_id = excluded.job_id, expires_at_ms = excluded.expires_at_ms \
+         WHERE idempotency.expires_at_ms <= $6",
+    )
+    .bind(new.actor)
+    .bind(&new.key_hash)
+    .bind(&new.body_hash)
+    .bind(new.job_id)
+    .bind(new.expires_at_ms)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    let row = sqlx::query_as("SELECT body_hash, job_id FROM idempotency WHERE actor = $1 AND key = $2")
+        .bind(new.actor)
+        .bind(&new.key_hash)
         .fetch_one(conn.raw())
-        .await?)
+        .await?;
+    Ok(row)
 }
 
-/// What a task's channel has to be for a device.
+/// What an Idempotency-Key made.
+#[derive(Debug)]
+pub struct Remembered<'a> {
+    pub actor: &'a str,
+    pub key_hash: String,
+    pub body_hash: String,
+    pub job_id: Id,
+    pub expires_at_ms: i64,
+}
+
+/// What a task has to know of its device.
 #[derive(Clone, Debug, FromRow)]
 pub struct Aim {
     pub device_id: Id,
+    /// The agent's channel; none where the device has not activated.
     pub channel_id: Option<Id>,
     pub platform: String,
     pub denied: Option<String>,
 }
 
-/// The agent channels of devices.
+#[derive(Serialize)]
+struct Key {
+    bucket: i64,
+    id: Id,
+}
+
+const AIMS: Sql = rows_sql!(
+    "SELECT d.id AS device_id, c.id AS channel_id, d.platform, d.denied FROM ",
+    rows(bucket: bigint, id: text),
+    "JOIN device d ON d.bucket = r.bucket AND d.id = r.id \
+     LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' ORDER BY d.bucket, d.id"
+);
+
+/// The devices among these that exist, with their agent channels.
 pub async fn aims(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Aim>> {
-    #[derive(serde::Serialize)]
-    struct Key {
-        bucket: i64,
-        id: Id,
-    }
-    const AIMS: super::Sql = super::batch::rows_sql!(
-        "SELECT d.id AS device_id, c.id AS channel_id, d.platform, d.denied FROM ",
-        rows(bucket: bigint, id: text),
-        "JOIN device d ON d.bucket = r.bucket AND d.id = r.id \
-         LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' ORDER BY d.bucket, d.id"
-    );
     let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    Ok(sqlx::query_as(AIMS.on(conn.dialect())).bind(super::rows_json(&rows)).fetch_all(conn.raw()).await?)
-}
-
-/// A job that was done has open tasks again.
-pub async fn reopen(conn: &mut Conn, id: Id) -> Result<()> {
-    sqlx::query("UPDATE job SET state = 'running', finished_at_ms = NULL WHERE id = $1 AND state IN ('done', 'cancelled')")
-        .bind(id)
-        .execute(conn.raw())
-        .await?;
-    Ok(())
-}
-
-/// Cancelled jobs that still have open tasks.
-pub async fn cancelled_with_open(conn: &mut Conn) -> Result<Vec<Id>> {
-    Ok(sqlx::query_scalar(
-        "SELECT j.id FROM job j WHERE j.state = 'cancelled' AND EXISTS \
-         (SELECT 1 FROM task t WHERE t.job_id = j.id AND t.finished_at_ms IS NULL) ORDER BY j.id LIMIT 10",
-    )
-    .fetch_all(conn.raw())
-    .await?)
+    Ok(sqlx::query_as(AIMS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
 }

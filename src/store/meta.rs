@@ -51,13 +51,11 @@ pub async fn drop_lease(conn: &mut Conn, name: &str, holder: &str) -> Result<()>
     Ok(())
 }
 
-/// True where the background has something to do: a job to expand or to cancel, a set to move, counts to fold, tasks to expire.
+/// True where the background has something to do: a job to go on with, a set to move, counts to fold, tasks to expire.
 pub async fn background_waits(conn: &mut Conn, now_ms: i64) -> Result<bool> {
     let found: Option<i64> = sqlx::query_scalar(
-        "SELECT n FROM (SELECT 1 AS n FROM job WHERE state = 'expanding' UNION ALL SELECT 1 FROM label_set WHERE moving = 1 \
-         UNION ALL SELECT 1 FROM tally_in UNION ALL SELECT 1 FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 \
-         UNION ALL SELECT 1 FROM job j WHERE j.state = 'cancelled' AND EXISTS \
-           (SELECT 1 FROM task t WHERE t.job_id = j.id AND t.finished_at_ms IS NULL)) AS waiting LIMIT 1",
+        "SELECT n FROM (SELECT 1 AS n FROM job WHERE walk <> '' UNION ALL SELECT 1 FROM label_set WHERE moving = 1 \
+         UNION ALL SELECT 1 FROM tally_in UNION ALL SELECT 1 FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1) AS waiting LIMIT 1",
     )
     .bind(now_ms)
     .fetch_optional(conn.raw())

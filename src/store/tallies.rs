@@ -39,6 +39,30 @@ pub async fn add(conn: &mut Conn, moment: &mut Moment, changes: &[(String, Strin
     Ok(())
 }
 
+/// True where a change waits to be folded; a read that spares the writer when none does.
+pub async fn any(conn: &mut Conn) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT n FROM tally_in LIMIT 1").fetch_optional(conn.raw()).await?;
+    Ok(found.is_some())
+}
+
+/// The counts of several topics, exact, in one statement: (topic, key, count).
+pub async fn read_many(conn: &mut Conn, topics: &[String]) -> Result<Vec<(String, String, i64)>> {
+    macro_rules! read_many {
+        ($topics:literal) => {
+            concat!(
+                "SELECT topic, key, CAST(SUM(n) AS BIGINT) FROM (SELECT topic, key, n FROM tally WHERE topic IN (",
+                $topics,
+                ") UNION ALL SELECT topic, key, n FROM tally_in WHERE topic IN (",
+                $topics,
+                ")) AS t GROUP BY topic, key"
+            )
+        };
+    }
+    const READ_MANY: Sql =
+        Sql { sqlite: read_many!("SELECT value FROM json_each($1)"), postgres: read_many!("SELECT json_array_elements_text($1::json)") };
+    Ok(sqlx::query_as(READ_MANY.on(conn.dialect())).bind(rows_json(topics)).fetch_all(conn.raw()).await?)
+}
+
 /// The counts of a topic, exact: what is folded and what is not yet.
 pub async fn read(conn: &mut Conn, topic: &str) -> Result<BTreeMap<String, i64>> {
     let rows: Vec<(String, i64)> = sqlx::query_as(

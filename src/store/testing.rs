@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use futures_util::FutureExt;
 
-use super::{Class, Db, Dialect};
-use crate::clock::Clock;
+use super::{Class, Conn, Db, Dialect};
+use crate::clock::{Clock, Moment};
 use crate::model::Id;
 
 /// Runs `test` on a fresh database of each kind, with the schema in place; a failure names the database.
@@ -31,12 +31,29 @@ async fn run(test: &impl AsyncFn(Db), url: &str) {
     db.close().await;
 }
 
+/// Hash of the device token of every device made here.
+pub const TOKEN_HASH: &str = "test";
+
 /// An active Android device with one agent channel and its wake, activated now; answers the ids of device and channel.
 pub async fn device(db: &Db, clock: &Clock) -> (Id, Id) {
+    devices(db, clock, 1).await[0]
+}
+
+/// Many such devices, made in one transaction.
+pub async fn devices(db: &Db, clock: &Clock, count: usize) -> Vec<(Id, Id)> {
     let mut moment = clock.moment();
+    let mut conn = db.begin(Class::Operators).await.unwrap();
+    let mut made = Vec::with_capacity(count);
+    for _ in 0..count {
+        made.push(insert_device(&mut conn, &mut moment).await);
+    }
+    conn.commit().await.unwrap();
+    made
+}
+
+async fn insert_device(conn: &mut Conn, moment: &mut Moment) -> (Id, Id) {
     let id = moment.id();
     let channel_id = moment.id_beside(id);
-    let mut conn = db.begin(Class::Operators).await.unwrap();
     let at_ms = moment.now_ms;
     sqlx::query(
         "INSERT INTO device (bucket, id, platform, app, model, os_version, agent_version, management_mode, state, state_since_ms, facts, \
@@ -49,13 +66,14 @@ pub async fn device(db: &Db, clock: &Clock) -> (Id, Id) {
     .await
     .unwrap();
     sqlx::query(
-        "INSERT INTO channel (bucket, id, device_id, kind, subject, platform, activation, activated_at_ms, push_state, push_since_ms, skew_ms, \
-           label_set_id, generation, stack_id, desired_at_ms) VALUES ($1, $2, $3, 'agent', '', 'android', 1, $4, 'none', $4, 0, '', 0, '', $4)",
+        "INSERT INTO channel (bucket, id, device_id, kind, subject, platform, token_hash, activation, activated_at_ms, push_state, push_since_ms, skew_ms, \
+           label_set_id, generation, stack_id, desired_at_ms) VALUES ($1, $2, $3, 'agent', '', 'android', $5, 1, $4, 'none', $4, 0, '', 0, '', $4)",
     )
     .bind(id.bucket())
     .bind(channel_id)
     .bind(id)
     .bind(at_ms)
+    .bind(TOKEN_HASH)
     .execute(conn.raw())
     .await
     .unwrap();
@@ -70,7 +88,6 @@ pub async fn device(db: &Db, clock: &Clock) -> (Id, Id) {
     .execute(conn.raw())
     .await
     .unwrap();
-    conn.commit().await.unwrap();
     (id, channel_id)
 }
 

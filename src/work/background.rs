@@ -1,4 +1,4 @@
-//! What is done in chunks behind the operators' backs: jobs expanded and cancelled, sets moved, counts folded, tasks expired.
+//! What is done in chunks behind the operators' backs: jobs expanded, cancelled and ordered again, sets moved, counts folded, tasks expired.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::tick;
 use crate::app::App;
 use crate::change;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{BULK_ABOVE, Lane};
 use crate::ops::{jobs as job_ops, settle, tasks as task_ops};
-use crate::store::{Class, jobs, meta, stacks, tallies};
+use crate::store::{Class, jobs, meta, stacks, tallies, tasks};
 
 const TICK: Duration = Duration::from_millis(200);
 /// Rows of one transaction.
@@ -37,12 +37,11 @@ pub async fn pass(app: &App) -> Result<bool> {
     if !leased {
         return Ok(false);
     }
-    let expanded = expand(app).await?;
+    let walked = walk(app).await?;
     let moved = move_sets(app).await?;
-    let cancelled = cancel(app).await?;
     let expired = expire(app).await?;
     let folded = fold(app).await?;
-    Ok(expanded || moved || cancelled || expired || folded)
+    Ok(walked || moved || expired || folded)
 }
 
 /// A read that spares the writer when there is nothing to do.
@@ -55,16 +54,13 @@ fn chunk(app: &App) -> usize {
     if app.config.is_sqlite() { CHUNK_SQLITE } else { CHUNK }
 }
 
-/// One chunk of the oldest expanding job.
-async fn expand(app: &App) -> Result<bool> {
-    let Some(job) = jobs::expanding(&mut app.db.read().await?).await?.into_iter().next() else { return Ok(false) };
-    let outcome = change!(app, Class::Background, |conn, moment| job_ops::expand(conn, moment, job.id, chunk(app)).await);
-    match outcome {
-        Ok(_) => Ok(true),
-        // Cancelled while its chunk was made: the chunk was undone.
-        Err(Error::NotFound(_)) => Ok(true),
-        Err(error) => Err(error),
+/// One chunk of the job whose turn it is: its tasks are made, cancelled or ordered again.
+async fn walk(app: &App) -> Result<bool> {
+    if !jobs::any_walk(&mut app.db.read().await?).await? {
+        return Ok(false);
     }
+    let limit = chunk(app);
+    change!(app, Class::Background, |conn, moment| job_ops::step(conn, moment, limit).await)
 }
 
 /// One chunk of one moving label set.
@@ -84,16 +80,11 @@ async fn move_sets(app: &App) -> Result<bool> {
     Ok(true)
 }
 
-/// A chunk of the open tasks of a cancelled job.
-async fn cancel(app: &App) -> Result<bool> {
-    let Some(job) = jobs::cancelled_with_open(&mut app.db.read().await?).await?.into_iter().next() else { return Ok(false) };
-    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
-    let ended = change!(app, Class::Background, |conn, moment| job_ops::cancel_some(conn, moment, job, limit).await)?;
-    Ok(ended > 0)
-}
-
 /// A chunk of tasks whose time is over.
 async fn expire(app: &App) -> Result<bool> {
+    if !tasks::any_expired(&mut app.db.read().await?, app.clock.now_ms()).await? {
+        return Ok(false);
+    }
     let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
     let ended = change!(app, Class::Background, |conn, moment| task_ops::expire(conn, moment, limit).await)?;
     Ok(ended == chunk(app))
@@ -101,9 +92,12 @@ async fn expire(app: &App) -> Result<bool> {
 
 /// A chunk of appended counts; jobs whose tasks are all final are done.
 async fn fold(app: &App) -> Result<bool> {
+    if !tallies::any(&mut app.db.read().await?).await? {
+        return Ok(false);
+    }
     let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
     let topics = change!(app, Class::Background, |conn, _moment| tallies::fold(conn, limit).await)?;
-    let jobs: BTreeSet<_> = topics.iter().filter_map(|topic| topic.strip_prefix("job:")?.parse().ok()).collect();
+    let jobs: BTreeSet<_> = topics.iter().filter_map(|topic| job_ops::of_topic(topic)).collect();
     for job in &jobs {
         change!(app, Class::Background, |conn, moment| job_ops::close_if_done(conn, moment, *job).await)?;
     }

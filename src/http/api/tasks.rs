@@ -14,24 +14,10 @@ use crate::http::auth::Caller;
 use crate::http::error::Answer;
 use crate::http::extract::QueryOf;
 use crate::http::page::{self, List};
-use crate::model::Id;
+use crate::model::{Id, kind};
 use crate::ops::tasks::{self as ops, Task};
 use crate::store::tasks::{self, Filter};
 use crate::store::{Class, devices};
-
-const STATES: [&str; 11] =
-    ["queued", "delivered", "not_now", "received", "running", "done", "failed", "expired", "cancelled", "superseded", "awaiting_approval"];
-const REASONS: [&str; 9] = [
-    "awaiting_contact",
-    "push_unconfigured",
-    "push_dead",
-    "no_push_address",
-    "device_silent",
-    "device_locked",
-    "held_by_rollout",
-    "held_by_budget",
-    "awaiting_approval",
-];
 
 /// Which tasks to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -63,20 +49,21 @@ pub async fn listed(app: &App, query: TaskQuery, job: Option<Id>, device: Option
     let filter = Filter {
         job,
         device,
-        state: one_of("?state", query.state, &STATES)?,
-        reason: one_of("?reason", query.reason, &REASONS)?,
-        kind: query.kind,
+        state: one_of("?state", query.state, &kind::STATES)?,
+        reason: one_of("?reason", query.reason, &tasks::REASONS)?,
+        kind: one_of("?kind", query.kind, &kind::NAMES)?,
         before: page::decode(query.cursor.as_deref())?,
     };
     let rows = tasks::list(&mut app.db.read().await?, &filter, &app.sender_names(), limit + 1).await?;
-    Ok(Json(List::of(rows, limit, |row| row.id).map(Task::from)))
+    let now_ms = app.clock.now_ms();
+    Ok(Json(List::of(rows, limit, |row| row.id).map(|row| Task::of(row, now_ms))))
 }
 
 /// One task.
 #[utoipa::path(get, path = "/api/v1/tasks/{id}", tag = "tasks", params(("id" = String, Path)), responses((status = 200, body = Task)))]
 pub async fn get(State(app): State<App>, _: Caller, Path(id): Path<String>) -> Answer<Json<Task>> {
-    let row = tasks::get(&mut app.db.read().await?, parse(&id)?, &app.sender_names()).await?;
-    Ok(Json(row.ok_or(Error::NotFound("task"))?.into()))
+    let moment = app.clock.moment();
+    Ok(Json(ops::get(&mut app.db.read().await?, &moment, parse(&id)?, &app.sender_names()).await?))
 }
 
 /// Cancels a task; one that was delivered may be carried out all the same.
@@ -87,7 +74,7 @@ pub async fn cancel(State(app): State<App>, Caller(actor): Caller, Path(id): Pat
 }
 
 /// Orders a task again that failed, expired or was cancelled; the answer is the new task.
-#[utoipa::path(post, path = "/api/v1/tasks/{id}/retry", tag = "tasks", params(("id" = String, Path)), responses((status = 201, body = Task), (status = 409, description = "task_not_retryable")))]
+#[utoipa::path(post, path = "/api/v1/tasks/{id}/retry", tag = "tasks", params(("id" = String, Path)), responses((status = 201, body = Task), (status = 409, description = "task_not_retryable, task_retried")))]
 pub async fn retry(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>) -> Answer<(StatusCode, Json<Task>)> {
     let (id, senders) = (parse(&id)?, app.sender_names());
     let task = change!(app, Class::Operators, |conn, moment| ops::retry(conn, moment, &actor, id, &senders).await)?;

@@ -5,6 +5,7 @@ use sqlx::FromRow;
 
 use crate::error::Result;
 use crate::model::Id;
+use crate::model::kind::OPEN_STATES;
 use crate::store::Conn;
 
 /// A task with everything that its reason is derived from.
@@ -13,6 +14,8 @@ pub struct TaskView {
     pub id: Id,
     pub job_id: Id,
     pub device_id: Id,
+    pub channel_id: Id,
+    /// `agent` or `mdm`.
     pub channel: String,
     pub kind: String,
     pub params: String,
@@ -20,7 +23,10 @@ pub struct TaskView {
     pub state: String,
     pub reason: Option<String>,
     pub reason_since_ms: Option<i64>,
+    /// When the server nudges next; none where it cannot.
     pub next_attempt_at_ms: Option<i64>,
+    /// Where in the three hours the channel's own points lie.
+    pub phase_s: Option<i64>,
     pub attempt: i64,
     pub created_at_ms: i64,
     pub delivered_at_ms: Option<i64>,
@@ -41,15 +47,16 @@ pub struct TaskView {
 macro_rules! view {
     ($where:literal) => {
         concat!(
-            "SELECT * FROM (SELECT t.id, t.job_id, t.device_id, COALESCE(c.kind, 'agent') AS channel, t.kind, j.params, t.lane, t.state, \
+            "SELECT * FROM (SELECT t.id, t.job_id, t.device_id, t.channel_id, COALESCE(c.kind, 'agent') AS channel, t.kind, j.params, t.lane, t.state, \
                CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL WHEN t.state = 'awaiting_approval' THEN 'awaiting_approval' \
                  WHEN t.state = 'not_now' THEN 'device_locked' WHEN d.state = 'silent' THEN 'device_silent' \
                  WHEN c.push_state = 'none' THEN 'no_push_address' WHEN c.push_state IN ('dead', 'quarantined') THEN 'push_dead' \
                  WHEN $1 NOT LIKE '% ' || w.sender || ' %' THEN 'push_unconfigured' ELSE 'awaiting_contact' END AS reason, \
-               CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL \
-                 WHEN d.state = 'silent' AND d.state_since_ms > t.state_since_ms THEN d.state_since_ms \
+               CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL WHEN t.state IN ('awaiting_approval', 'not_now') THEN t.state_since_ms \
+                 WHEN d.state = 'silent' THEN CASE WHEN d.state_since_ms > t.state_since_ms THEN d.state_since_ms ELSE t.state_since_ms END \
                  WHEN c.push_state <> 'active' AND c.push_since_ms > t.state_since_ms THEN c.push_since_ms ELSE t.state_since_ms END AS reason_since_ms, \
-               CASE WHEN t.finished_at_ms IS NOT NULL OR w.sender = '' THEN NULL ELSE COALESCE(w.next_due_ms, w.due_at_ms) END AS next_attempt_at_ms, \
+               CASE WHEN t.finished_at_ms IS NOT NULL OR t.state = 'awaiting_approval' OR $1 NOT LIKE '% ' || w.sender || ' %' THEN NULL \
+                 ELSE COALESCE(w.next_due_ms, w.due_at_ms) END AS next_attempt_at_ms, w.phase_s, \
                t.attempt, t.created_at_ms, t.delivered_at_ms, t.finished_at_ms, t.expires_at_ms, t.progress, t.error, t.result, t.late, t.retried_by, \
                d.serial, COALESCE(d.model, '') AS model, u.email \
              FROM task t LEFT JOIN job j ON j.id = t.job_id LEFT JOIN channel c ON c.bucket = t.bucket AND c.id = t.channel_id \
@@ -59,6 +66,19 @@ macro_rules! view {
         )
     };
 }
+
+/// Every reason why an open task waits.
+pub const REASONS: [&str; 9] = [
+    "awaiting_contact",
+    "push_unconfigured",
+    "push_dead",
+    "no_push_address",
+    "device_silent",
+    "device_locked",
+    "held_by_rollout",
+    "held_by_budget",
+    "awaiting_approval",
+];
 
 /// What to list.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +90,13 @@ pub struct Filter {
     pub reason: Option<String>,
     /// Tasks older than this one.
     pub before: Option<Id>,
+}
+
+impl Filter {
+    /// True where only open tasks can match: there are few of them, with an index of their own.
+    fn is_open(&self) -> bool {
+        self.reason.is_some() || self.state.as_deref().is_some_and(|state| OPEN_STATES.contains(&state))
+    }
 }
 
 /// One task.
@@ -86,7 +113,7 @@ pub async fn get(conn: &mut Conn, id: Id, senders: &str) -> Result<Option<TaskVi
 pub async fn list(conn: &mut Conn, filter: &Filter, senders: &str, limit: i64) -> Result<Vec<TaskView>> {
     const ANY: &str = "zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz";
     let before = filter.before.map_or_else(|| ANY.to_owned(), |id| id.to_string());
-    let text = match (filter.job.is_some(), filter.device.is_some(), filter.reason.is_some()) {
+    let text = match (filter.job.is_some(), filter.device.is_some(), filter.is_open()) {
         (true, _, _) => view!(
             "WHERE t.job_id = $6 AND t.id < $2 AND ($3 = '' OR t.state = $3) AND ($4 = '' OR t.kind = $4)) AS v \
              WHERE ($5 = '' OR reason = $5) ORDER BY id DESC LIMIT $7"
@@ -115,19 +142,6 @@ pub async fn list(conn: &mut Conn, filter: &Filter, senders: &str, limit: i64) -
         .bind(limit)
         .fetch_all(conn.raw())
         .await?)
-}
-
-/// Ids and states of a job's tasks that ended in one of three ways and were not ordered again.
-pub async fn of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> Result<Vec<(Id, Id, Id, String, i64)>> {
-    Ok(sqlx::query_as(
-        "SELECT id, device_id, channel_id, state, attempt FROM task WHERE job_id = $1 AND id > $2 AND retried_by IS NULL \
-         AND state IN ('failed', 'expired', 'cancelled') ORDER BY id LIMIT $3",
-    )
-    .bind(job)
-    .bind(after)
-    .bind(limit)
-    .fetch_all(conn.raw())
-    .await?)
 }
 
 /// How many open tasks wait for which reason: of a job, or of all with `None`. Counts no further than `most` tasks.

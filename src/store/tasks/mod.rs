@@ -4,12 +4,12 @@ mod intake;
 mod list;
 
 pub use intake::{Applied, Key, OpenTask, TaskChange, TaskRow, apply, find, open_for};
-pub use list::{Filter, TaskView, get, list, of_job, reasons};
+pub use list::{Filter, REASONS, TaskView, get, list, reasons};
 
 use serde::Serialize;
 
 use super::batch::rows_sql;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -60,16 +60,30 @@ pub struct Ended {
     pub was: String,
 }
 
+/// What an expired task says of itself.
+const EXPIRED: &str = r#"{"code":"expired","message":"the device did not finish it in time","chain":[]}"#;
+
+/// True where the time of an open task is over; a read that spares the writer when none is.
+pub async fn any_expired(conn: &mut Conn, now_ms: i64) -> Result<bool> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT expires_at_ms FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 LIMIT 1")
+            .bind(now_ms)
+            .fetch_optional(conn.raw())
+            .await?;
+    Ok(found.is_some())
+}
+
 /// Ends up to `limit` open tasks whose time is over.
 pub async fn expire(conn: &mut Conn, now_ms: i64, limit: i64) -> Result<Vec<Ended>> {
     let due: Vec<Ended> = sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 LIMIT $2",
+        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
     )
     .bind(now_ms)
     .bind(limit)
     .fetch_all(conn.raw())
     .await?;
-    let endings: Vec<Ending> = due.into_iter().map(|ended| Ending { ended, state: "expired", error: None }).collect();
+    let endings: Vec<Ending> =
+        due.into_iter().map(|ended| Ending { ended, state: "expired", error: Some(EXPIRED.to_owned()), result: None }).collect();
     end(conn, endings, now_ms).await
 }
 
@@ -78,8 +92,10 @@ pub async fn expire(conn: &mut Conn, now_ms: i64, limit: i64) -> Result<Vec<Ende
 pub struct Ending {
     pub ended: Ended,
     pub state: &'static str,
-    /// JSON text of {code, message, chain}.
+    /// JSON text of `{code, message, chain}`.
     pub error: Option<String>,
+    /// JSON text.
+    pub result: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -89,20 +105,18 @@ struct EndRow<'a> {
     was: &'a str,
     state: &'a str,
     error: Option<&'a str>,
+    result: Option<&'a str>,
     final_at_ms: Option<i64>,
 }
 
 const END: Sql = rows_sql!(
-    "UPDATE task AS t SET state = r.state, state_since_ms = $2, finished_at_ms = r.final_at_ms, \
-       error = CASE WHEN r.error IS NULL THEN t.error ELSE r.error END FROM ",
-    rows(bucket: bigint, id: text, was: text, state: text, error: text, final_at_ms: bigint),
-    "WHERE ($3 < 0 OR t.bucket = $3) AND t.bucket = r.bucket AND t.id = r.id AND t.finished_at_ms IS NULL AND t.state = r.was RETURNING t.id"
+    "UPDATE task SET state = r.state, state_since_ms = $2, finished_at_ms = r.final_at_ms, \
+       error = CASE WHEN r.error IS NULL THEN task.error ELSE r.error END, \
+       result = CASE WHEN r.result IS NULL THEN task.result ELSE r.result END FROM ",
+    rows(bucket: bigint, id: text, was: text, state: text, error: text, result: text, final_at_ms: bigint),
+    "WHERE ($3 < 0 OR task.bucket = $3) AND task.bucket = r.bucket AND task.id = r.id AND task.finished_at_ms IS NULL AND task.state = r.was \
+     RETURNING task.id"
 );
-const END_SQLITE: &str = "UPDATE task AS t SET state = r.state, state_since_ms = $2, finished_at_ms = r.final_at_ms, \
-       error = CASE WHEN r.error IS NULL THEN t.error ELSE r.error END \
-     FROM (SELECT value->>'bucket' AS bucket, value->>'id' AS id, value->>'was' AS was, value->>'state' AS state, value->>'error' AS error, \
-       value->>'final_at_ms' AS final_at_ms FROM json_each($1)) AS r \
-     WHERE ($3 < 0 OR t.bucket = $3) AND t.bucket = r.bucket AND t.id = r.id AND t.finished_at_ms IS NULL AND t.state = r.was RETURNING id";
 
 /// Ends tasks that are still in the state they were seen in; answers those that were. `awaiting_approval` stays open.
 pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<Vec<Ended>> {
@@ -117,17 +131,53 @@ pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<V
             was: &ending.ended.was,
             state: ending.state,
             error: ending.error.as_deref(),
+            result: ending.result.as_deref(),
             final_at_ms: (ending.state != "awaiting_approval").then_some(now_ms),
         })
         .collect();
     rows.sort_by_key(|row| (row.bucket, row.id));
-    let text = match conn.dialect() {
-        super::Dialect::Sqlite => END_SQLITE,
-        super::Dialect::Postgres => END.postgres,
-    };
-    let done: Vec<Id> = sqlx::query_scalar(text).bind(rows_json(&rows)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
+    lock(conn, rows.iter().map(|row| row.id)).await?;
+    let done: Vec<Id> =
+        sqlx::query_scalar(END.on(conn.dialect())).bind(rows_json(&rows)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
     let done: std::collections::HashSet<Id> = done.into_iter().collect();
     Ok(endings.into_iter().map(|ending| ending.ended).filter(|ended| done.contains(&ended.id)).collect())
+}
+
+/// Up to `limit` open tasks of a job, from after `after`.
+pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> Result<Vec<Ended>> {
+    let rows = sqlx::query_as(
+        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms IS NULL \
+         ORDER BY id LIMIT $3",
+    )
+    .bind(job)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// A task that may be ordered again.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Over {
+    pub id: Id,
+    pub device_id: Id,
+    pub state: String,
+}
+
+/// Tasks of a job, from after `after`, that had failed, expired or been cancelled by `before_ms` and were not ordered again.
+pub async fn over_of_job(conn: &mut Conn, job: Id, after: &str, before_ms: i64, limit: i64) -> Result<Vec<Over>> {
+    let rows = sqlx::query_as(
+        "SELECT id, device_id, state FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms <= $3 AND retried_by IS NULL \
+         AND state IN ('failed', 'expired', 'cancelled') ORDER BY id LIMIT $4",
+    )
+    .bind(job)
+    .bind(after)
+    .bind(before_ms)
+    .bind(limit)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
 }
 
 #[derive(Serialize)]
@@ -150,35 +200,45 @@ pub async fn open_of(conn: &mut Conn, channels: &[Id]) -> Result<Vec<(Ended, Str
     Ok(found.into_iter().map(ended).collect())
 }
 
-/// Notes that a task was ordered again.
-pub async fn retried(conn: &mut Conn, id: Id, by: Id) -> Result<bool> {
-    let done =
-        sqlx::query("UPDATE task SET retried_by = $3 WHERE bucket = $1 AND id = $2 AND finished_at_ms IS NOT NULL AND retried_by IS NULL")
-            .bind(id.bucket())
-            .bind(id)
-            .bind(by)
-            .execute(conn.raw())
-            .await?;
-    Ok(done.rows_affected() == 1)
+/// A task that was ordered again, and the one that was made for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Again {
+    pub bucket: i64,
+    pub id: Id,
+    pub by: Id,
 }
 
-/// Forgets up to `limit` tasks that ended before `before_ms`.
-pub async fn forget(conn: &mut Conn, before_ms: i64, limit: i64) -> Result<u64> {
-    let done = sqlx::query("DELETE FROM task WHERE (bucket, id) IN (SELECT bucket, id FROM task WHERE finished_at_ms < $1 LIMIT $2)")
-        .bind(before_ms)
-        .bind(limit)
-        .execute(conn.raw())
-        .await?;
-    Ok(done.rows_affected())
+const RETRIED: Sql = rows_sql!(
+    "UPDATE task SET retried_by = r.by FROM ",
+    rows(bucket: bigint, id: text, by: text),
+    "WHERE task.bucket = r.bucket AND task.id = r.id AND task.finished_at_ms IS NOT NULL AND task.retried_by IS NULL RETURNING task.id"
+);
+
+/// Notes which tasks were ordered again; answers those that were not before.
+pub async fn retried(conn: &mut Conn, again: &[Again]) -> Result<Vec<Id>> {
+    if again.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_scalar(RETRIED.on(conn.dialect())).bind(rows_json(again)).fetch_all(conn.raw()).await?)
 }
 
-/// Up to `limit` open tasks of a job.
-pub async fn open_of_job(conn: &mut Conn, job: Id, limit: i64) -> Result<Vec<Ended>> {
-    Ok(sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE job_id = $1 AND finished_at_ms IS NULL ORDER BY id LIMIT $2",
-    )
-    .bind(job)
-    .bind(limit)
-    .fetch_all(conn.raw())
-    .await?)
+const LOCK: Sql = rows_sql!(
+    "SELECT COUNT(*) FROM (SELECT t.id FROM task t JOIN ",
+    rows(bucket: bigint, id: text),
+    "ON t.bucket = r.bucket AND t.id = r.id ORDER BY t.bucket, t.id FOR UPDATE OF t) AS locked"
+);
+
+/// Locks tasks in the order of their keys, so that two transactions that change the same ones cannot deadlock. SQLite's writer is
+/// alone anyway.
+async fn lock(conn: &mut Conn, tasks: impl Iterator<Item = Id>) -> Result<()> {
+    #[derive(Serialize)]
+    struct Row {
+        bucket: i64,
+        id: Id,
+    }
+    if conn.dialect() == Dialect::Postgres {
+        let rows: Vec<Row> = tasks.map(|id| Row { bucket: id.bucket(), id }).collect();
+        sqlx::query(LOCK.postgres).bind(rows_json(&rows)).execute(conn.raw()).await?;
+    }
+    Ok(())
 }

@@ -1,0 +1,181 @@
+//! A job is ordered.
+
+use serde_json::json;
+
+use super::make::{self, Wanted};
+use super::params::store_params;
+use super::{AT_ONCE_MAX, Job, NewJob, Selector, Target, close_if_done, get};
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::kind::Kind;
+use crate::model::token::hash;
+use crate::model::{Actor, BUCKETS, BULK_ABOVE, Fault, Id, Lane, Role};
+use crate::seal::Seal;
+use crate::store::feed::{self, Entry};
+use crate::store::jobs::{self, JobRow, Remembered};
+use crate::store::{Conn, devices, labels};
+
+/// Devices that a job may list.
+const LISTED_MAX: usize = 10_000;
+/// How long an Idempotency-Key is remembered.
+const REMEMBERED_MS: i64 = 7 * 86_400_000;
+/// A set is counted so far before it is accepted.
+const COUNTED_MAX: i64 = 10_000;
+const KEY_CHARS_MAX: usize = 256;
+/// The longest time that a job may ask for.
+const EXPIRES_IN_S_MAX: i64 = 366 * 86_400;
+
+/// Makes a job. With an `Idempotency-Key` the same body makes it once; the same key with another body is refused.
+///
+/// Devices that are named and have not activated get a task that is failed at once (`no_channel`), so that nobody waits for it; sets
+/// (labels, everybody) leave them out.
+pub async fn create(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    actor: &Actor,
+    new: &NewJob,
+    idempotency_key: Option<&str>,
+    seal: Option<&Seal>,
+) -> Result<Job> {
+    actor.require(Role::Operator)?;
+    let kind = check(new)?;
+    let id = moment.id();
+    if let Some(key) = idempotency_key
+        && let Some(job) = known(conn, moment, actor, new, key, id).await?
+    {
+        return get(conn, job, None).await;
+    }
+    let Aimed { found, unknown, selector, devices } = aim(conn, moment, &new.target).await?;
+    let expires_in_ms = new.expires_in_s.map_or_else(|| kind.expires_in_ms(), |seconds| seconds * 1000);
+    let mut job = JobRow {
+        id,
+        kind: kind.name.into(),
+        params: store_params(moment, new, id, seal),
+        lane: new.lane.unwrap_or(kind.lane).name().into(),
+        selector: json!(selector).to_string(),
+        state: "expanding".into(),
+        tasks: devices,
+        unknown_devices: json!(unknown).to_string(),
+        duplicate_devices: "[]".into(),
+        created_by: actor.name.clone(),
+        created_at_ms: moment.now_ms,
+        expires_at_ms: moment.now_ms + expires_in_ms,
+        finished_at_ms: None,
+        walk: jobs::MAKE.into(),
+        walk_at_ms: moment.now_ms,
+        expand_bucket: 0,
+        expand_after: String::new(),
+    };
+    if found.is_some() {
+        job.state = "running".into();
+        job.walk.clear();
+    }
+    jobs::insert(conn, &job).await?;
+    let data = json!({"job_id": id, "kind": kind.name, "target": shown(&new.target), "devices": found.as_ref().map(Vec::len)});
+    feed::append(conn, moment, &[Entry { kind: "job.created", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
+    if let Some(found) = found {
+        let wanted: Vec<Wanted> = found.into_iter().map(Wanted::first).collect();
+        make::make(conn, moment, &job, &wanted).await?;
+        close_if_done(conn, moment, id).await?;
+    }
+    get(conn, id, None).await
+}
+
+/// The job that a key has made; `None` where the key is new and now stands for `id`.
+async fn known(conn: &mut Conn, moment: &Moment, actor: &Actor, new: &NewJob, key: &str, id: Id) -> Result<Option<Id>> {
+    if key.is_empty() || key.chars().count() > KEY_CHARS_MAX {
+        return Err(Error::invalid("Idempotency-Key", format!("take 1 to {KEY_CHARS_MAX} characters")));
+    }
+    // The key is not kept, and the body's hash depends on it: a hash of a body with a password in it would give it to a guesser.
+    // Maps of this JSON are sorted, so that the order of the fields does not matter.
+    let remembered = Remembered {
+        actor: &actor.name,
+        key_hash: hash(&format!("idempotency {key}")),
+        body_hash: hash(&format!("{key}\n{}", json!(new))),
+        job_id: id,
+        expires_at_ms: moment.now_ms + REMEMBERED_MS,
+    };
+    let (body_hash, job) = jobs::remember(conn, &remembered, moment.now_ms).await?;
+    if body_hash != remembered.body_hash {
+        return Err(Error::refused("idempotency_mismatch", "this Idempotency-Key was used with another body; take a new key"));
+    }
+    Ok((job != id).then_some(job))
+}
+
+fn check(new: &NewJob) -> Result<&'static Kind> {
+    let Some(kind) = Kind::named(&new.kind) else { return Err(Error::invalid("/kind", Kind::unknown(&new.kind))) };
+    let mut faults = kind.check(&new.params);
+    let Target { devices, label, all } = &new.target;
+    if usize::from(devices.is_some()) + usize::from(label.is_some()) + usize::from(all.is_some()) != 1 || *all == Some(false) {
+        faults.push(Fault { pointer: "/target".into(), detail: "name exactly one of devices, label, all".into() });
+    }
+    if devices.as_ref().is_some_and(|devices| devices.is_empty() || devices.len() > LISTED_MAX) {
+        faults.push(Fault { pointer: "/target/devices".into(), detail: format!("name 1 to {LISTED_MAX} devices; use a label for more") });
+    }
+    if new.expires_in_s.is_some_and(|seconds| !(1..=EXPIRES_IN_S_MAX).contains(&seconds)) {
+        faults.push(Fault { pointer: "/expires_in_s".into(), detail: format!("take 1 to {EXPIRES_IN_S_MAX} seconds (366 days)") });
+    }
+    if matches!(new.lane, Some(Lane::Retry | Lane::Periodic)) {
+        faults.push(Fault { pointer: "/lane".into(), detail: "take urgent, change or bulk".into() });
+    }
+    if faults.is_empty() { Ok(kind) } else { Err(Error::Invalid(faults)) }
+}
+
+/// Whom a target means.
+struct Aimed {
+    /// Its devices, where they are few enough to be given their tasks at once.
+    found: Option<Vec<Id>>,
+    /// Names that stand for no device, or for several.
+    unknown: Vec<String>,
+    selector: Selector,
+    /// How many devices, counted up to [`COUNTED_MAX`].
+    devices: i64,
+}
+
+async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed> {
+    if let Some(names) = &target.devices {
+        let (mut found, mut unknown, ambiguous) = devices::resolve_many(conn, names).await?;
+        found.sort_unstable();
+        found.dedup();
+        unknown.extend(ambiguous);
+        unknown.sort_unstable();
+        unknown.dedup();
+        let selector = Selector { devices: Some(found.clone()), label: None, bulk: found.len() > BULK_ABOVE };
+        let devices = count_of(found.len());
+        return Ok(Aimed { found: (found.len() <= AT_ONCE_MAX).then_some(found), unknown, selector, devices });
+    }
+    let mut selector = Selector::default();
+    if let Some(name) = &target.label {
+        let label = labels::by_name(conn, name).await?;
+        selector.label = Some(label.ok_or_else(|| Error::invalid("/target/label", format!("there is no label {name:?}")))?.id);
+    }
+    let devices = jobs::count(conn, selector.label, COUNTED_MAX).await?;
+    selector.bulk = devices > count_of(BULK_ABOVE);
+    let most = count_of(AT_ONCE_MAX);
+    if devices > most {
+        return Ok(Aimed { found: None, unknown: Vec::new(), selector, devices });
+    }
+    let mut found = Vec::new();
+    match selector.label {
+        Some(label) => found = jobs::labelled(conn, label, "", moment.now_ms, most).await?,
+        None => {
+            for bucket in 0..BUCKETS {
+                found.extend(jobs::everybody(conn, bucket, "", moment.now_ms, most).await?);
+            }
+        }
+    }
+    Ok(Aimed { devices: count_of(found.len()), found: Some(found), unknown: Vec::new(), selector })
+}
+
+fn count_of(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// What the audit says of a target.
+fn shown(target: &Target) -> serde_json::Value {
+    match (&target.devices, &target.label) {
+        (Some(devices), _) => json!({"devices": devices.len()}),
+        (_, Some(label)) => json!({"label": label}),
+        _ => json!({"all": true}),
+    }
+}

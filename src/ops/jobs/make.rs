@@ -1,0 +1,148 @@
+//! Tasks come to be: in the job's own transaction, in a chunk of the background, or in the contact of a phone that comes in early.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+
+use super::{Selector, topic};
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::model::kind::Kind;
+use crate::model::{Id, Lane};
+use crate::store::feed::{self, Entry};
+use crate::store::jobs::{self, Aim, JobRow};
+use crate::store::tasks::{self, NewTask};
+use crate::store::wakes::{self, Raise};
+use crate::store::{Conn, channels_lock, labels, tallies};
+
+/// More new tasks than this are not told one by one.
+const TOLD_EACH_MAX: usize = 50;
+
+/// A device for which a task is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    device: Id,
+    /// The task that is ordered again.
+    again: Option<Id>,
+}
+
+impl Wanted {
+    pub(super) fn first(device: Id) -> Wanted {
+        Wanted { device, again: None }
+    }
+
+    pub(super) fn again(device: Id, task: Id) -> Wanted {
+        Wanted { device, again: Some(task) }
+    }
+}
+
+/// A task that was made, and the one that it was made for again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Made {
+    pub(super) id: Id,
+    pub(super) again: Option<Id>,
+}
+
+/// Makes a job's tasks, counts them and raises their channels: a constant number of statements. What is there already stays as it is,
+/// so the same devices twice do no harm. A task that is ordered again is made only for a device that can do it now.
+pub(super) async fn make(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wanted]) -> Result<Vec<Made>> {
+    let (fresh, made) = insert(conn, moment, job, wanted).await?;
+    let lane = if Selector::of(job).bulk { Lane::Bulk } else { lane_of(job) };
+    let raises: Vec<Raise> =
+        fresh.iter().filter(|task| task.finished_at_ms.is_none()).map(|task| Raise { channel_id: task.channel_id, lane }).collect();
+    wakes::raise(conn, &raises, moment.now_ms).await?;
+    if fresh.len() <= TOLD_EACH_MAX {
+        let entries: Vec<Entry> = fresh.iter().map(entry).collect();
+        feed::append(conn, moment, &entries).await?;
+    }
+    Ok(made)
+}
+
+/// Makes the tasks of jobs under way for devices that come in before their chunk: (device, when it was made). No wakes are raised: they
+/// are here. The caller holds the locks of their channels. One read where no job is under way.
+pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]) -> Result<()> {
+    for job in jobs::making(conn).await? {
+        let selector = Selector::of(&job);
+        let mut covered: Vec<Id> = came.iter().filter(|(_, made_ms)| *made_ms <= job.created_at_ms).map(|(id, _)| *id).collect();
+        // What the background has passed by has its task.
+        covered.retain(|id| match (&selector.devices, selector.label) {
+            (Some(listed), _) => listed.binary_search(id).is_ok() && id.to_string() > job.expand_after,
+            (None, Some(_)) => id.to_string() > job.expand_after,
+            (None, None) => (id.bucket(), id.to_string().as_str()) > (job.expand_bucket, job.expand_after.as_str()),
+        });
+        if let Some(label) = selector.label
+            && !covered.is_empty()
+        {
+            let members: HashSet<Id> =
+                labels::of_devices(conn, &covered).await?.into_iter().filter(|(_, of)| *of == label).map(|(device, _)| device).collect();
+            covered.retain(|id| members.contains(id));
+        }
+        if !covered.is_empty() {
+            let wanted: Vec<Wanted> = covered.into_iter().map(Wanted::first).collect();
+            insert(conn, moment, &job, &wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Stores and counts what was not there yet.
+async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wanted]) -> Result<(Vec<NewTask>, Vec<Made>)> {
+    let again: HashMap<Id, Option<Id>> = wanted.iter().map(|wanted| (wanted.device, wanted.again)).collect();
+    let aims = jobs::aims(conn, &wanted.iter().map(|wanted| wanted.device).collect::<Vec<_>>()).await?;
+    channels_lock(conn, &aims.iter().filter_map(|aim| aim.channel_id).collect::<Vec<_>>()).await?;
+    let kind = Kind::named(&job.kind);
+    let rows = aims.iter().filter_map(|aim| new_task(job, kind, aim, again.get(&aim.device_id).copied().flatten(), moment.now_ms));
+    let rows: Vec<NewTask> = rows.collect();
+    let stored: HashSet<Id> = tasks::insert(conn, &rows, moment.now_ms).await?.into_iter().collect();
+    let fresh: Vec<NewTask> = rows.into_iter().filter(|row| stored.contains(&row.id)).collect();
+    let counts: Vec<(String, String, i64)> = fresh.iter().map(|row| (topic(job.id), row.state.clone(), 1)).collect();
+    tallies::add(conn, moment, &counts).await?;
+    let made = fresh.iter().map(|row| Made { id: row.id, again: again.get(&row.device_id).copied().flatten() }).collect();
+    Ok((fresh, made))
+}
+
+/// The task of a device; `None` where ordering it again would only fail again.
+fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now_ms: i64) -> Option<NewTask> {
+    let refusal = match (kind, aim.channel_id) {
+        (_, None) => Some(("no_channel", "the device has not activated: there is nobody to carry it out")),
+        (Some(kind), _) if !kind.fits(&aim.platform) => Some(("unsupported", "this device's agent cannot do this")),
+        (Some(kind), _) if aim.denied.is_some() && !kind.for_denied => {
+            Some(("unauthorized", "the device may not go on; authorize it first"))
+        }
+        _ => None,
+    };
+    if refusal.is_some() && again.is_some() {
+        return None;
+    }
+    // A device without a channel keeps its failed task under its own id.
+    let channel_id = aim.channel_id.unwrap_or(aim.device_id);
+    // Ordering the same task again twice makes one.
+    let order = again.map_or_else(|| "1".to_owned(), |task| task.to_string());
+    Some(NewTask {
+        bucket: aim.device_id.bucket(),
+        id: Id::derived(job.created_at_ms, aim.device_id, &[&job.id.to_string(), &channel_id.to_string(), &order]),
+        job_id: job.id,
+        device_id: aim.device_id,
+        channel_id,
+        kind: job.kind.clone(),
+        lane: lane_of(job).rank(),
+        state: if refusal.is_some() { "failed" } else { "queued" }.into(),
+        attempt: 0,
+        created_at_ms: now_ms,
+        // A fresh order has a fresh time to live, as long as the first one had.
+        expires_at_ms: if again.is_some() { now_ms + (job.expires_at_ms - job.created_at_ms) } else { job.expires_at_ms },
+        finished_at_ms: refusal.map(|_| now_ms),
+        error: refusal.map(|(code, message)| json!({"code": code, "message": message, "chain": []}).to_string()),
+    })
+}
+
+fn lane_of(job: &JobRow) -> Lane {
+    Lane::ALL.into_iter().find(|lane| lane.name() == job.lane).unwrap_or(Lane::Change)
+}
+
+fn entry(task: &NewTask) -> Entry {
+    let kind = if task.finished_at_ms.is_some() { "task.failed" } else { "task.queued" };
+    let error: Option<serde_json::Value> = task.error.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let data = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind, "error": error});
+    Entry { kind, actor: None, device_id: Some(task.device_id), data }
+}
