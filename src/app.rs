@@ -12,7 +12,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::error::{Result, Trouble};
 use crate::intake::Intake;
-use crate::push::Sender;
+use crate::push::{Sender, SenderState};
 use crate::seal::Seal;
 use crate::store::{Class, Conn, Db};
 
@@ -86,9 +86,10 @@ impl App {
         App::new(Shared { config, seal, intake, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
     }
 
-    /// The senders of this server as the store asks for them: names between spaces.
+    /// The senders of this server that have a credential, as the store asks for them: names between spaces.
     pub fn sender_names(&self) -> String {
-        self.senders.iter().fold(String::from(" "), |names, sender| names + sender.name() + " ")
+        let configured = self.senders.iter().filter(|sender| sender.status().state != SenderState::Unconfigured);
+        configured.fold(String::from(" "), |names, sender| names + sender.name() + " ")
     }
 
     /// Begins a transaction; [`change!`] is the way to use it.

@@ -1,5 +1,6 @@
 //! A server process: listeners and workers around one [`App`], started and stopped together.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Server {
     bound: Vec<Bound>,
     certificate: Option<Arc<Certificate>>,
     committers: intake::Committers,
+    /// Held while the server lives: one `serve` for each SQLite file.
+    _alone: Option<File>,
 }
 
 /// Opens the database and checks the master key against it: what every command that touches the database needs.
@@ -60,10 +63,9 @@ impl Server {
         // Fails only where a provider is installed already, which is then the same one.
         rustls::crypto::ring::default_provider().install_default().ok();
         let (db, seal) = open(&config, &clock, config.migrate).await?;
-        let mut senders = Vec::new();
-        if let Some(settings) = &config.push.fcm {
-            senders.push(Arc::new(fcm_sender(settings, &clock)?));
-        }
+        let alone = only_server(&config)?;
+        // Without a credential the sender waits for one: it can be set by the API at any time.
+        let senders = vec![Arc::new(fcm_sender(&config.push.fcm.clone().unwrap_or_default(), &clock)?)];
         let (intake, committers) = intake::new();
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();
@@ -79,7 +81,7 @@ impl Server {
             let tcp = TcpListener::bind(listener.address).await.with_context(|| format!("{} cannot be listened on", listener.address))?;
             bound.push(Bound { listener: tcp, tls, router: http::router(app.clone(), &listener.serves) });
         }
-        Ok(Server { app, bound, certificate, committers })
+        Ok(Server { app, bound, certificate, committers, _alone: alone })
     }
 
     /// The address of the first listener, for those who asked for port 0.
@@ -89,7 +91,7 @@ impl Server {
 
     /// Runs until `stop`; fails when a worker dies before.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Server { app, bound, certificate, committers } = self;
+        let Server { app, bound, certificate, committers, _alone } = self;
         let mut workers: JoinSet<crate::error::Result<()>> = JoinSet::new();
         // Listeners stop first; the intake then drains what they took; workers end beside them.
         let mut listeners = JoinSet::new();
@@ -129,6 +131,16 @@ impl Server {
             }
         }
     }
+}
+
+/// Locks the SQLite file against a second server; the lock ends with the process, however it ends.
+fn only_server(config: &Config) -> anyhow::Result<Option<File>> {
+    let Some(path) = config.database_url.strip_prefix("sqlite://") else { return Ok(None) };
+    let path = format!("{}.lock", path.split('?').next().unwrap_or(path));
+    let file = File::create(&path).with_context(|| path.clone())?;
+    file.try_lock()
+        .map_err(|_| anyhow::anyhow!("another server uses this SQLite file ({path} is locked); several servers need PostgreSQL"))?;
+    Ok(Some(file))
 }
 
 fn fcm_sender(settings: &crate::config::Fcm, clock: &Clock) -> anyhow::Result<Sender> {
