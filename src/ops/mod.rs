@@ -12,5 +12,7 @@ pub mod operators;
 pub mod policies;
 pub mod settle;
 pub mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tokens;
 pub mod users;

@@ -1,6 +1,8 @@
 //! Devices: announced, shown, changed, denied, retired.
 
 mod denial;
+#[cfg(test)]
+mod tests;
 
 pub use denial::{authorize, deny, lift, retire, retired, unauthorize};
 

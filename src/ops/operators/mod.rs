@@ -1,5 +1,8 @@
 //! Operators, their sessions and passwords, and API keys.
 
+#[cfg(test)]
+mod tests;
+
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
 use serde::Serialize;
@@ -20,6 +23,8 @@ pub const LINK_MS: i64 = 15 * 60 * 1000;
 pub const SESSION_MS: i64 = 12 * 3600 * 1000;
 const PASSWORD_CHARS_MIN: usize = 12;
 const PASSWORD_CHARS_MAX: usize = 256;
+/// What is checked for a name that nobody has.
+const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm8$Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE";
 
 /// A session that was just opened: the cookie's secret and the token that forms repeat.
 #[derive(Debug)]
@@ -65,27 +70,27 @@ pub async fn sign_out(conn: &mut Conn, session_secret: &str) -> Result<()> {
     operators::delete_session(conn, &hash(session_secret)).await
 }
 
-/// argon2id of a password that is long enough. Costs tens of milliseconds: call it where blocking is allowed.
-pub fn hash_password(password: &str) -> Result<String> {
+/// argon2id of a password that is long enough, under a fresh salt ([`Moment::secret`]). Costs tens of milliseconds: call it where
+/// blocking is allowed.
+pub fn hash_password(password: &str, salt: &[u8; 32]) -> Result<String> {
     let length = password.chars().count();
     if !(PASSWORD_CHARS_MIN..=PASSWORD_CHARS_MAX).contains(&length) {
         return Err(Error::invalid("/password", format!("take {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters")));
     }
     Argon2::default()
-        .hash_password(password.as_bytes())
+        .hash_password_with_salt(password.as_bytes(), salt)
         .map(|hash| hash.to_string())
         .map_err(|_| Error::invalid("/password", "this password cannot be used"))
 }
 
 /// Checks a password; for a name that nobody has, against a hash of nothing, so that the time tells nobody which names exist.
 pub fn verify_password(password: &str, stored: Option<&str>) -> bool {
-    const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm8$Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE";
     let parsed = PasswordHash::new(stored.unwrap_or(NOBODY));
     let fits = parsed.is_ok_and(|parsed| Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok());
     fits && stored.is_some()
 }
 
-/// Sets an operator's password and ends the operator's other sessions.
+/// Sets an operator's password and ends the sessions but the one whose secret is `keep`. Only the operator and administrators may.
 pub async fn set_password(
     conn: &mut Conn,
     moment: &mut Moment,
@@ -94,9 +99,23 @@ pub async fn set_password(
     password_hash: &str,
     keep: &str,
 ) -> Result<()> {
+    let operator = operators::get(conn, operator_id).await?.ok_or(Error::NotFound("operator"))?;
+    if !(actor.person && actor.name == format!("operator:{}", operator.name)) {
+        actor.require(Role::Admin)?;
+    }
     operators::set_password(conn, operator_id, password_hash).await?;
     operators::delete_sessions(conn, operator_id, &hash(keep)).await?;
     tell(conn, moment, actor, "operator.password_set", json!({"operator_id": operator_id})).await
+}
+
+/// Ends all sessions of an operator; only the operator and administrators may.
+pub async fn sign_out_everywhere(conn: &mut Conn, moment: &mut Moment, actor: &Actor, operator_id: Id) -> Result<()> {
+    let operator = operators::get(conn, operator_id).await?.ok_or(Error::NotFound("operator"))?;
+    if !(actor.person && actor.name == format!("operator:{}", operator.name)) {
+        actor.require(Role::Admin)?;
+    }
+    operators::delete_sessions(conn, operator_id, "").await?;
+    tell(conn, moment, actor, "operator.signed_out_everywhere", json!({"name": operator.name})).await
 }
 
 /// Disables an operator and ends all sessions.

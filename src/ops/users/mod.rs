@@ -1,5 +1,8 @@
 //! Users: made, changed, disabled, deleted.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

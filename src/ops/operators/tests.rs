@@ -1,0 +1,95 @@
+use super::*;
+use crate::store::Class;
+use crate::store::testing::each_database;
+
+fn admin() -> Actor {
+    Actor { name: "operator:boss".into(), role: Role::Admin, person: true }
+}
+
+#[tokio::test]
+async fn a_sign_in_link_opens_one_session_and_only_in_its_time() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        let viewer = Actor { role: Role::Operator, ..admin() };
+        assert!(link(&mut conn, &mut moment, &viewer, "night desk", Role::Viewer).await.is_err(), "only administrators add operators");
+        let secret = link(&mut conn, &mut moment, &admin(), "night desk", Role::Operator).await.unwrap();
+        let late = link(&mut conn, &mut moment, &admin(), "night desk", Role::Viewer).await.unwrap();
+        let opened = open_link(&mut conn, &mut moment, &secret).await.unwrap().unwrap();
+        let session = operators::session(&mut conn, &opened.secret.hash(), moment.now_ms).await.unwrap().unwrap();
+        assert_eq!((session.name.as_str(), session.role, session.csrf), ("night desk", Role::Viewer, opened.csrf));
+        assert!(open_link(&mut conn, &mut moment, &secret).await.unwrap().is_none(), "a link opens once");
+        let mut moment = Moment::fixed(1_000_000 + LINK_MS, 2);
+        assert!(open_link(&mut conn, &mut moment, &late).await.unwrap().is_none(), "a link lasts fifteen minutes");
+        let over_ms = 1_000_000 + SESSION_MS;
+        assert!(operators::session(&mut conn, &opened.secret.hash(), over_ms).await.unwrap().is_none());
+        sign_out(&mut conn, opened.secret.reveal()).await.unwrap();
+        assert!(operators::session(&mut conn, &opened.secret.hash(), moment.now_ms).await.unwrap().is_none());
+        conn.commit().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_password_change_ends_the_other_sessions_and_a_disabled_operator_has_none() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            let secret = link(&mut conn, &mut moment, &admin(), "desk", Role::Viewer).await.unwrap();
+            sessions.push(open_link(&mut conn, &mut moment, &secret).await.unwrap().unwrap().secret);
+        }
+        let id = operators::by_name(&mut conn, "desk").await.unwrap().unwrap().id;
+        let hash = hash_password("correct horse battery", &moment.secret()).unwrap();
+        let desk = Actor { name: "operator:desk".into(), role: Role::Viewer, person: true };
+        let other = Actor { name: "operator:other".into(), ..desk.clone() };
+        assert!(set_password(&mut conn, &mut moment, &other, id, &hash, "").await.is_err());
+        set_password(&mut conn, &mut moment, &desk, id, &hash, sessions[0].reveal()).await.unwrap();
+        let now_ms = moment.now_ms;
+        assert!(operators::session(&mut conn, &sessions[0].hash(), now_ms).await.unwrap().is_some());
+        assert!(operators::session(&mut conn, &sessions[1].hash(), now_ms).await.unwrap().is_none());
+        assert!(open_session(&mut conn, &mut moment, id, "password").await.unwrap().is_some());
+        disable(&mut conn, &mut moment, &admin(), id).await.unwrap();
+        assert!(operators::session(&mut conn, &sessions[0].hash(), now_ms).await.unwrap().is_none());
+        assert!(open_session(&mut conn, &mut moment, id, "password").await.unwrap().is_none());
+        conn.commit().await.unwrap();
+    })
+    .await;
+}
+
+#[test]
+fn passwords_are_long_and_only_the_right_one_fits() {
+    assert!(hash_password("elevenchars", &[1; 32]).is_err());
+    let stored = hash_password("twelve chars", &[1; 32]).unwrap();
+    assert!(stored.starts_with("$argon2id$"));
+    assert_ne!(stored, hash_password("twelve chars", &[2; 32]).unwrap());
+    assert!(verify_password("twelve chars", Some(&stored)));
+    assert!(!verify_password("twelve Chars", Some(&stored)));
+    assert!(!verify_password("twelve chars", None));
+    // Nobody's hash costs as much as anybody's: it is one, with the parameters of today's.
+    let parameters = |hash: &str| hash.split('$').take(4).collect::<Vec<_>>().join("$");
+    assert!(PasswordHash::new(NOBODY).is_ok());
+    assert_eq!(parameters(NOBODY), parameters(&stored));
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_ends_when_it_is_revoked() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        let made = make_key(&mut conn, &mut moment, &admin(), "ci", Role::Operator).await.unwrap();
+        assert!(made.key.starts_with("mk_"));
+        assert_eq!(operators::api_key(&mut conn, &hash(&made.key)).await.unwrap(), Some(("ci".into(), Role::Operator)));
+        let listed = operators::keys(&mut conn, "", 10).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert!(!format!("{listed:?}").contains(&made.key));
+        let operator = Actor { role: Role::Operator, ..admin() };
+        assert!(revoke_key(&mut conn, &mut moment, &operator, made.id).await.is_err());
+        revoke_key(&mut conn, &mut moment, &admin(), made.id).await.unwrap();
+        assert_eq!(operators::api_key(&mut conn, &hash(&made.key)).await.unwrap(), None);
+        assert!(matches!(revoke_key(&mut conn, &mut moment, &admin(), made.id).await, Err(Error::NotFound("key"))));
+        conn.commit().await.unwrap();
+    })
+    .await;
+}
