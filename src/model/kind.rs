@@ -116,10 +116,35 @@ pub const KINDS: &[Kind] = &[
 /// Parameters whose values nobody is shown.
 const SECRET: &[(&str, &str)] = &[("reset_password", "password"), ("lock", "pin"), ("wipe", "pin")];
 
+/// A parameter as a form asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub required: bool,
+    /// `text`, `bool`, `word` or `object`.
+    pub shape: &'static str,
+    /// What a `word` may be.
+    pub words: &'static [&'static str],
+}
+
 impl Kind {
     /// What to say of a name that is no kind.
     pub fn unknown(name: &str) -> String {
         format!("there is no kind {name:?}{}; take one of {}", did_you_mean(name, &NAMES), NAMES.join(", "))
+    }
+
+    /// The parameters, in the order in which a form asks for them.
+    pub fn fields(&self) -> Vec<Field> {
+        let field = |(name, required, param): &(&'static str, bool, Param)| {
+            let (shape, words): (_, &'static [&'static str]) = match param {
+                Param::Text(_) => ("text", &[]),
+                Param::Bool => ("bool", &[]),
+                Param::Word(words) => ("word", words),
+                Param::Object => ("object", &[]),
+            };
+            Field { name, required: *required, shape, words }
+        };
+        self.params.iter().map(field).collect()
     }
 
     /// The kind of that name.

@@ -1,5 +1,6 @@
 //! How the console words and dresses what the store keeps: times, states, counts.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write};
 
 use askama::filters::HtmlSafe;
@@ -105,7 +106,33 @@ impl Display for Badge {
 #[derive(Clone, Debug, Default)]
 pub struct Bar(pub Vec<(String, i64)>);
 
+/// The order of states along a bar: what is at its end first, what waits last.
+const ALONG: [&str; 15] = [
+    "applied",
+    "done",
+    "failed",
+    "expired",
+    "cancelled",
+    "superseded",
+    "held",
+    "running",
+    "received",
+    "delivered",
+    "not_now",
+    "awaiting_approval",
+    "pending",
+    "queued",
+    "",
+];
+
 impl Bar {
+    /// A bar of counts by state.
+    pub fn of(counts: &BTreeMap<String, i64>) -> Bar {
+        let mut counts: Vec<(String, i64)> = counts.iter().map(|(state, n)| (state.clone(), *n)).collect();
+        counts.sort_by_key(|(state, _)| ALONG.iter().position(|word| word == state).unwrap_or(ALONG.len()));
+        Bar(counts)
+    }
+
     pub fn total(&self) -> i64 {
         self.0.iter().map(|(_, n)| n).sum()
     }
@@ -199,7 +226,11 @@ pub fn reason(word: &str) -> &'static str {
 pub fn members(data: &Value) -> String {
     let Some(object) = data.as_object() else { return String::new() };
     let mut out = String::new();
-    for (key, value) in object.iter().filter(|(key, _)| *key != "id" && !key.ends_with("_id")).take(MEMBERS_SHOWN) {
+    for (key, value) in object
+        .iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "id" | "seq" | "occurred_at_ms") && !key.ends_with("_id"))
+        .take(MEMBERS_SHOWN)
+    {
         let shown = match value {
             Value::String(text) if !text.is_empty() => text.clone(),
             Value::Number(n) if key.ends_with("_ms") => {

@@ -1,21 +1,17 @@
 //! What every page has around it, who may see it, and how forms come in.
 
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
-use subtle::ConstantTimeEq;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::http::auth::{self, Session};
 use crate::http::error::Problem;
-use crate::http::extract;
 use crate::model::{Actor, Role};
 
-/// How large a form may be: a policy document of a megabyte, escaped.
-const FORM_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Characters of a message that is carried to the next page.
 const FLASH_CHARS_MAX: usize = 400;
 const FLASH: &str = "muster_flash";
@@ -106,60 +102,6 @@ impl FromRequestParts<App> for Visitor {
             Ok(None) => Err(to("/sign-in")),
             Err(problem) => Err(Trouble(problem).into_response()),
         }
-    }
-}
-
-/// A form of a signed-in operator, whose token was compared.
-#[derive(Debug)]
-pub struct Posted {
-    pub visitor: Visitor,
-    pub fields: Fields,
-}
-
-impl FromRequest<App> for Posted {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, app: &App) -> Result<Posted, Response> {
-        let (mut parts, body) = request.into_parts();
-        let visitor = Visitor::from_request_parts(&mut parts, app).await?;
-        let fields = Fields::read(Request::from_parts(parts, body)).await.map_err(IntoResponse::into_response)?;
-        if !bool::from(fields.text("csrf").as_bytes().ct_eq(visitor.session.csrf.as_bytes())) {
-            let detail = "this form does not belong to your session; go back, load the page again and repeat";
-            return Err(Trouble(Error::refused("csrf_mismatch", detail).into()).into_response());
-        }
-        Ok(Posted { visitor, fields })
-    }
-}
-
-/// The fields of a form. Their order is the page's.
-#[derive(Debug, Default)]
-pub struct Fields(Vec<(String, String)>);
-
-impl Fields {
-    /// Reads a body of `application/x-www-form-urlencoded`.
-    pub async fn read(request: Request) -> Result<Fields, Trouble> {
-        let bytes = extract::body(request, FORM_BYTES_MAX).await?;
-        Ok(Fields(form_urlencoded::parse(&bytes).into_owned().collect()))
-    }
-
-    /// The value of a field, trimmed; "" where there is none.
-    pub fn text(&self, name: &str) -> &str {
-        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.trim())
-    }
-
-    /// The value of a field unless it is empty.
-    pub fn some(&self, name: &str) -> Option<String> {
-        Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
-    }
-
-    /// Every value of a field that may come several times.
-    pub fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(key, value)| key == name && !value.trim().is_empty()).map(|(_, value)| value.trim().to_owned()).collect()
-    }
-
-    /// A whole number, if one was given.
-    pub fn number(&self, name: &str) -> Result<Option<i64>, Error> {
-        self.some(name).map(|text| text.parse().map_err(|_| Error::invalid(name, "must be a whole number"))).transpose()
     }
 }
 

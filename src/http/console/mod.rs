@@ -1,12 +1,19 @@
 //! The console: pages made on the server, complete without a script, kept current by one. A file for each page; the URLs are in `http`.
 
 pub mod assets;
+mod confirm;
+pub mod device;
+pub mod devices;
+mod form;
 pub mod format;
+pub mod jobs;
 pub mod layout;
 mod line;
 pub mod live;
+pub mod order;
 pub mod overview;
 pub mod sign_in;
+pub mod tasks;
 mod throttle;
 
 use std::sync::Arc;

@@ -8,15 +8,17 @@ use askama::Template;
 use axum::extract::{Extension, Path, State};
 
 use super::Console;
+use super::form::Posted;
 use super::format::{Badge, Bar, When, number, reason, sentence, span};
-use super::layout::{Frame, Posted, Shown, Visitor, page, segment, told};
+use super::jobs::{JobLine, job_line};
+use super::layout::{Frame, Shown, Visitor, page, segment, told};
 use super::line::{Line, lines};
 use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result};
 use crate::model::Id;
 use crate::ops;
-use crate::ops::jobs::{self, Job};
+use crate::ops::jobs;
 use crate::ops::settle::StackItem;
 use crate::push::SenderState;
 use crate::store::feed::{self, Reading};
@@ -77,15 +79,6 @@ struct AlarmLine {
     is_open: bool,
 }
 
-struct JobLine {
-    id: Id,
-    kind: String,
-    state: Badge,
-    bar: Bar,
-    by: String,
-    made: When,
-}
-
 struct ReasonLine {
     word: String,
     said: &'static str,
@@ -127,10 +120,8 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
     let now_ms = app.clock.now_ms();
     let mut conn = app.db.read().await?;
     let sums = shared.overview.get(&app, &mut conn).await?;
-    let mut jobs = Vec::new();
-    for row in console::jobs_under_way(&mut conn, JOBS_SHOWN).await? {
-        jobs.push(job_line(&jobs::view(&mut conn, row).await?, now_ms));
-    }
+    let rows = console::jobs_under_way(&mut conn, JOBS_SHOWN).await?;
+    let jobs = jobs::views(&mut conn, rows).await?.iter().map(|job| job_line(job, now_ms)).collect();
     let alarms = alarms::list(&mut conn, "", None, 50).await?.into_iter().filter(|row| row.closed_at_ms.is_none());
     let alarms = alarms.take(ALARMS_SHOWN as usize).map(|row| AlarmLine {
         id: row.id,
@@ -213,7 +204,7 @@ async fn progress(conn: &mut Conn) -> Result<Vec<Progress>> {
         let Some(version) = row.published else { continue };
         let states = by_policy.remove(&(row.id, version)).unwrap_or_default();
         let applied = states.get("applied").copied().unwrap_or(0);
-        let channels = Bar(states.into_iter().collect());
+        let channels = Bar::of(&states);
         let applied_percent = if channels.total() > 0 { applied * 100 / channels.total() } else { 100 };
         progress.push(Progress { name: row.name, version, channels, applied_percent });
     }
@@ -237,17 +228,6 @@ fn tiles(counts: &[(String, i64)]) -> Vec<Tile> {
 
 fn finding_line(row: &console::FindingCount) -> FindingLine {
     FindingLine { kind: row.kind.clone(), name: sentence(&row.kind), open: number(row.open), overdue: row.overdue }
-}
-
-fn job_line(job: &Job, now_ms: i64) -> JobLine {
-    JobLine {
-        id: job.id,
-        kind: job.kind.clone(),
-        state: Badge::of(&job.state),
-        bar: Bar(job.counts.iter().map(|(state, n)| (state.clone(), *n)).collect()),
-        by: super::format::who(&job.created_by),
-        made: When::new(job.created_at_ms, now_ms),
-    }
 }
 
 /// The senders with the addresses that wait for each, then the addresses of providers without a sender.

@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 
 use super::Console;
-use super::layout::{Fields, Posted, Shown, Trouble, cookie, page, to};
+use super::form::{Fields, Posted};
+use super::layout::{Shown, Trouble, cookie, page, to};
 use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result};
