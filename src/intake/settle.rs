@@ -318,6 +318,9 @@ async fn take_events(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'
     let applied = events::apply(conn, moment, &batch).await?;
     for (at, outcomes) in bringing.into_iter().zip(applied.outcomes) {
         visits[at].fruitful |= outcomes.iter().any(|outcome| outcome.outcome == "recorded");
+        for outcome in &outcomes {
+            metrics::counter!("muster_events_total", "outcome" => outcome.outcome).increment(1);
+        }
         visits[at].events = outcomes;
     }
     for fact in applied.facts {

@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod fcm;
+mod killed;
 mod support;
 mod the_loop;

@@ -2,5 +2,6 @@
 
 pub mod device;
 pub mod postgres;
+pub mod process;
 pub mod push;
 pub mod server;

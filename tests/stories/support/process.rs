@@ -1,0 +1,77 @@
+//! The built program as a process that can be killed.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use muster::sim::fcm::StandIn;
+use tokio::process::{Child, Command};
+
+/// `muster serve` on a fixed port, started again and again on the same folder.
+pub struct Process {
+    pub url: String,
+    port: u16,
+    database_url: String,
+    folder: std::path::PathBuf,
+    fcm: StandIn,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A server that is not started yet.
+    pub fn new(folder: &Path, database_url: &str, fcm: &StandIn) -> Process {
+        // Fails only where a provider is installed already, which is then the same one.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        std::fs::write(folder.join("fcm.json"), fcm.service_account()).unwrap();
+        Process {
+            url: format!("http://127.0.0.1:{port}"),
+            port,
+            database_url: database_url.to_owned(),
+            folder: folder.to_owned(),
+            fcm: fcm.clone(),
+            child: None,
+        }
+    }
+
+    /// The program with this server's settings.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+        command
+            .current_dir(&self.folder)
+            .env("MUSTER_DATABASE_URL", &self.database_url)
+            .env("MUSTER_DATA_DIR", &self.folder)
+            .env("MUSTER_SECRETS_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+            .env("MUSTER_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("MUSTER_PUBLIC_URL", &self.url)
+            .env("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", self.folder.join("fcm.json"))
+            .env("MUSTER_PUSH__FCM__ENDPOINT", self.fcm.endpoint())
+            .env("MUSTER_LOG", "warn")
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts the server and waits until it is ready.
+    pub async fn start(&mut self) {
+        self.child = Some(self.command().arg("serve").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !reqwest::get(format!("{}/readyz", self.url)).await.is_ok_and(|answer| answer.status().is_success()) {
+            assert!(tokio::time::Instant::now() < deadline, "the server was not ready within 20 s");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.start_kill().unwrap();
+        child.wait().await.unwrap();
+    }
+
+    /// An admin's API key, as `muster key add` prints it.
+    pub async fn key(&self) -> String {
+        let output = self.command().args(["key", "add", "stories", "--role", "admin"]).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
