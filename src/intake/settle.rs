@@ -468,8 +468,10 @@ fn answer(
     };
     let have: HashSet<Id> = sync.have.iter().copied().collect();
     let is_denied = visit.standing.denied.is_some();
-    let deliverable = |task: &&OpenTask| !is_denied || Kind::named(&task.kind).is_some_and(|kind| kind.for_denied);
-    let wanted: Vec<&OpenTask> = open.iter().filter(deliverable).filter(|task| !have.contains(&task.id)).collect();
+    // What a denied device is not given is no work that it is called for.
+    let deliverable = |task: &OpenTask| !is_denied || Kind::named(&task.kind).is_some_and(|kind| kind.for_denied);
+    let open: Vec<OpenTask> = open.into_iter().filter(deliverable).collect();
+    let wanted: Vec<&OpenTask> = open.iter().filter(|task| !have.contains(&task.id)).collect();
     let more = wanted.len() > TASKS_MAX;
     let mut tasks = Vec::with_capacity(wanted.len().min(TASKS_MAX));
     let mut fresh = 0;

@@ -27,8 +27,10 @@ pub struct Kind {
     pub agents: &'static [&'static str],
     /// Waits for a second operator above the budget.
     pub destructive: bool,
-    /// True where a device that is denied still gets it.
+    /// True where a device that is denied still gets it; `store::tasks` names the same kinds where it tells why a task waits.
     pub for_denied: bool,
+    /// True where a fresh order takes the place of an equal one that was not delivered yet: one answer serves both.
+    pub supersedes: bool,
     patience_min: i64,
     params: &'static [(&'static str, bool, Param)],
 }
@@ -43,7 +45,7 @@ const fn kind(
     patience_min: i64,
     params: &'static [(&'static str, bool, Param)],
 ) -> Kind {
-    Kind { name, lane, agents, destructive: false, for_denied: false, patience_min, params }
+    Kind { name, lane, agents, destructive: false, for_denied: false, supersedes: false, patience_min, params }
 }
 
 /// The names of every kind.
@@ -103,7 +105,16 @@ pub const KINDS: &[Kind] = &[
     kind("message", Lane::Change, BOTH, 10, &[("text", true, Param::Text(4096)), ("title", false, Param::Text(256))]),
     kind("install_app", Lane::Change, ANDROID, 60, APP),
     Kind { for_denied: true, ..kind("remove_app", Lane::Change, ANDROID, 10, APP) },
-    kind("refresh", Lane::Change, BOTH, 10, &[("what", false, Param::Word(&["facts", "apps", "profiles", "security", "certificates"]))]),
+    Kind {
+        supersedes: true,
+        ..kind(
+            "refresh",
+            Lane::Change,
+            BOTH,
+            10,
+            &[("what", false, Param::Word(&["facts", "apps", "profiles", "security", "certificates"]))],
+        )
+    },
     kind(
         "apple_command",
         Lane::Change,
@@ -283,5 +294,11 @@ mod tests {
         assert_eq!(masked("reset_password", json!({"password": "abc"})), json!({"password": "***"}));
         assert_eq!(masked("lock", json!({"pin": "1", "message": "m"})), json!({"pin": "***", "message": "m"}));
         assert_eq!(masked("message", json!({"text": "t"})), json!({"text": "t"}));
+    }
+
+    #[test]
+    fn the_kinds_for_denied_devices_are_those_of_the_agent_protocol() {
+        let names: Vec<&str> = KINDS.iter().filter(|kind| kind.for_denied).map(|kind| kind.name).collect();
+        assert_eq!(names, ["lock", "wipe", "retire", "locate", "remove_app"]);
     }
 }

@@ -107,6 +107,8 @@ pub async fn deny(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id
     call(conn, moment, &denied).await?;
     if denial.is_for_good() {
         for chunk in denied.chunks(CHUNK_MAX) {
+            let channels = devices::channels_of(conn, chunk).await?;
+            tasks::end_open(conn, moment, &channels, EndCause::Retired).await?;
             findings::close_all(conn, moment, chunk, denial.name()).await?;
         }
     }

@@ -9,9 +9,10 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::kind::Kind;
 use crate::model::{Id, Lane};
+use crate::ops::tasks as task_ops;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, Aim, JobRow};
-use crate::store::tasks::{self, NewTask};
+use crate::store::tasks::{self, Ending, NewTask};
 use crate::store::wakes::{self, Raise};
 use crate::store::{Conn, channels_lock, labels, tallies};
 
@@ -51,11 +52,23 @@ pub(super) async fn make(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wan
     let raises: Vec<Raise> =
         fresh.iter().filter(|task| task.finished_at_ms.is_none()).map(|task| Raise { channel_id: task.channel_id, lane }).collect();
     wakes::raise(conn, &raises, moment.now_ms).await?;
+    if Kind::named(&job.kind).is_some_and(|kind| kind.supersedes) {
+        supersede(conn, moment, job, &fresh).await?;
+    }
     if fresh.len() <= TOLD_EACH_MAX {
         let entries: Vec<Entry> = fresh.iter().map(entry).collect();
         feed::append(conn, moment, &entries).await?;
     }
     Ok(made)
+}
+
+/// Ends equal tasks of other jobs on the same channels that were not delivered yet: one answer serves both.
+async fn supersede(conn: &mut Conn, moment: &mut Moment, job: &JobRow, fresh: &[NewTask]) -> Result<()> {
+    let channels: Vec<Id> = fresh.iter().filter(|task| task.finished_at_ms.is_none()).map(|task| task.channel_id).collect();
+    let error = json!({"code": "superseded", "message": "a later job asks for the same", "chain": [], "by": job.id}).to_string();
+    let equal = tasks::undelivered_like(conn, &channels, job.id, &job.kind, &job.params).await?;
+    let endings = equal.into_iter().map(|ended| Ending { ended, state: "superseded", error: Some(error.clone()), result: None }).collect();
+    task_ops::end(conn, moment, endings, None).await.map(drop)
 }
 
 /// Makes the tasks of jobs under way for devices that come in before their chunk: (device, when it was made). No wakes are raised: they

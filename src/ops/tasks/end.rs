@@ -25,10 +25,8 @@ pub enum EndCause {
     ReEnrolled,
     /// It checked out, or its device was deleted.
     Left,
-    /// It was retired: what a retired device may still be given stays.
+    /// It is denied for good: what a denied device may still be given stays.
     Retired,
-    /// It may not go on: what such a device may still be given stays.
-    Unauthorized,
 }
 
 impl EndCause {
@@ -37,7 +35,6 @@ impl EndCause {
             EndCause::ReEnrolled => "re_enrolled",
             EndCause::Left => "left",
             EndCause::Retired => "retired",
-            EndCause::Unauthorized => "unauthorized",
         }
     }
 
@@ -46,7 +43,6 @@ impl EndCause {
             EndCause::ReEnrolled => "the device enrolled anew",
             EndCause::Left => "the device left",
             EndCause::Retired => "the device was retired",
-            EndCause::Unauthorized => "the device may not go on",
         }
     }
 }
@@ -55,7 +51,7 @@ impl EndCause {
 /// one waits for an operator, with an alarm: the phone may be in other hands now. The rest is cancelled and can be ordered again.
 pub async fn end_open(conn: &mut Conn, moment: &mut Moment, channels: &[Id], cause: EndCause) -> Result<()> {
     let mut endings = Vec::new();
-    let gone = matches!(cause, EndCause::ReEnrolled | EndCause::Left);
+    let gone = cause != EndCause::Retired;
     for (was, kind) in tasks::open_of(conn, channels).await? {
         if !gone && Kind::named(&kind).is_some_and(|kind| kind.for_denied) {
             continue;
@@ -152,6 +148,7 @@ fn kind_of(state: &str) -> &'static str {
         "failed" => "task.failed",
         "expired" => "task.expired",
         "awaiting_approval" => "task.awaiting_approval",
+        "superseded" => "task.superseded",
         _ => "task.cancelled",
     }
 }

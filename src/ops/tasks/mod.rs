@@ -33,7 +33,7 @@ pub struct Task {
     pub lane: &'static str,
     pub state: String,
     /// Why an open task waits: `awaiting_contact`, `push_unconfigured`, `push_dead`, `no_push_address`, `device_silent`, `device_locked`,
-    /// `awaiting_approval`. A delivered one waits for the contact that brings its result. Derived at reading, so never out of date.
+    /// `device_unauthorized`, `awaiting_approval`. A delivered one waits for the contact that brings its result. Derived at reading, so never out of date.
     pub reason: Option<String>,
     pub reason_since_ms: Option<i64>,
     /// When the device is called next.

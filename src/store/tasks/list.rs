@@ -42,17 +42,20 @@ pub struct TaskView {
     pub email: Option<String>,
 }
 
-// A device that is silent is the strongest reason: whatever else may be said, it does not come. $1 is the list of senders that this
+// A denied device is given only what model::kind says. One that is silent is the next strongest reason: whatever else may be said, it does not come. $1 is the list of senders that this
 // server has, as ' fcm apns_app ': an address of a provider without a sender waits for its credential.
 macro_rules! view {
     ($where:literal) => {
         concat!(
             "SELECT * FROM (SELECT t.id, t.job_id, t.device_id, t.channel_id, COALESCE(c.kind, 'agent') AS channel, t.kind, j.params, t.lane, t.state, \
                CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL WHEN t.state = 'awaiting_approval' THEN 'awaiting_approval' \
-                 WHEN t.state = 'not_now' THEN 'device_locked' WHEN d.state = 'silent' THEN 'device_silent' \
+                 WHEN t.state = 'not_now' THEN 'device_locked' \
+                 WHEN d.denied IS NOT NULL AND t.kind NOT IN ('lock', 'wipe', 'retire', 'locate', 'remove_app') THEN 'device_unauthorized' \
+                 WHEN d.state = 'silent' THEN 'device_silent' \
                  WHEN c.push_state = 'none' THEN 'no_push_address' WHEN c.push_state IN ('dead', 'quarantined') THEN 'push_dead' \
                  WHEN $1 NOT LIKE '% ' || w.sender || ' %' THEN 'push_unconfigured' ELSE 'awaiting_contact' END AS reason, \
                CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL WHEN t.state IN ('awaiting_approval', 'not_now') THEN t.state_since_ms \
+                 WHEN d.denied_at_ms > t.state_since_ms AND t.kind NOT IN ('lock', 'wipe', 'retire', 'locate', 'remove_app') THEN d.denied_at_ms \
                  WHEN d.state = 'silent' THEN CASE WHEN d.state_since_ms > t.state_since_ms THEN d.state_since_ms ELSE t.state_since_ms END \
                  WHEN c.push_state <> 'active' AND c.push_since_ms > t.state_since_ms THEN c.push_since_ms ELSE t.state_since_ms END AS reason_since_ms, \
                CASE WHEN t.finished_at_ms IS NOT NULL OR t.state = 'awaiting_approval' OR $1 NOT LIKE '% ' || w.sender || ' %' THEN NULL \
@@ -68,13 +71,14 @@ macro_rules! view {
 }
 
 /// Every reason why an open task waits.
-pub const REASONS: [&str; 9] = [
+pub const REASONS: [&str; 10] = [
     "awaiting_contact",
     "push_unconfigured",
     "push_dead",
     "no_push_address",
     "device_silent",
     "device_locked",
+    "device_unauthorized",
     "held_by_rollout",
     "held_by_budget",
     "awaiting_approval",

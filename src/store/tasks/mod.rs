@@ -143,6 +143,29 @@ pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<V
     Ok(endings.into_iter().map(|ending| ending.ended).filter(|ended| done.contains(&ended.id)).collect())
 }
 
+const UNDELIVERED_LIKE: Sql = rows_sql!(
+    "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was FROM ",
+    rows(id: text),
+    "JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
+     WHERE t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4"
+);
+
+/// Tasks of earlier jobs on these channels, of the same kind and parameters, that were not delivered yet.
+pub async fn undelivered_like(conn: &mut Conn, channels: &[Id], job: Id, kind: &str, params: &str) -> Result<Vec<Ended>> {
+    if channels.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<ChannelKey> = channels.iter().map(|id| ChannelKey { id: *id }).collect();
+    let found = sqlx::query_as(UNDELIVERED_LIKE.on(conn.dialect()))
+        .bind(rows_json(&rows))
+        .bind(job)
+        .bind(kind)
+        .bind(params)
+        .fetch_all(conn.raw())
+        .await?;
+    Ok(found)
+}
+
 /// Up to `limit` open tasks of a job, from after `after`.
 pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> Result<Vec<Ended>> {
     let rows = sqlx::query_as(

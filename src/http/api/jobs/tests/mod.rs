@@ -15,7 +15,7 @@ use crate::intake::contacts::{Contact, Contacts, Heard, Said};
 use crate::intake::group::Kind;
 use crate::model::Id;
 use crate::model::token::hash;
-use crate::protocol::agent::{SyncAnswer, parse_sync};
+use crate::protocol::agent::{SyncAnswer, TaskAnswer, parse_sync};
 use crate::store::testing::{TOKEN_HASH, api_key, number};
 use crate::store::{Db, tallies};
 
@@ -91,18 +91,29 @@ impl Site {
 
     /// Syncs of several devices, committed together.
     async fn syncs(&self, said: &[(Id, Value)]) -> Vec<SyncAnswer> {
+        let answer = |heard| match heard {
+            Heard::Sync(answer) => *answer,
+            other => panic!("{other:?}"),
+        };
+        self.heard(said).await.into_iter().map(answer).collect()
+    }
+
+    /// One sync of a device that may not go on; what it is given all the same.
+    async fn denied(&self, device: Id) -> Vec<TaskAnswer> {
+        match self.heard(&[(device, json!({}))]).await.remove(0) {
+            Heard::Denied(members) => members.tasks,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn heard(&self, said: &[(Id, Value)]) -> Vec<Heard> {
         let contact = |(device_id, said): &(Id, Value)| Contact {
             device_id: *device_id,
             token_hash: TOKEN_HASH.into(),
             said: Said::Sync(Box::new(parse_sync(said.to_string().as_bytes()).unwrap())),
         };
         let contacts: Vec<Contact> = said.iter().map(contact).collect();
-        let heard = Contacts { app: self.app.clone() }.commit(&contacts).await.unwrap();
-        let answer = |heard| match heard {
-            Heard::Sync(answer) => *answer,
-            other => panic!("{other:?}"),
-        };
-        heard.into_iter().map(answer).collect()
+        Contacts { app: self.app.clone() }.commit(&contacts).await.unwrap()
     }
 
     /// The background does all that it has to do.

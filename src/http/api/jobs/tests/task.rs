@@ -122,13 +122,14 @@ async fn every_open_task_says_why_it_waits_and_since_when() {
         assert_eq!(reason().await, ("device_silent".into(), 11));
         bend(&db, "UPDATE device SET state = 'active', state_since_ms = $2 WHERE id = $1", id, START_MS).await;
         bend(&db, "UPDATE channel SET push_state = 'active', push_since_ms = $2 WHERE id = $1", channel, START_MS).await;
-        let task = Id::v7(0, [0; 10]);
         let rows = crate::store::tasks::list(&mut db.read().await.unwrap(), &Default::default(), " fcm ", 10).await.unwrap();
-        assert_ne!(rows[0].id, task);
         assert_eq!((rows[0].reason.as_deref(), rows[0].next_attempt_at_ms), (Some("awaiting_contact"), Some(START_MS + 9)));
         site.sync(id, json!({})).await;
         let delivered = &site.all("/tasks?state=delivered").await[0];
         assert_eq!(delivered["reason"], json!("push_unconfigured"), "also a delivered one carries a reason");
+        bend(&db, "UPDATE device SET denied = 'operator', denied_at_ms = $2 WHERE id = $1", id, START_MS + 13).await;
+        let held = &site.all("/tasks?reason=device_unauthorized").await[0];
+        assert_eq!(held["reason_since_ms"], json!(START_MS + 13));
     })
     .await;
 }
@@ -183,7 +184,7 @@ async fn what_happens_to_a_device_ends_its_open_tasks() {
         let [(fetched, first), (waiting, second), (denied, third)] = made[..] else { panic!() };
         site.sync(fetched, json!({})).await;
         let app = &site.app;
-        for (channels, cause) in [([first], EndCause::ReEnrolled), ([second], EndCause::ReEnrolled), ([third], EndCause::Unauthorized)] {
+        for (channels, cause) in [([first], EndCause::ReEnrolled), ([second], EndCause::ReEnrolled), ([third], EndCause::Retired)] {
             change!(app, Class::Operators, |conn, moment| end_open(conn, moment, &channels, cause).await).unwrap();
         }
         let states = async |device: Id| {
@@ -208,6 +209,55 @@ async fn what_happens_to_a_device_ends_its_open_tasks() {
         site.post(&format!("/tasks/{}/cancel", held["id"].as_str().unwrap())).await;
         assert!(open().await.is_empty());
         site.counts_are_exact(&job).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refresh_takes_the_place_of_an_equal_one_that_was_not_delivered() {
+    each_database(async |db| {
+        let site = Site::new(&db).await;
+        let made = devices(&db, &site.clock, 2).await;
+        let refresh = async |what: &str| {
+            site.clock.advance(1);
+            let body = json!({"kind": "refresh", "params": {"what": what}, "target": {"devices": ids(&made)}});
+            site.order(body).await["id"].as_str().unwrap().to_owned()
+        };
+        let first = refresh("apps").await;
+        assert_eq!(site.sync(made[0].0, json!({})).await.tasks.len(), 1);
+        let other = refresh("facts").await;
+        let second = refresh("apps").await;
+        let counts = async |job: &str| site.get(&format!("/jobs/{job}")).await["counts"].clone();
+        assert_eq!(counts(&first).await, json!({"delivered": 1, "superseded": 1}), "what the phone has stays");
+        assert_eq!(counts(&other).await, json!({"queued": 2}), "another question stays");
+        assert_eq!(counts(&second).await, json!({"queued": 2}));
+        let task = &site.all("/tasks?state=superseded").await[0];
+        assert_eq!((&task["error"]["code"], &task["error"]["by"]), (&json!("superseded"), &json!(second)));
+        assert_eq!(site.sync(made[1].0, json!({})).await.tasks.len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_denied_device_is_not_called_for_what_it_is_not_given() {
+    each_database(async |db| {
+        let site = Site::new(&db).await;
+        let (id, channel) = device(&db, &site.clock).await;
+        site.order(json!({"kind": "scan", "target": {"devices": [id]}})).await;
+        let (status, body) = site.post(&format!("/devices/{id}/unauthorize")).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert!(site.denied(id).await.is_empty());
+        assert_eq!(site.count("SELECT open_work FROM wakes").await, 0);
+        let (status, body) = site.post(&format!("/devices/{id}/authorize")).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert_eq!(site.count("SELECT open_work FROM wakes").await, 1, "{channel} is called for what waited");
+        assert_eq!(site.sync(id, json!({})).await.tasks.len(), 1);
+        site.order(json!({"kind": "message", "params": {"text": "t"}, "target": {"devices": [id]}})).await;
+        let (status, job) = site.post(&format!("/devices/{id}/retire")).await;
+        assert!(status.is_success(), "{job}");
+        let kinds: Vec<Value> = site.denied(id).await.into_iter().map(|task| json!(task.kind)).collect();
+        assert_eq!(kinds, [json!("retire")]);
+        assert_eq!(site.all("/tasks?state=cancelled").await.len(), 2, "denied for good: the rest is over");
     })
     .await;
 }
