@@ -13,9 +13,16 @@ struct Confirm<'a> {
     action: &'a str,
     button: &'a str,
     back: &'a str,
+    /// A box to tick that does more; "" for none.
+    also: &'a str,
+}
+
+/// Like [`confirm`], with a box named `also` to tick for something more.
+pub fn confirm_also(visitor: &Visitor, title: &str, text: &str, action: &str, button: &str, back: &str, also: &str) -> Response {
+    page(&Confirm { frame: visitor.frame(title), text, action, button, back, also })
 }
 
 /// Asks whether `button` shall be done: a form that posts to `action`, and a way back.
 pub fn confirm(visitor: &Visitor, title: &str, text: &str, action: &str, button: &str, back: &str) -> Response {
-    page(&Confirm { frame: visitor.frame(title), text, action, button, back })
+    confirm_also(visitor, title, text, action, button, back, "")
 }

@@ -47,9 +47,14 @@ impl Fields {
         Ok(Fields(form_urlencoded::parse(&bytes).into_owned().collect()))
     }
 
+    /// The value of a field, trimmed.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.trim())
+    }
+
     /// The value of a field, trimmed; "" where there is none.
     pub fn text(&self, name: &str) -> &str {
-        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.trim())
+        self.get(name).unwrap_or_default()
     }
 
     /// The value of a field unless it is empty.

@@ -47,7 +47,7 @@ struct JobPage {
     params: String,
     lane: String,
     expires: When,
-    finished: When,
+    finished: Option<When>,
     unknown: String,
     duplicate: String,
     reasons: Vec<(String, &'static str, String)>,
@@ -84,7 +84,7 @@ pub async fn show(State(app): State<App>, asked: Asked, Path(id): Path<String>) 
         params,
         lane: job.lane.clone(),
         expires: When::new(job.expires_at_ms, now_ms),
-        finished: When::maybe(job.finished_at_ms, now_ms),
+        finished: job.finished_at_ms.map(|at| When::new(at, now_ms)),
         unknown: job.unknown_devices.join(", "),
         duplicate: job.duplicate_devices.join(", "),
         reasons: job.reasons.iter().flatten().map(|(word, n)| (word.clone(), reason(word), number(*n))).collect(),
@@ -104,7 +104,7 @@ pub async fn ask_cancel(State(app): State<App>, asked: Asked, Path(id): Path<Str
     let id = parse(&id)?;
     let job = ops::get(&mut app.db.read().await?, id, None).await?;
     let text = format!(
-        "What is still open of this {} for {} devices is cancelled. Results that come later are recorded as late.",
+        "What is still open of this job ({}, {} tasks) is cancelled. Results that come later are recorded as late.",
         job.kind, job.tasks
     );
     let path = format!("/jobs/{id}");

@@ -63,11 +63,12 @@ impl Progress {
     }
 }
 
-struct SenderLine {
-    name: String,
-    state: Badge,
-    said: String,
-    addresses: String,
+/// A push credential in use.
+pub struct SenderLine {
+    pub name: String,
+    pub state: Badge,
+    pub said: String,
+    pub addresses: String,
 }
 
 struct AlarmLine {
@@ -231,7 +232,7 @@ fn finding_line(row: &console::FindingCount) -> FindingLine {
 }
 
 /// The senders with the addresses that wait for each, then the addresses of providers without a sender.
-fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> Vec<SenderLine> {
+pub fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> Vec<SenderLine> {
     let counted = |provider: &str| {
         let parts = addresses.iter().filter(|(of, _, _)| of == provider).map(|(_, state, n)| format!("{} {state}", number(*n)));
         parts.collect::<Vec<_>>().join(", ")

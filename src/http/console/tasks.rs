@@ -31,6 +31,7 @@ pub struct TaskLine {
     /// Why it waits, how far it is, or what the device said.
     pub said: String,
     pub since: Option<When>,
+    pub finished: Option<When>,
     pub made: When,
     pub next: Option<When>,
     pub can_cancel: bool,
@@ -121,7 +122,7 @@ fn line(task: Task, now_ms: i64) -> TaskLine {
     let named = Named { id: None, model: task.device.model.clone(), serial: task.device.serial.clone(), email: task.device.email.clone() };
     let (said, since) = match (&task.reason, is_open) {
         (Some(word), true) => (reason(word).to_owned(), task.reason_since_ms.map(|at| When::new(at, now_ms))),
-        _ => (in_words(&task), task.finished_at_ms.map(|at| When::new(at, now_ms))),
+        _ => (in_words(&task), None),
     };
     TaskLine {
         raw: raw(&task),
@@ -131,6 +132,7 @@ fn line(task: Task, now_ms: i64) -> TaskLine {
         state: Badge::of(&task.state),
         made: When::new(task.created_at_ms, now_ms),
         next: task.next_attempt_at_ms.filter(|_| is_open).map(|at| When::new(at.max(now_ms), now_ms)),
+        finished: task.finished_at_ms.map(|at| When::new(at, now_ms)),
         id: task.id,
         job_id: task.job_id,
         kind: task.kind,
