@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::group::Kind;
-use super::settle;
+use super::{answers, settle};
 use crate::app::App;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -210,7 +210,7 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
     let mut work = false;
     if !visits.is_empty() {
         settle::take_in(conn, moment, &mut visits).await?;
-        for (at, answer) in settle::give_out(app, conn, moment, &mut visits).await? {
+        for (at, answer) in answers::give_out(app, conn, moment, &mut visits).await? {
             heard[at] = Some(answer);
         }
         let touches: Vec<Touch> = visits

@@ -4,8 +4,10 @@
 //! is a duplicate.
 
 pub mod activations;
+mod answers;
 pub mod contacts;
 pub mod group;
+mod results;
 mod settle;
 
 use tokio::task::JoinSet;

@@ -117,6 +117,13 @@ pub struct TaskChange {
     pub late: Option<String>,
 }
 
+impl TaskChange {
+    /// The task goes out with an answer.
+    pub fn delivered(id: Id) -> TaskChange {
+        TaskChange { bucket: id.bucket(), id, state: "delivered".into(), progress: None, error: None, result: None, late: None }
+    }
+}
+
 /// A task that was changed.
 #[derive(Clone, Debug, FromRow)]
 pub struct Applied {

@@ -1,0 +1,221 @@
+//! What a group of visits is given: tasks, documents, outcomes; and where its wakes then stand.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+
+use super::contacts::{Heard, Visit};
+use crate::app::App;
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::model::kind::Kind;
+use crate::model::schedule::{self, DOCUMENT_PATIENCE_MS, OpenWork, PERIOD_S, Rhythm};
+use crate::model::{Id, Lane};
+use crate::ops::{jobs, settle as documents};
+use crate::protocol::agent::{DeniedMembers, EventsAnswer, PolicyAnswer, SyncAnswer, TASKS_MAX, TaskAnswer};
+use crate::store::contacts::{self, Carried};
+use crate::store::feed::{self, Entry};
+use crate::store::tasks::{self, Key, OpenTask, TaskChange};
+use crate::store::wakes::{self, Reset};
+use crate::store::{Conn, tallies};
+
+/// Gives every visit its answer and sets its wake.
+pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<Vec<(usize, Heard)>> {
+    let syncing: Vec<Key> = visits
+        .iter()
+        .filter_map(|visit| {
+            let have = visit.sync()?.have.len();
+            Some(Key { id: visit.standing.id, most: i64::try_from(TASKS_MAX + 1 + have).unwrap_or(i64::MAX) })
+        })
+        .collect();
+    let mut open: HashMap<Id, Vec<OpenTask>> = HashMap::new();
+    if !syncing.is_empty() {
+        for task in tasks::open_for(conn, &syncing, moment.now_ms).await? {
+            open.entry(task.channel_id).or_default().push(task);
+        }
+    }
+    let wanting: Vec<Id> = visits.iter().filter(|visit| wants_document(visit)).map(|visit| visit.standing.id).collect();
+    let mut delivered: HashMap<Id, documents::Delivered> = HashMap::new();
+    if !wanting.is_empty() {
+        delivered = documents::documents(conn, &wanting).await?.into_iter().map(|document| (document.channel_id, document)).collect();
+    }
+    let mut out = Out::default();
+    let mut answers = Vec::with_capacity(visits.len());
+    for visit in visits.iter_mut() {
+        let tasks = open.remove(&visit.standing.id).unwrap_or_default();
+        let document = delivered.remove(&visit.standing.id);
+        let heard = answer(app, moment, visit, tasks, document, &mut out);
+        answers.push((visit.at, heard));
+    }
+    out.write(conn, moment).await?;
+    Ok(answers)
+}
+
+fn wants_document(visit: &Visit<'_>) -> bool {
+    let standing = &visit.standing;
+    visit.sync().is_some_and(|sync| {
+        standing.denied.is_none() && standing.hold.is_none() && standing.desired.is_some() && sync.policy.version != standing.desired
+    })
+}
+
+/// What the answers of a group write.
+#[derive(Default)]
+struct Out {
+    deliveries: Vec<TaskChange>,
+    counts: Vec<(String, String, i64)>,
+    resets: Vec<Reset>,
+    carried: Vec<Carried>,
+    entries: Vec<Entry>,
+}
+
+impl Out {
+    async fn write(mut self, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
+        // Wakes before tasks, the order of the locks.
+        wakes::reset(conn, &self.resets).await?;
+        self.deliveries.sort_by_key(|change| (change.bucket, change.id));
+        tasks::apply(conn, &self.deliveries, moment.now_ms).await?;
+        tallies::add(conn, moment, &self.counts).await?;
+        contacts::carry(conn, &self.carried, moment.now_ms).await?;
+        feed::append(conn, moment, &self.entries).await
+    }
+}
+
+fn answer(
+    app: &App,
+    moment: &mut Moment,
+    visit: &mut Visit<'_>,
+    open: Vec<OpenTask>,
+    document: Option<documents::Delivered>,
+    out: &mut Out,
+) -> Heard {
+    let now_ms = moment.now_ms;
+    let Some(sync) = visit.sync() else {
+        note(moment, visit, 0, None, out);
+        if visit.standing.denied.is_some() {
+            return Heard::Denied(Box::new(denied(visit, Vec::new())));
+        }
+        return Heard::Events(EventsAnswer { events: std::mem::take(&mut visit.events) });
+    };
+    let have: HashSet<Id> = sync.have.iter().copied().collect();
+    let is_denied = visit.standing.denied.is_some();
+    // What a denied device is not given is no work that it is called for.
+    let deliverable = |task: &OpenTask| !is_denied || Kind::named(&task.kind).is_some_and(|kind| kind.for_denied);
+    let open: Vec<OpenTask> = open.into_iter().filter(deliverable).collect();
+    let wanted: Vec<&OpenTask> = open.iter().filter(|task| !have.contains(&task.id)).collect();
+    let more = wanted.len() > TASKS_MAX;
+    let mut tasks = Vec::with_capacity(wanted.len().min(TASKS_MAX));
+    let mut fresh = 0;
+    for task in wanted.iter().take(TASKS_MAX) {
+        out.deliveries.push(TaskChange::delivered(task.id));
+        if task.state == "queued" {
+            fresh += 1;
+            out.counts.push((jobs::topic(task.job_id), "queued".into(), -1));
+            out.counts.push((jobs::topic(task.job_id), "delivered".into(), 1));
+            let data = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind});
+            out.entries.push(Entry { kind: "task.delivered", actor: None, device_id: Some(visit.standing.device_id), data });
+        }
+        tasks.push(TaskAnswer {
+            id: task.id.to_string(),
+            kind: task.kind.clone(),
+            params: jobs::load_params(&app.seal, &task.kind, task.job_id, &task.params),
+            expires_at_ms: task.expires_at_ms,
+            attempt: task.attempt + 1,
+        });
+    }
+    let policy = document.map(|document| PolicyAnswer { version: document.version, document: document.document });
+    visit.fruitful |= fresh > 0;
+    reset(moment, visit, &open, &have, policy.is_some(), out);
+    note(moment, visit, fresh, policy.as_ref().map(|policy| policy.version.clone()), out);
+    if is_denied {
+        return Heard::Denied(Box::new(denied(visit, tasks)));
+    }
+    Heard::Sync(Box::new(SyncAnswer {
+        server_time_ms: now_ms,
+        sync_every_s: PERIOD_S,
+        next_sync_in_s: schedule::next_sync_in_s(now_ms, visit.standing.phase_s),
+        more,
+        policy,
+        tasks,
+        results: std::mem::take(&mut visit.results),
+        events: std::mem::take(&mut visit.events),
+    }))
+}
+
+/// Sets the wake by what the visit leaves open. A visit of a channel that has nothing open and was not called needs no write.
+fn reset(moment: &Moment, visit: &Visit<'_>, open: &[OpenTask], have: &HashSet<Id>, document: bool, out: &mut Out) {
+    let standing = &visit.standing;
+    let now_ms = moment.now_ms;
+    let mut work: Vec<OpenWork> = open
+        .iter()
+        .map(|task| {
+            let delivered_ms = if have.contains(&task.id) { task.delivered_at_ms } else { Some(now_ms) };
+            OpenWork {
+                last_ms: delivered_ms.max(task.progressed_at_ms).unwrap_or(now_ms),
+                patience_ms: Kind::named(&task.kind).map_or(DOCUMENT_PATIENCE_MS, Kind::patience_ms),
+                urgent: task.lane == Lane::Urgent.rank(),
+            }
+        })
+        .collect();
+    if document {
+        work.push(OpenWork { last_ms: now_ms, patience_ms: DOCUMENT_PATIENCE_MS, urgent: false });
+    }
+    let untouched = standing.open_work == 0 && standing.step == 0 && standing.attempt == 0 && standing.unanswered == 0;
+    if work.is_empty() && untouched && standing.lane == Lane::Periodic.rank() && standing.lazy == 1 {
+        return;
+    }
+    let fruitless = if visit.fruitful || work.is_empty() { 0 } else { standing.fruitless + 1 };
+    let rhythm = Rhythm { phase_s: standing.phase_s, lazy: standing.lazy == 1, gap_ms: standing.gap_ms, last_serving_ms: Some(now_ms) };
+    let (lane, due_at_ms) = schedule::after_contact(&rhythm, &work, fruitless, standing.nudged_at_ms, now_ms);
+    out.resets.push(Reset {
+        bucket: standing.id.bucket(),
+        channel_id: standing.id,
+        seen: standing.work_seq,
+        lane: lane.rank(),
+        due_at_ms,
+        open_work: i64::from(!work.is_empty()),
+        urgent_open: i64::from(work.iter().any(|work| work.urgent)),
+        fruitless,
+    });
+}
+
+/// Keeps the visit in history if it carried something, and measures what its nudge took.
+fn note(moment: &mut Moment, visit: &Visit<'_>, tasks: i64, policy: Option<String>, out: &mut Out) {
+    let standing = &visit.standing;
+    let answered = visit.sync().is_some() && standing.unanswered > 0;
+    let after_nudge_ms = if answered { standing.nudged_at_ms.map(|at| (moment.now_ms - at).max(0)) } else { None };
+    if let Some(ms) = after_nudge_ms {
+        let lane = Lane::from_rank(standing.lane).name();
+        metrics::histogram!("muster_nudge_to_contact_seconds", "platform" => standing.platform.clone(), "lane" => lane)
+            .record(ms as f64 / 1000.0);
+    }
+    let count = |outcomes: usize| i64::try_from(outcomes).unwrap_or(i64::MAX);
+    let (results, events) = (count(visit.results.len()), count(visit.events.len()));
+    if results + events + tasks > 0 || policy.is_some() || after_nudge_ms.is_some() {
+        out.carried.push(Carried {
+            bucket: standing.id.bucket(),
+            id: moment.id_beside(standing.device_id),
+            device_id: standing.device_id,
+            channel_id: standing.id,
+            cause: visit.sync().map_or("event", |sync| sync.cause).to_owned(),
+            after_nudge_ms,
+            results,
+            events,
+            tasks,
+            policy,
+        });
+    }
+}
+
+fn denied(visit: &mut Visit<'_>, tasks: Vec<TaskAnswer>) -> DeniedMembers {
+    let action = match visit.standing.denied.as_deref() {
+        Some("retired" | "user_deleted") => "wipe_app_data",
+        _ => "sign_out",
+    };
+    DeniedMembers {
+        action,
+        remove_apps: Vec::new(),
+        tasks,
+        results: std::mem::take(&mut visit.results),
+        events: std::mem::take(&mut visit.events),
+    }
+}
