@@ -64,7 +64,7 @@ pub async fn moved(conn: &mut Conn, id: &str, generation: i64) -> Result<()> {
 
 /// How many channels a set has, counted no further than `most`.
 pub async fn size(conn: &mut Conn, id: &str, most: i64) -> Result<i64> {
-    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM (SELECT 1 AS one FROM channel WHERE label_set_id = $1 LIMIT $2) AS some")
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM (SELECT 1 AS one FROM channel WHERE label_set_id = $1 LIMIT $2) AS counted")
         .bind(id)
         .bind(most)
         .fetch_one(conn.raw())

@@ -31,17 +31,25 @@ pub async fn pass(app: &App) -> Result<bool> {
     if !something_waits(app).await? {
         return Ok(false);
     }
-    let leased = change!(app, Class::Background, |conn, moment| {
-        meta::take_lease(conn, "background", &app.process, moment.now_ms, moment.now_ms + LEASE_MS).await
-    })?;
-    if !leased {
+    if !take_lease(app).await? {
         return Ok(false);
     }
-    let walked = walk(app).await?;
-    let moved = move_sets(app).await?;
-    let expired = expire(app).await?;
-    let folded = fold(app).await?;
-    Ok(walked || moved || expired || folded)
+    // One that fails must not keep the others waiting: each is tried, and the failure is told at the end.
+    let outcomes = [walk(app).await, move_sets(app).await, expire(app).await, fold(app).await];
+    let more = outcomes.iter().any(|outcome| matches!(outcome, Ok(true)));
+    for outcome in outcomes {
+        outcome?;
+    }
+    Ok(more)
+}
+
+/// Taken without ringing the bells: whoever is refused would otherwise ring itself awake again and again.
+async fn take_lease(app: &App) -> Result<bool> {
+    let mut conn = app.db.begin(Class::Background).await?;
+    let now_ms = app.clock.now_ms();
+    let leased = meta::take_lease(&mut conn, "background", &app.process, now_ms, now_ms + LEASE_MS).await?;
+    conn.commit().await?;
+    Ok(leased)
 }
 
 /// A read that spares the writer when there is nothing to do.

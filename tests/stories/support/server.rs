@@ -85,6 +85,9 @@ impl TestServer {
         fcm: StandIn,
         change: impl FnOnce(&mut Config),
     ) -> TestServer {
+        if std::env::var_os("MUSTER_LOG").is_some() {
+            muster::telemetry::start_log();
+        }
         let home = tempfile::tempdir().unwrap();
         let account = home.path().join("fcm.json");
         std::fs::write(&account, fcm.service_account()).unwrap();
@@ -156,6 +159,11 @@ impl TestServer {
             assert!(tokio::time::Instant::now() < deadline, "{what} did not happen within 20 s");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Ends the server where it stands, as a crash would: no lease is given back.
+    pub fn abandon(self) {
+        self.running.abort();
     }
 
     /// Stops the server in good order.
