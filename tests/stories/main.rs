@@ -1,6 +1,7 @@
 //! Stories: each module drives a part of Muster through its front door.
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
+mod admission;
 mod away;
 mod bad_input;
 mod contacts;
@@ -8,3 +9,4 @@ mod fcm;
 mod killed;
 mod support;
 mod the_loop;
+mod unauthorized;
