@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::tick;
 use crate::app::App;
 use crate::change;
+use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{BULK_ABOVE, Lane};
 use crate::ops::{jobs as job_ops, settle, tasks as task_ops};
-use crate::store::{Class, jobs, meta, stacks, tallies, tasks};
+use crate::store::{Class, Conn, jobs, meta, stacks, tallies, tasks};
 
 const TICK: Duration = Duration::from_millis(200);
 /// Rows of one transaction.
@@ -98,16 +99,20 @@ async fn expire(app: &App) -> Result<bool> {
     Ok(ended == chunk(app))
 }
 
-/// A chunk of appended counts; jobs whose tasks are all final are done.
+/// A chunk of appended counts; jobs whose tasks are all final are done in the same transaction, or nobody would look at them again.
 async fn fold(app: &App) -> Result<bool> {
     if !tallies::any(&mut app.db.read().await?).await? {
         return Ok(false);
     }
     let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
-    let topics = change!(app, Class::Background, |conn, _moment| tallies::fold(conn, limit).await)?;
+    change!(app, Class::Background, |conn, moment| fold_some(conn, moment, limit).await)
+}
+
+async fn fold_some(conn: &mut Conn, moment: &mut Moment, limit: i64) -> Result<bool> {
+    let topics = tallies::fold(conn, limit).await?;
     let jobs: BTreeSet<_> = topics.iter().filter_map(|topic| job_ops::of_topic(topic)).collect();
-    for job in &jobs {
-        change!(app, Class::Background, |conn, moment| job_ops::close_if_done(conn, moment, *job).await)?;
+    for job in jobs {
+        job_ops::close_if_done(conn, moment, job).await?;
     }
-    Ok(!jobs.is_empty())
+    Ok(!topics.is_empty())
 }

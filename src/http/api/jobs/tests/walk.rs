@@ -1,5 +1,7 @@
 use super::*;
+use crate::ops::jobs::make_early;
 use crate::store::testing::{bend, devices, each_database};
+use crate::store::{Class, Dialect};
 
 /// More than are made at once, and more than go in the lane that was asked for.
 const FLEET: usize = 1_203;
@@ -98,6 +100,31 @@ async fn cancelling_stops_an_expansion_and_what_was_cancelled_can_be_ordered_aga
         site.post(&format!("{path}/retry")).await;
         site.turn().await;
         assert_eq!(site.count("SELECT COUNT(*) FROM task").await, 2 * some, "nothing is left to be ordered again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_phone_that_comes_in_while_its_job_is_cancelled_leaves_nothing_open() {
+    each_database(async |db| {
+        // SQLite has one writer: there is no such instant.
+        if db.dialect() == Dialect::Sqlite {
+            return;
+        }
+        let site = Site::new(&db).await;
+        let made = devices(&db, &site.clock, 600).await;
+        let job = site.order(json!({"kind": "scan", "target": {"all": true}})).await;
+        let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+        let mut contact = db.begin(Class::Results).await.unwrap();
+        make_early(&mut contact, &mut site.clock.moment(), &[(made[0].0, START_MS)]).await.unwrap();
+        assert_eq!(site.post(&format!("{path}/cancel")).await.0, StatusCode::OK);
+        site.turn().await;
+        contact.commit().await.unwrap();
+        assert!(site.sync(made[0].0, json!({})).await.tasks.is_empty());
+        site.turn().await;
+        let job = site.get(&path).await;
+        assert_eq!((&job["state"], &job["counts"]), (&json!("cancelled"), &json!({"cancelled": 1})));
+        site.counts_are_exact(&job).await;
     })
     .await;
 }
