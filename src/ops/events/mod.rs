@@ -114,7 +114,7 @@ fn admit<'a>(moment: &mut Moment, batch: &'a [Arrived], outcomes: &mut [Vec<Even
 }
 
 fn outcome(event: &Event, outcome: &'static str) -> EventOutcome {
-    EventOutcome { event_id: Some(event.event_id.to_string()), outcome, code: None, detail: None }
+    EventOutcome { event_id: Some(event.sent_id.clone()), outcome, code: None, detail: None }
 }
 
 fn row(item: &Taken, contact: &Arrived, received_at_ms: i64) -> NewEvent {

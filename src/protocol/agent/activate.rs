@@ -12,7 +12,7 @@ const APP_DEFAULT: &str = "org.muster.agent";
 const NAME_CHARS_MAX: usize = 256;
 
 /// Silent activation.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Deserialize, ToSchema)]
 pub struct ActivateRequest {
     /// The enrollment token; absent where an earlier device token is the credential.
     #[serde(default)]
@@ -25,11 +25,19 @@ pub struct ActivateRequest {
     pub push: Option<PushAddress>,
 }
 
+impl std::fmt::Debug for ActivateRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is a secret, and an address reaches a person.
+        f.debug_struct("ActivateRequest").field("token", &self.token.is_some()).field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
 /// What the agent says of its device.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct DeviceInfo {
     pub platform: Platform,
-    #[serde(default = "app_default")]
+    /// Package or bundle id; the agent's own where it is absent.
+    #[serde(default = "app_default", deserialize_with = "app_or_default")]
     pub app: String,
     pub hardware_id: String,
     #[serde(default)]
@@ -42,6 +50,10 @@ pub struct DeviceInfo {
 
 fn app_default() -> String {
     APP_DEFAULT.to_owned()
+}
+
+fn app_or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(app_default))
 }
 
 /// The platforms that the agent protocol serves.
@@ -108,8 +120,10 @@ pub fn parse_activate(bytes: &[u8]) -> Result<ActivateRequest, ParseError> {
         .into_iter()
         .filter_map(|(pointer, text)| check::text(text?, NAME_CHARS_MAX).err().map(|detail| Fault { pointer: pointer.into(), detail }))
         .collect();
-    if device.hardware_id.trim().is_empty() {
-        faults.push(Fault { pointer: "/device/hardware_id".into(), detail: "must not be empty".into() });
+    for (pointer, text) in [("/device/hardware_id", &device.hardware_id), ("/device/app", &device.app)] {
+        if text.trim().is_empty() {
+            faults.push(Fault { pointer: pointer.into(), detail: "must not be empty".into() });
+        }
     }
     if let Some(fault) = request.push.as_ref().and_then(PushAddress::fault) {
         faults.push(fault);

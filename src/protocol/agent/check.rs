@@ -1,6 +1,9 @@
 //! What every value has to pass at the edge: depth, U+0000, numbers that a database can keep, lengths.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -8,10 +11,10 @@ use crate::model::Fault;
 
 /// Nesting of an item at most.
 const DEPTH_MAX: usize = 32;
-/// An item's size at most.
-const ITEM_BYTES_MAX: usize = 64 * 1024;
 /// Numbers beyond this are no measurements of a phone, and no database keeps them exactly.
 const NUMBER_MAX: f64 = 1e15;
+/// Characters of an id at most.
+const ID_CHARS_MAX: usize = 256;
 
 /// Why a whole request cannot be read.
 #[derive(Debug)]
@@ -41,20 +44,83 @@ impl<T> Item<T> {
     }
 }
 
-/// Reads a whole body; what is wrong with it is told with a pointer.
+/// Reads a whole body, which is an object; what is wrong with it is told with a pointer.
 pub fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ParseError> {
+    // A list would do for a struct without names, in the order of its fields: no agent means that.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte != b'{') && well_formed(bytes) {
+        return Err(ParseError::Invalid(vec![Fault { pointer: String::new(), detail: "must be an object".into() }]));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let pointer: String = error.path().iter().map(|segment| format!("/{segment}")).collect();
+        let pointer = pointer(error.path());
         let inner = error.into_inner();
-        if inner.is_data() { ParseError::Invalid(vec![Fault { pointer, detail: short(&inner.to_string()) }]) } else { malformed(&inner) }
+        // A lone surrogate, a number out of range or deep nesting is JSON by its grammar: the shape is wrong, not the JSON.
+        if well_formed(bytes) { ParseError::Invalid(vec![Fault { pointer, detail: short(&inner.to_string()) }]) } else { malformed(&inner) }
     })?;
     deserializer.end().map_err(|error| malformed(&error))?;
     Ok(parsed)
 }
 
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    path.iter().map(|segment| format!("/{}", short(&segment.to_string().replace('~', "~0").replace('/', "~1")))).collect()
+}
+
+fn well_formed(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok() && serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
+}
+
 fn malformed(error: &serde_json::Error) -> ParseError {
     ParseError::Malformed(short(&error.to_string()))
+}
+
+/// An object whose members are read one by one, so that a bad one, or a bad name of one, harms no other.
+#[derive(Clone, Debug, Default)]
+pub struct Members(Vec<(Box<RawValue>, Box<RawValue>)>);
+
+impl Members {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The members whose names are texts, in the order in which they were sent.
+    pub fn named(&self) -> impl Iterator<Item = (String, &RawValue)> {
+        self.0.iter().filter_map(|(name, raw)| Some((serde_json::from_str(name.get()).ok()?, raw.as_ref())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        struct Gather;
+        impl<'de> Visitor<'de> for Gather {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Gather)
+    }
+}
+
+/// The id of an item that may be wrong in every other respect, so that its sender learns which one is meant.
+pub fn id_of(raw: &RawValue, field: &str) -> Option<String> {
+    let members: Members = serde_json::from_str(raw.get()).ok()?;
+    let (_, raw) = members.named().filter(|(name, _)| name == field).last()?;
+    let id: String = serde_json::from_str(raw.get()).ok()?;
+    text(&id, ID_CHARS_MAX).is_ok().then_some(id)
+}
+
+/// Reads null as the absence that it means.
+pub fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// An error's sentence without the value that caused it, which may be a megabyte.
@@ -62,14 +128,14 @@ pub fn short(sentence: &str) -> String {
     sentence.chars().take(200).collect()
 }
 
-/// Reads one raw value on its own, with every check.
-pub fn value(raw: &RawValue) -> Result<Value, String> {
+/// Reads one raw value of at most so many bytes on its own, with every check.
+pub fn value(raw: &RawValue, bytes_max: usize) -> Result<Value, String> {
     let text = raw.get();
-    if text.len() > ITEM_BYTES_MAX {
-        return Err(format!("an item may have at most {ITEM_BYTES_MAX} bytes"));
+    if text.len() > bytes_max {
+        return Err(format!("at most {bytes_max} bytes"));
     }
     if depth(text) > DEPTH_MAX {
-        return Err(format!("an item may be nested {DEPTH_MAX} deep at most"));
+        return Err(format!("nested {DEPTH_MAX} deep at most"));
     }
     let value: Value = serde_json::from_str(text).map_err(|error| short(&error.to_string()))?;
     storable(&value)?;
@@ -89,6 +155,12 @@ pub fn storable(value: &Value) -> Result<(), String> {
             .try_for_each(|(key, value)| if key.contains('\0') { Err("U+0000 is not allowed".to_owned()) } else { storable(value) }),
         _ => Ok(()),
     }
+}
+
+/// Reads one raw value that must be an object.
+pub fn object(raw: &RawValue, bytes_max: usize) -> Result<Value, String> {
+    let value = value(raw, bytes_max)?;
+    if value.is_object() { Ok(value) } else { Err("must be an object".into()) }
 }
 
 /// A text from outside: no U+0000, at most so many characters.

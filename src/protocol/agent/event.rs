@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::EVENTS_MAX;
-use super::check::{self, Item, ParseError};
+use super::check::{self, Item, ParseError, or_default};
+use super::{EVENTS_MAX, facts};
 use crate::model::Fault;
 
 /// An event of a known type whose required data is there.
@@ -14,6 +15,8 @@ use crate::model::Fault;
 pub struct Event {
     /// Made on the device, never reused.
     pub event_id: Uuid,
+    /// The id as the device spells it, for the answer: some write it in capitals.
+    pub sent_id: String,
     /// From 1 in each activation.
     pub seq: i64,
     /// By the device's clock, Unix milliseconds.
@@ -37,7 +40,7 @@ pub enum EventData {
         change: ProfileChange,
         #[serde(default)]
         profile: Option<String>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         managed: bool,
     },
     DeviceAdminChanged {
@@ -50,14 +53,14 @@ pub enum EventData {
     },
     PasswordOverdue {
         due_at_ms: i64,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         resolved: bool,
     },
     MalwareUnresolved {
         threat: String,
         #[serde(default)]
         detected_at_ms: Option<i64>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         resolved: bool,
     },
     UsbDebuggingChanged {
@@ -65,7 +68,7 @@ pub enum EventData {
     },
     ScanFinished {
         outcome: ScanOutcome,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         threats: Vec<Value>,
     },
     FactChanged {
@@ -105,6 +108,8 @@ pub const TYPES: [&str; 8] = [
     "fact_changed",
 ];
 const TEXT_CHARS_MAX: usize = 256;
+/// An event with its envelope at most; its data has 64 KiB of it.
+const EVENT_BYTES_MAX: usize = 68 * 1024;
 
 impl EventData {
     /// The type's word on the wire.
@@ -122,9 +127,17 @@ impl EventData {
     }
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    event_id: Uuid,
+/// An event as it is sent.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventBody {
+    /// A UUID made on the device, never reused.
+    event_id: String,
+    #[schema(example = "scan_finished")]
+    #[expect(dead_code, reason = "read with the data; it stands here for the schema")]
+    r#type: String,
+    /// From 1 in each activation.
+    #[schema(minimum = 1)]
     seq: i64,
     occurred_at_ms: i64,
     #[serde(default)]
@@ -137,16 +150,22 @@ struct Envelope {
     uptime_ms: Option<i64>,
     #[serde(default)]
     policy_version: Option<String>,
+    /// What the type asks for; unknown fields are kept.
+    data: Value,
 }
 
-#[derive(Deserialize)]
-struct WireEvents {
+/// Events alone.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = EventsRequest)]
+pub struct EventsBody {
+    /// At most 256.
+    #[schema(value_type = Vec<EventBody>)]
     events: Vec<Box<RawValue>>,
 }
 
 /// Reads the body of `POST /agent/v1/events`.
 pub fn parse_events(bytes: &[u8]) -> Result<Vec<Item<Event>>, ParseError> {
-    let wire: WireEvents = check::whole(bytes)?;
+    let wire: EventsBody = check::whole(bytes)?;
     if wire.events.len() > EVENTS_MAX {
         let detail = format!("at most {EVENTS_MAX}; send the rest in the next request");
         return Err(ParseError::Invalid(vec![Fault { pointer: "/events".into(), detail }]));
@@ -160,58 +179,58 @@ pub(super) fn event_items(raw: &[Box<RawValue>]) -> Vec<Item<Event>> {
 }
 
 fn event(raw: &RawValue) -> Item<Event> {
-    let value = match check::value(raw) {
+    let rejected = |code, detail: String| Item::rejected(check::id_of(raw, "event_id"), code, detail);
+    let value = match check::object(raw, EVENT_BYTES_MAX) {
         Ok(value) => value,
-        Err(detail) => return Item::rejected(id_of(raw), "data_invalid", detail),
+        Err(detail) => return rejected("data_invalid", detail),
     };
-    let id = value["event_id"].as_str().filter(|id| id.len() <= TEXT_CHARS_MAX).map(str::to_owned);
-    let kind = value["type"].as_str().unwrap_or("");
-    if !TYPES.contains(&kind) {
-        return Item::rejected(id, "type_unknown", format!("the types are {}", TYPES.join(", ")));
+    if !value["type"].as_str().is_some_and(|kind| TYPES.contains(&kind)) {
+        return rejected("type_unknown", format!("the types are {}", TYPES.join(", ")));
     }
-    match typed(&value) {
+    match typed(value) {
         Ok(event) => Item::Ok(event),
-        Err(detail) => Item::rejected(id, "data_invalid", detail),
+        Err(detail) => rejected("data_invalid", detail),
     }
 }
 
-fn typed(value: &Value) -> Result<Event, String> {
-    let envelope = Envelope::deserialize(value).map_err(|error| check::short(&error.to_string()))?;
-    let data = EventData::deserialize(value).map_err(|error| check::short(&error.to_string()))?;
-    if envelope.seq < 1 {
+fn typed(value: Value) -> Result<Event, String> {
+    if !value["data"].is_object() {
+        return Err("data must be an object".into());
+    }
+    let mut data = EventData::deserialize(&value).map_err(|error| check::short(&error.to_string()))?;
+    let body: EventBody = serde_json::from_value(value).map_err(|error| check::short(&error.to_string()))?;
+    let event_id: Uuid = body.event_id.parse().map_err(|_| "event_id must be a UUID".to_owned())?;
+    if body.seq < 1 {
         return Err("seq counts from 1".into());
     }
-    for text in [&envelope.boot_id, &envelope.policy_version].into_iter().flatten() {
+    for text in [&body.boot_id, &body.policy_version].into_iter().flatten() {
         check::text(text, TEXT_CHARS_MAX)?;
     }
     let subject = match &data {
         EventData::MalwareUnresolved { threat, .. } => Some(threat),
         EventData::FactChanged { key, .. } => Some(key),
         EventData::ProfileChanged { profile, .. } => profile.as_ref(),
+        EventData::DeviceAdminChanged { component, .. } => component.as_ref(),
         _ => None,
     };
     if let Some(subject) = subject {
         check::text(subject, TEXT_CHARS_MAX)?;
     }
-    Ok(Event {
-        event_id: envelope.event_id,
-        seq: envelope.seq,
-        occurred_at_ms: envelope.occurred_at_ms,
-        first_attempt_at_ms: envelope.first_attempt_at_ms,
-        attempt: envelope.attempt.unwrap_or(1),
-        boot_id: envelope.boot_id,
-        uptime_ms: envelope.uptime_ms,
-        policy_version: envelope.policy_version,
-        data,
-        raw: value["data"].clone(),
-    })
-}
-
-/// The id of an event that could not be read as a whole.
-fn id_of(raw: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        event_id: String,
+    // A fact is the same fact whichever way it comes.
+    if let EventData::FactChanged { key, value } = &mut data {
+        *value = facts::checked(key, value.take()).ok_or_else(|| format!("{key} is no such value"))?;
     }
-    serde_json::from_str::<Named>(raw.get()).ok().map(|named| named.event_id).filter(|id| id.len() <= TEXT_CHARS_MAX && !id.contains('\0'))
+    Ok(Event {
+        event_id,
+        sent_id: body.event_id,
+        seq: body.seq,
+        occurred_at_ms: body.occurred_at_ms,
+        first_attempt_at_ms: body.first_attempt_at_ms,
+        attempt: body.attempt.unwrap_or(1),
+        boot_id: body.boot_id,
+        uptime_ms: body.uptime_ms,
+        policy_version: body.policy_version,
+        data,
+        raw: body.data,
+    })
 }

@@ -4,6 +4,7 @@ mod activate;
 mod answer;
 mod check;
 mod event;
+mod facts;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -11,8 +12,11 @@ mod tests;
 pub use activate::{ActivateAnswer, ActivateRequest, DeviceInfo, ManagementMode, Platform, parse_activate};
 pub use answer::{DeniedMembers, EventOutcome, EventsAnswer, PolicyAnswer, ResultOutcome, SyncAnswer, TaskAnswer};
 pub use check::{Item, ParseError};
-pub use event::{Event, EventData, ProfileChange, ScanOutcome, TYPES as EVENT_TYPES, parse_events};
-pub use sync::{Detail, PolicyReport, PushAddress, PushKind, PushProvider, SyncRequest, TaskResult, TaskStatus, facts_hash, parse_sync};
+pub use event::{Event, EventBody, EventData, EventsBody, ProfileChange, ScanOutcome, TYPES as EVENT_TYPES, parse_events};
+pub use facts::facts_hash;
+pub use sync::{
+    Detail, PolicyBody, PolicyReport, PushAddress, PushKind, PushProvider, SyncBody, SyncRequest, TaskResult, TaskStatus, parse_sync,
+};
 
 /// A request's body at most.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;

@@ -5,19 +5,24 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::check::{self, Item, ParseError};
-use super::event::{Event, event_items};
+use super::check::{self, Item, Members, ParseError, or_default};
+use super::event::{Event, EventBody, event_items};
+use super::facts::{self, FACTS_MAX};
 use super::{EVENTS_MAX, RESULTS_MAX};
 use crate::model::{Fault, Id};
 
 const ADDRESS_CHARS_MAX: usize = 4096;
 const KEY_CHARS_MAX: usize = 256;
-const FACTS_MAX: usize = 200;
-const HAVE_MAX: usize = 1000;
-const DETAILS_MAX: usize = 200;
+/// More than one channel is ever given; an agent that has many tasks in hand must still be able to say so.
+const HAVE_MAX: usize = 20_000;
+const DETAILS_MAX: usize = 1000;
+const DETAIL_BYTES_MAX: usize = 64 * 1024;
+/// A result with what it brought: an inventory of apps is long.
+const RESULT_BYTES_MAX: usize = 512 * 1024;
+/// A longer message is cut: the end of a task counts more than its last words.
+const MESSAGE_CHARS_MAX: usize = 16 * 1024;
 
 /// A sync, read and checked.
 #[derive(Clone, Debug)]
@@ -119,7 +124,7 @@ impl PushKind {
 }
 
 /// What became of a task.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct TaskResult {
     pub task_id: Id,
     pub status: TaskStatus,
@@ -131,7 +136,9 @@ pub struct TaskResult {
     pub message: Option<String>,
     #[serde(default)]
     pub data: Option<Value>,
-    #[serde(default)]
+    /// By the device's clock; 0 where it was not sent.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<i64>)]
     pub at_ms: i64,
 }
 
@@ -145,43 +152,61 @@ pub enum TaskStatus {
     Running,
 }
 
-#[derive(Deserialize)]
-struct Wire {
+/// A sync as it is sent. All of it may be absent, and null means the same.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SyncRequest)]
+pub struct SyncBody {
+    /// `push`, `periodic`, `manual`, `event`, `boot` or `launch`.
     #[serde(default)]
     cause: Option<String>,
-    #[serde(default)]
+    /// Ids of tasks that the agent has stored and not finished.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<Vec<String>>)]
     have: Vec<String>,
     #[serde(default)]
-    policy: Option<WirePolicy>,
+    policy: Option<PolicyBody>,
     #[serde(default)]
     push: Option<PushAddress>,
-    #[serde(default)]
-    facts: BTreeMap<String, Box<RawValue>>,
-    #[serde(default)]
+    /// Keyed values; at most 200.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<BTreeMap<String, Value>>)]
+    facts: Members,
+    /// At most 256.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<Vec<TaskResult>>)]
     results: Vec<Box<RawValue>>,
-    #[serde(default)]
+    /// At most 256.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<Vec<EventBody>>)]
     events: Vec<Box<RawValue>>,
-    #[serde(default)]
+    /// The agent has done what a 403 asked for.
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<bool>)]
     action_done: bool,
 }
 
-#[derive(Deserialize)]
-struct WirePolicy {
+/// What the agent says of its policy.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PolicyReport)]
+pub struct PolicyBody {
+    /// Null: I have none.
     #[serde(default)]
     version: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<Vec<Detail>>)]
     details: Vec<Box<RawValue>>,
 }
 
 /// Reads a sync request.
 pub fn parse_sync(bytes: &[u8]) -> Result<SyncRequest, ParseError> {
-    let wire: Wire = check::whole(bytes)?;
+    let wire: SyncBody = check::whole(bytes)?;
     let mut faults = Vec::new();
     for (pointer, length, most) in [
         ("/results", wire.results.len(), RESULTS_MAX),
         ("/events", wire.events.len(), EVENTS_MAX),
         ("/facts", wire.facts.len(), FACTS_MAX),
         ("/have", wire.have.len(), HAVE_MAX),
+        ("/policy/details", wire.policy.as_ref().map_or(0, |policy| policy.details.len()), DETAILS_MAX),
     ] {
         if length > most {
             faults.push(Fault { pointer: pointer.into(), detail: format!("at most {most}; send the rest in the next request") });
@@ -193,7 +218,7 @@ pub fn parse_sync(bytes: &[u8]) -> Result<SyncRequest, ParseError> {
     }
     let policy = wire.policy.map_or_else(PolicyReport::default, |policy| PolicyReport {
         version: policy.version.filter(|version| check::text(version, KEY_CHARS_MAX).is_ok()),
-        details: policy.details.iter().take(DETAILS_MAX).filter_map(|raw| detail(raw)).collect(),
+        details: policy.details.iter().map(|raw| detail(raw)).collect(),
     });
     Ok(SyncRequest {
         cause: cause(wire.cause.as_deref()),
@@ -201,7 +226,7 @@ pub fn parse_sync(bytes: &[u8]) -> Result<SyncRequest, ParseError> {
         have: wire.have.iter().filter_map(|id| id.parse().ok()).collect(),
         policy,
         push: wire.push,
-        facts: wire.facts.iter().filter_map(|(key, raw)| Some((key.clone(), fact(key, raw)?))).collect(),
+        facts: facts::read(&wire.facts),
         results: wire.results.iter().map(|raw| result(raw)).collect(),
         events: event_items(&wire.events),
         action_done: wire.action_done,
@@ -213,42 +238,29 @@ fn cause(text: Option<&str>) -> &'static str {
     KNOWN.into_iter().find(|known| Some(*known) == text).unwrap_or("unknown")
 }
 
-fn detail(raw: &RawValue) -> Option<Detail> {
-    let detail: Detail = serde_json::from_value(check::value(raw).ok()?).ok()?;
-    (check::text(&detail.setting, KEY_CHARS_MAX).is_ok() && check::text(&detail.reason, KEY_CHARS_MAX).is_ok()).then_some(detail)
-}
-
-/// A fact that passes: a wrong one is left out, the others count.
-fn fact(key: &str, raw: &RawValue) -> Option<Value> {
-    check::text(key, KEY_CHARS_MAX).ok()?;
-    let value = check::value(raw).ok()?;
-    let fits = match key {
-        "battery_percent" => value.as_i64().is_some_and(|percent| (0..=100).contains(&percent)),
-        "storage_free_bytes" | "storage_total_bytes" => value.as_i64().is_some_and(|bytes| bytes >= 0),
-        "encrypted" | "password_set" | "password_compliant" | "rooted" | "usb_debugging" | "device_admin" => value.is_boolean(),
-        "model" | "os_version" | "security_patch" | "serial" | "timezone" => {
-            value.as_str().is_some_and(|text| check::text(text, KEY_CHARS_MAX).is_ok())
-        }
-        "apps" => value.as_array().is_some_and(|apps| apps.len() <= 2000),
-        _ => true,
+/// A detail that cannot be read still says that something is not obeyed: without it the document would count as applied.
+fn detail(raw: &RawValue) -> Detail {
+    let read = || {
+        let detail: Detail = serde_json::from_value(check::object(raw, DETAIL_BYTES_MAX).ok()?).ok()?;
+        let fits = check::text(&detail.setting, KEY_CHARS_MAX).is_ok() && check::text(&detail.reason, KEY_CHARS_MAX).is_ok();
+        fits.then_some(detail)
     };
-    fits.then_some(value)
+    read().unwrap_or_else(|| Detail { setting: "unreadable".into(), reason: "UNKNOWN".into(), current: None })
 }
 
 fn result(raw: &RawValue) -> Item<TaskResult> {
-    let value = match check::value(raw) {
-        Ok(value) => value,
-        Err(detail) => return Item::rejected(None, "data_invalid", detail),
-    };
-    let id = value["task_id"].as_str().filter(|id| id.len() <= KEY_CHARS_MAX).map(str::to_owned);
-    match serde_json::from_value::<TaskResult>(value) {
-        Ok(result) => Item::Ok(result),
-        Err(error) => Item::rejected(id, "data_invalid", check::short(&error.to_string())),
+    let read =
+        || serde_json::from_value::<TaskResult>(check::object(raw, RESULT_BYTES_MAX)?).map_err(|error| check::short(&error.to_string()));
+    match read() {
+        Ok(result) => Item::Ok(TaskResult {
+            code: result.code.map(|code| cut(&code, KEY_CHARS_MAX)),
+            message: result.message.map(|message| cut(&message, MESSAGE_CHARS_MAX)),
+            ..result
+        }),
+        Err(detail) => Item::rejected(check::id_of(raw, "task_id"), "data_invalid", detail),
     }
 }
 
-/// SHA-256 in hex over the canonical form of facts: equal inventories have equal hashes. Maps here are sorted by key.
-pub fn facts_hash(facts: &BTreeMap<String, Value>) -> String {
-    let text = serde_json::to_string(facts).unwrap_or_default();
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+fn cut(text: &str, characters_max: usize) -> String {
+    text.chars().take(characters_max).collect()
 }
