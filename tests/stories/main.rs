@@ -4,6 +4,7 @@
 mod admission;
 mod away;
 mod bad_input;
+mod console;
 mod contacts;
 mod fcm;
 mod killed;
