@@ -4,31 +4,59 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::document::app_id;
+use super::applications::{AppId, app_id};
 
-/// Merges documents, strongest first. Each top-level setting comes whole from the first that has it; `applications` has an entry for
-/// each app that any of them names, whole from the first that names it, sorted by its id.
-pub fn merge<'a>(documents: impl IntoIterator<Item = &'a Value>) -> Value {
-    let mut merged = Map::new();
-    let mut apps: BTreeMap<String, Value> = BTreeMap::new();
-    let mut has_apps = false;
-    for document in documents {
-        for (name, value) in document.as_object().into_iter().flatten() {
-            if name == "applications" {
-                has_apps = true;
-                for app in value.as_array().into_iter().flatten() {
-                    let id = app_id(app).unwrap_or("").to_owned();
-                    apps.entry(id).or_insert_with(|| app.clone());
+/// What a document says of one thing, and which document it was.
+type Won<'a> = (usize, &'a Value);
+
+/// What was won by whom: settings by name, apps by their id.
+struct Winners<'a> {
+    settings: BTreeMap<&'a str, Won<'a>>,
+    apps: BTreeMap<AppId, Won<'a>>,
+    /// The strongest document that has a list of apps, be it empty.
+    list: Option<usize>,
+}
+
+impl<'a> Winners<'a> {
+    fn of(documents: impl IntoIterator<Item = &'a Value>) -> Winners<'a> {
+        let mut winners = Winners { settings: BTreeMap::new(), apps: BTreeMap::new(), list: None };
+        for (at, document) in documents.into_iter().enumerate() {
+            for (name, value) in document.as_object().into_iter().flatten() {
+                if name != "applications" {
+                    winners.settings.entry(name).or_insert((at, value));
+                    continue;
                 }
-            } else if !merged.contains_key(name) {
-                merged.insert(name.clone(), value.clone());
+                winners.list.get_or_insert(at);
+                for app in value.as_array().into_iter().flatten() {
+                    if let Some(id) = app_id(app) {
+                        winners.apps.entry(id).or_insert((at, app));
+                    }
+                }
             }
         }
+        winners
     }
-    if has_apps {
-        merged.insert("applications".into(), Value::Array(apps.into_values().collect()));
+}
+
+/// Merges documents, strongest first. Each top-level setting comes whole from the first that has it; `applications` has an entry for
+/// each app that any of them names, whole from the first that names it, with its managed configuration, sorted by its id.
+pub fn merge<'a>(documents: impl IntoIterator<Item = &'a Value>) -> Value {
+    let winners = Winners::of(documents);
+    let mut merged: Map<String, Value> = winners.settings.iter().map(|(name, (_, value))| ((*name).to_owned(), (*value).clone())).collect();
+    if winners.list.is_some() {
+        merged.insert("applications".into(), winners.apps.values().map(|(_, app)| (*app).clone()).collect());
     }
     Value::Object(merged)
+}
+
+/// The place, among documents strongest first, of the one that won a setting, with the value. A setting is named as in a document; an
+/// app by `applications/` and its package or bundle id.
+pub fn winner<'a>(documents: impl IntoIterator<Item = &'a Value>, setting: &str) -> Option<(usize, &'a Value)> {
+    let winners = Winners::of(documents);
+    match setting.strip_prefix("applications/") {
+        Some(id) => [AppId::Package(id.to_owned()), AppId::Bundle(id.to_owned())].iter().find_map(|id| winners.apps.get(id)).copied(),
+        None => winners.settings.get(setting).copied(),
+    }
 }
 
 #[cfg(test)]
@@ -48,8 +76,41 @@ mod tests {
         assert_eq!(merge([]), json!({}));
     }
 
+    #[test]
+    fn an_id_names_one_app_on_each_platform() {
+        let documents = [
+            json!({"applications": [{"bundleId": "org.example.a", "installType": "AVAILABLE"}]}),
+            json!({"applications": [{"packageName": "org.example.a", "installType": "BLOCKED"}, {"bundleId": "org.example.a"}]}),
+        ];
+        let apps =
+            json!([{"packageName": "org.example.a", "installType": "BLOCKED"}, {"bundleId": "org.example.a", "installType": "AVAILABLE"}]);
+        assert_eq!(merge(&documents), json!({"applications": apps}));
+    }
+
+    #[test]
+    fn whoever_asks_learns_which_document_won() {
+        let documents =
+            [json!({"cameraAccess": "A"}), json!({"cameraAccess": "B", "printingPolicy": "P", "applications": [{"packageName": "a"}]})];
+        assert_eq!(winner(&documents, "cameraAccess"), Some((0, &json!("A"))));
+        assert_eq!(winner(&documents, "printingPolicy"), Some((1, &json!("P"))));
+        assert_eq!(winner(&documents, "applications/a"), Some((1, &json!({"packageName": "a"}))));
+        assert_eq!(winner(&documents, "applications/b"), None);
+        assert_eq!(winner(&documents, "usbFileTransferDisabled"), None);
+    }
+
     fn documents() -> impl Strategy<Value = Value> {
-        proptest::collection::btree_map("[ab]", 0..3_i64, 0..3).prop_map(|map| json!(map))
+        let app = ("[ab]", any::<bool>(), 0..3_i64).prop_map(|(id, apple, mark)| match apple {
+            true => json!({"bundleId": id, "installPriority": mark}),
+            false => json!({"packageName": id, "installPriority": mark}),
+        });
+        let apps = proptest::option::of(proptest::collection::vec(app, 0..4));
+        (proptest::collection::btree_map("[abc]", 0..3_i64, 0..3), apps).prop_map(|(settings, apps)| {
+            let mut document = json!(settings);
+            if let Some(apps) = apps {
+                document["applications"] = json!(apps);
+            }
+            document
+        })
     }
 
     proptest! {
@@ -58,6 +119,17 @@ mod tests {
             let all = merge([&a, &b, &c]);
             prop_assert_eq!(&merge([&merge([&a, &b]), &c]), &all);
             prop_assert_eq!(&merge([&a, &merge([&b, &c])]), &all);
+        }
+
+        #[test]
+        fn every_value_is_that_of_its_winner(all in proptest::collection::vec(documents(), 0..4)) {
+            let merged = merge(&all);
+            for (name, value) in merged.as_object().unwrap().iter().filter(|(name, _)| *name != "applications") {
+                let (at, won) = winner(&all, name).unwrap();
+                prop_assert_eq!((won, all[..at].iter().any(|stronger| stronger.get(name).is_some())), (value, false));
+            }
+            prop_assert_eq!(merge([&merged]), merged.clone());
+            prop_assert_eq!(merge([&merged, &merged]), merged);
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The settings that a policy may have, with the names and values of the Android Management API where they fit.
+//! What a setting may be, and what is wrong with one that is something else.
 
 use serde_json::Value;
 
+use super::applications;
 use crate::model::Fault;
 
 /// What a value must be.
@@ -20,8 +21,16 @@ pub enum Shape {
     Object(&'static [Setting]),
     /// A list of at most so many of them.
     List(&'static Shape, usize),
-    /// An app: [`super::document`] checks its managed configuration.
+    /// A number of milliseconds, also as a text: the Android Management API writes 64-bit numbers so.
+    Millis,
+    /// An object with names of one's own, at most so many.
+    Map(&'static Shape, usize),
+    /// A package or bundle id.
+    AppId,
+    /// The list of apps: [`super::applications`].
     Applications,
+    /// What an app is told: [`super::applications`].
+    Configuration,
     /// Passed through to another platform as it is.
     Through,
 }
@@ -35,84 +44,16 @@ pub struct Setting {
     pub about: &'static str,
 }
 
-const fn setting(name: &'static str, shape: Shape, about: &'static str) -> Setting {
+/// Faults that are told at once at most.
+const FAULTS_MAX: usize = 100;
+/// Of a name that is no name of ours so much is repeated.
+const SHOWN_CHARS_MAX: usize = 64;
+const APP_ID_CHARS_MAX: usize = 256;
+
+/// One row of the table.
+pub const fn setting(name: &'static str, shape: Shape, about: &'static str) -> Setting {
     Setting { name, shape, about }
 }
-
-const QUALITIES: &[&str] = &[
-    "BIOMETRIC_WEAK",
-    "SOMETHING",
-    "NUMERIC",
-    "NUMERIC_COMPLEX",
-    "ALPHABETIC",
-    "ALPHANUMERIC",
-    "COMPLEX",
-    "COMPLEXITY_LOW",
-    "COMPLEXITY_MEDIUM",
-    "COMPLEXITY_HIGH",
-];
-
-const PASSWORD: &[Setting] = &[
-    setting("passwordScope", Shape::Word(&["SCOPE_DEVICE", "SCOPE_PROFILE"]), "What the password protects"),
-    setting("passwordQuality", Shape::Word(QUALITIES), "How strong it must be"),
-    setting("passwordMinimumLength", Shape::Number(0, 64), "Characters at least"),
-    setting("passwordMinimumLetters", Shape::Number(0, 64), "Letters at least"),
-    setting("passwordMinimumLowerCase", Shape::Number(0, 64), "Lower-case letters at least"),
-    setting("passwordMinimumUpperCase", Shape::Number(0, 64), "Upper-case letters at least"),
-    setting("passwordMinimumNonLetter", Shape::Number(0, 64), "Digits and symbols at least"),
-    setting("passwordMinimumNumeric", Shape::Number(0, 64), "Digits at least"),
-    setting("passwordMinimumSymbols", Shape::Number(0, 64), "Symbols at least"),
-    setting("passwordHistoryLength", Shape::Number(0, 100), "Former passwords that may not come back"),
-    setting("maximumFailedPasswordsForWipe", Shape::Number(0, 1000), "Wrong tries before the phone wipes itself; 0 for never"),
-    setting("passwordExpirationTimeout", Shape::Seconds, "How long a password is good"),
-    setting("requirePasswordUnlock", Shape::Word(&["USE_DEFAULT_DEVICE_TIMEOUT", "REQUIRE_EVERY_DAY"]), "How often it is asked for"),
-    setting("unifiedLockSettings", Shape::Word(&["ALLOW_UNIFIED_WORK_AND_PERSONAL_LOCK", "REQUIRE_SEPARATE_WORK_LOCK"]), "One lock or two"),
-];
-
-const CROSS_PROFILE: &[Setting] = &[
-    setting(
-        "crossProfileCopyPaste",
-        Shape::Word(&["COPY_FROM_WORK_TO_PERSONAL_DISALLOWED", "CROSS_PROFILE_COPY_PASTE_ALLOWED"]),
-        "Copying text out of the work profile",
-    ),
-    setting(
-        "showWorkContactsInPersonalProfile",
-        Shape::Word(&["SHOW_WORK_CONTACTS_IN_PERSONAL_PROFILE_DISALLOWED", "SHOW_WORK_CONTACTS_IN_PERSONAL_PROFILE_ALLOWED"]),
-        "Work contacts in the personal profile",
-    ),
-    setting(
-        "crossProfileDataSharing",
-        Shape::Word(&[
-            "CROSS_PROFILE_DATA_SHARING_DISALLOWED",
-            "DATA_SHARING_FROM_WORK_TO_PERSONAL_DISALLOWED",
-            "CROSS_PROFILE_DATA_SHARING_ALLOWED",
-        ]),
-        "Opening work data in personal apps",
-    ),
-];
-
-const MESSAGES: &[Setting] = &[
-    setting("shortSupportMessage", Shape::Text(200), "Shown where a setting is locked"),
-    setting("longSupportMessage", Shape::Text(4096), "Shown on the device administrator's page"),
-    setting("deviceOwnerLockScreenInfo", Shape::Text(200), "Shown on the lock screen"),
-];
-
-/// Every setting of a document.
-pub const SETTINGS: &[Setting] = &[
-    setting("applications", Shape::Applications, "Apps that are installed, allowed or blocked, with their configuration"),
-    setting(
-        "cameraAccess",
-        Shape::Word(&["CAMERA_ACCESS_USER_CHOICE", "CAMERA_ACCESS_DISABLED", "CAMERA_ACCESS_ENFORCED"]),
-        "Whether the camera may be used",
-    ),
-    setting("screenCaptureDisabled", Shape::Bool, "No screenshots and recordings"),
-    setting("usbFileTransferDisabled", Shape::Bool, "No files over USB"),
-    setting("printingPolicy", Shape::Word(&["PRINTING_DISALLOWED", "PRINTING_ALLOWED"]), "Whether apps may print"),
-    setting("crossProfilePolicies", Shape::Object(CROSS_PROFILE), "What may cross between the work and the personal profile"),
-    setting("passwordPolicies", Shape::List(&Shape::Object(PASSWORD), 4), "What the lock screen's password must be"),
-    setting("messages", Shape::Object(MESSAGES), "What people read on the phone"),
-    setting("apple", Shape::Through, "Payloads and declarations for Apple devices, passed through"),
-];
 
 /// Checks the fields of an object against the settings it may have.
 pub fn check_object(settings: &[Setting], value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
@@ -120,12 +61,15 @@ pub fn check_object(settings: &[Setting], value: &Value, pointer: &str, faults: 
         return fault(faults, pointer, "must be an object");
     };
     for (name, value) in map {
-        let at = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+        if faults.len() >= FAULTS_MAX {
+            return;
+        }
+        let at = below(pointer, name);
         match settings.iter().find(|setting| setting.name == name) {
             Some(setting) => check(setting.shape, value, &at, faults),
             None => {
                 let nearest = nearest(name, settings.iter().map(|setting| setting.name));
-                fault(faults, &at, format!("there is no setting {name:?}{nearest}"));
+                fault(faults, &at, format!("there is no setting {:?}{nearest}", shown(name)));
             }
         }
     }
@@ -133,6 +77,9 @@ pub fn check_object(settings: &[Setting], value: &Value, pointer: &str, faults: 
 
 /// Checks one value.
 pub fn check(shape: Shape, value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
+    if faults.len() >= FAULTS_MAX {
+        return;
+    }
     match shape {
         Shape::Bool if !value.is_boolean() => fault(faults, pointer, "must be true or false"),
         Shape::Text(most) => match value.as_str() {
@@ -157,6 +104,23 @@ pub fn check(shape: Shape, value: &Value, pointer: &str, faults: &mut Vec<Fault>
                 fault(faults, pointer, "must be a length of time in seconds, such as \"86400s\"");
             }
         }
+        Shape::Millis => {
+            let millis = value.as_i64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
+            if millis.is_none_or(|millis: i64| millis < 0) {
+                fault(faults, pointer, "must be a number of milliseconds, such as \"300000\"");
+            }
+        }
+        Shape::AppId => {
+            let plain = |id: &str| id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+            if !value.as_str().is_some_and(|id| (1..=APP_ID_CHARS_MAX).contains(&id.len()) && plain(id)) {
+                fault(faults, pointer, "must be a package or bundle id, such as \"org.example.mail\"");
+            }
+        }
+        Shape::Map(inner, most) => match value.as_object() {
+            Some(map) if map.len() <= most => map.iter().for_each(|(name, item)| check(*inner, item, &below(pointer, name), faults)),
+            Some(_) => fault(faults, pointer, format!("at most {most} entries")),
+            None => fault(faults, pointer, "must be an object"),
+        },
         Shape::Object(settings) => check_object(settings, value, pointer, faults),
         Shape::List(inner, most) => match value.as_array() {
             Some(items) if items.len() <= most => {
@@ -167,20 +131,34 @@ pub fn check(shape: Shape, value: &Value, pointer: &str, faults: &mut Vec<Fault>
             Some(_) => fault(faults, pointer, format!("at most {most} items")),
             None => fault(faults, pointer, "must be a list"),
         },
-        Shape::Applications => super::document::check_applications(value, pointer, faults),
+        Shape::Applications => applications::check(value, pointer, faults),
+        Shape::Configuration => applications::check_configuration(value, pointer, faults),
         Shape::Through if !value.is_object() => fault(faults, pointer, "must be an object"),
         Shape::Bool | Shape::Number(..) | Shape::Through => {}
     }
 }
 
-/// Notes a fault.
+/// Notes a fault; of a hundred faults nobody reads the next.
 pub fn fault(faults: &mut Vec<Fault>, pointer: &str, detail: impl Into<String>) {
-    faults.push(Fault { pointer: pointer.to_owned(), detail: detail.into() });
+    if faults.len() < FAULTS_MAX {
+        faults.push(Fault { pointer: pointer.to_owned(), detail: detail.into() });
+    }
+}
+
+/// The pointer (RFC 6901) of a member of an object.
+pub fn below(pointer: &str, name: &str) -> String {
+    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// A name from outside, as an answer repeats it.
+pub fn shown(name: &str) -> String {
+    name.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
 /// `; did you mean "..."?` where a known name is near.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let likeness = |other: &str| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
+    let name = shown(name).to_lowercase();
+    let likeness = |other: &str| strsim::jaro_winkler(&name, &other.to_lowercase());
     known
         .map(|other| (likeness(other), other))
         .filter(|(likeness, _)| *likeness > 0.75)
