@@ -18,6 +18,9 @@ use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Readdress};
 use crate::store::{Conn, devices};
 
+/// Facts kept of a device at most: one that invents names for ever does not grow its row for ever.
+const FACTS_KEPT_MAX: usize = 400;
+
 /// Takes in everything that the visits brought.
 pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     bring_up_to_date(conn, moment, visits).await?;
@@ -205,7 +208,18 @@ async fn take_facts(
     for row in contacts::facts(conn, &ids).await? {
         let Some((facts, hash)) = said.remove(&row.id) else { continue };
         let mut stored: BTreeMap<String, Value> = serde_json::from_str(&row.facts).unwrap_or_default();
-        let new: Vec<(String, Value)> = facts.into_iter().filter(|(key, value)| stored.get(key) != Some(value)).collect();
+        let mut room = FACTS_KEPT_MAX.saturating_sub(stored.len());
+        let new: Vec<(String, Value)> = facts
+            .into_iter()
+            .filter(|(key, value)| match stored.get(key) {
+                Some(known) => known != value,
+                None if room == 0 => false,
+                None => {
+                    room -= 1;
+                    true
+                }
+            })
+            .collect();
         stored.extend(new.iter().cloned());
         let text = |key: &str| stored.get(key).and_then(Value::as_str).map(str::to_owned);
         changes.push(FactsChange {

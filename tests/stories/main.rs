@@ -6,6 +6,7 @@ mod away;
 mod bad_input;
 mod console;
 mod contacts;
+mod documents;
 mod fcm;
 mod killed;
 mod support;
