@@ -2,14 +2,15 @@
 
 use serde_json::json;
 
-use super::{Activation, EXHAUSTED, HARDWARE, Newcomer, No, PARKED, UNAUTHORIZED, Verdict, Visitor, is_token_of, parked_key_of, push_of};
+use super::{
+    Activation, After, EXHAUSTED, HARDWARE, Newcomer, No, PARKED, UNAUTHORIZED, Verdict, Visitor, is_token_of, parked_key_of, push_of,
+};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::schedule::{self, PERIOD_S};
 use crate::model::token::Secret;
-use crate::model::{Denial, Id, Lane};
-use crate::ops::tasks::{self, EndCause};
-use crate::ops::{devices as device_ops, settle};
+use crate::model::{Denial, Id};
+use crate::ops::devices as device_ops;
 use crate::store::channels::{self, NewChannel};
 use crate::store::devices::{self, DeviceRow};
 use crate::store::feed::{self, Entry};
@@ -30,10 +31,10 @@ enum First {
 }
 
 /// Hardware that a device has already knocks again.
-pub(super) async fn known(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>, known: Id) -> Result<Verdict> {
+pub(super) async fn known(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>, known: Id, after: &mut After) -> Result<Verdict> {
     let Some(device) = devices::get(conn, known).await? else {
         devices::drop_key(conn, HARDWARE, &visitor.key, known).await?;
-        return unknown(conn, moment, visitor).await;
+        return unknown(conn, moment, visitor, after).await;
     };
     let denial = device.denied.as_deref().and_then(Denial::named);
     if denial.is_some_and(Denial::bars_hardware) {
@@ -42,7 +43,7 @@ pub(super) async fn known(conn: &mut Conn, moment: &mut Moment, visitor: Visitor
     let same_user = device.user_id == Some(visitor.user.id);
     let Some(channel) = channels::credentials(conn, known).await? else {
         return match same_user {
-            true => first(conn, moment, visitor, device, First::Approved).await,
+            true => first(conn, moment, visitor, device, First::Approved, after).await,
             false => park(conn, moment, &visitor).await,
         };
     };
@@ -57,15 +58,13 @@ pub(super) async fn known(conn: &mut Conn, moment: &mut Moment, visitor: Visitor
     let secret = Secret::device_token(known, &moment.secret());
     let renewed = new_channel(visitor.newcomer, known, channel.id, &secret, channel.enrollment_token_id);
     channels::reactivate(conn, &renewed, moment.now_ms).await?;
-    come_in(conn, moment, visitor.newcomer, device, &visitor.user, "device.reactivated").await?;
-    channels::rest(conn, &renewed, moment.now_ms).await?;
-    // After the wakes, the order of the locks.
-    tasks::end_open(conn, moment, &[channel.id], EndCause::ReEnrolled).await?;
+    describe(conn, moment, visitor.newcomer, device, &visitor.user, "device.reactivated", after).await?;
+    after.again.push(renewed);
     Ok(Ok(admitted(moment, known, channel.id, secret)))
 }
 
 /// Hardware that no device has: an announced device, or a new one.
-pub(super) async fn unknown(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>) -> Result<Verdict> {
+pub(super) async fn unknown(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>, after: &mut After) -> Result<Verdict> {
     let Visitor { newcomer, token, user, .. } = &visitor;
     let bound = token.as_ref().and_then(|token| token.device_id);
     let serial = newcomer.request.device.serial.as_deref();
@@ -86,7 +85,7 @@ pub(super) async fn unknown(conn: &mut Conn, moment: &mut Moment, visitor: Visit
         {
             return park(conn, moment, &visitor).await;
         }
-        return first(conn, moment, visitor, device, First::Announced).await;
+        return first(conn, moment, visitor, device, First::Announced, after).await;
     }
     // A token for one serial number: a phone that cannot tell its own gets it, one that tells another is not the one.
     let wanted = token.as_ref().and_then(|token| token.serial.as_deref());
@@ -97,7 +96,7 @@ pub(super) async fn unknown(conn: &mut Conn, moment: &mut Moment, visitor: Visit
     }
     let mut device = new_device(newcomer, moment.id(), user, moment.now_ms);
     device.serial = device.serial.or_else(|| wanted.map(str::to_owned));
-    first(conn, moment, visitor, device, First::New).await
+    first(conn, moment, visitor, device, First::New, after).await
 }
 
 const FULL: No = No("device_limit", "this user has as many devices as allowed; retire one first");
@@ -113,7 +112,14 @@ async fn is_full(conn: &mut Conn, visitor: &Visitor<'_>) -> Result<bool> {
 }
 
 /// A device's first channel.
-async fn first(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>, device: DeviceRow, how: First) -> Result<Verdict> {
+async fn first(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    visitor: Visitor<'_>,
+    device: DeviceRow,
+    how: First,
+    after: &mut After,
+) -> Result<Verdict> {
     let id = device.id;
     if (how == First::New || !counts(&device)) && is_full(conn, &visitor).await? {
         return Ok(Err(FULL));
@@ -134,7 +140,7 @@ async fn first(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>, devic
         if let Some(token) = visitor.token.as_ref().filter(|_| counted) {
             tokens::give_back_use(conn, token.id).await?;
         }
-        return Box::pin(known(conn, moment, visitor, owner)).await;
+        return Box::pin(known(conn, moment, visitor, owner, after)).await;
     }
     if how == First::New {
         devices::insert(conn, &device).await?;
@@ -149,7 +155,10 @@ async fn first(conn: &mut Conn, moment: &mut Moment, visitor: Visitor<'_>, devic
         let label_ids: Vec<Id> = serde_json::from_str(&token.labels).unwrap_or_default();
         labels::add_members(conn, &label_ids, &[id], moment.now_ms).await?;
     }
-    come_in(conn, moment, newcomer, device, &visitor.user, "device.activated").await?;
+    match how {
+        First::New => come_in(newcomer, &device, &visitor.user, "device.activated", after),
+        _ => describe(conn, moment, newcomer, device, &visitor.user, "device.activated", after).await?,
+    }
     Ok(Ok(admitted(moment, id, channel_id, secret)))
 }
 
@@ -188,17 +197,17 @@ pub(super) fn next_sync_in_s(moment: &Moment, channel_id: Id) -> i64 {
     schedule::next_sync_in_s(moment.now_ms, schedule::phase_s(channel_id)).min(PERIOD_S)
 }
 
-/// What every admission does at its end: active, described as it describes itself, findable, with its desired document, told in the
-/// feed.
-pub(super) async fn come_in(
+/// A device that is there becomes active, and what it says of itself now.
+pub(super) async fn describe(
     conn: &mut Conn,
     moment: &mut Moment,
     newcomer: &Newcomer,
     mut device: DeviceRow,
     user: &UserRow,
     kind: &'static str,
+    after: &mut After,
 ) -> Result<()> {
-    let (id, info) = (device.id, &newcomer.request.device);
+    let info = &newcomer.request.device;
     device.hardware_id = Some(info.hardware_id.clone());
     device.platform = info.platform.name().into();
     device.app = info.app.clone();
@@ -208,11 +217,18 @@ pub(super) async fn come_in(
     device.agent_version = info.agent_version.clone();
     device.management_mode = info.management_mode.name().into();
     devices::update(conn, &device).await?;
-    devices::set_state(conn, id, "active", moment.now_ms).await?;
-    device_ops::reindex(conn, &device, Some(user)).await?;
-    settle::devices(conn, moment, &[id], Lane::Change).await?;
+    devices::set_state(conn, device.id, "active", moment.now_ms).await?;
+    come_in(newcomer, &device, user, kind, after);
+    Ok(())
+}
+
+/// What every admission ends with: findable, settled on its desired document, told in the feed.
+fn come_in(newcomer: &Newcomer, device: &DeviceRow, user: &UserRow, kind: &'static str, after: &mut After) {
+    let id = device.id;
+    after.came.push(id);
+    after.terms.push((id, device_ops::terms_of(device, Some(user))));
     let data = json!({"user": user.email, "remote": newcomer.remote});
-    feed::append(conn, moment, &[Entry { kind, actor: Some(format!("device:{id}")), device_id: Some(id), data }]).await
+    after.entries.push(Entry { kind, actor: Some(format!("device:{id}")), device_id: Some(id), data });
 }
 
 fn new_device(newcomer: &Newcomer, id: Id, user: &UserRow, now_ms: i64) -> DeviceRow {

@@ -9,10 +9,12 @@ use serde_json::json;
 
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::model::Id;
 use crate::model::token::{self, Secret};
+use crate::model::{Id, Lane};
+use crate::ops::settle;
+use crate::ops::tasks::{self, EndCause};
 use crate::protocol::agent::{ActivateRequest, PushAddress};
-use crate::store::channels::Push;
+use crate::store::channels::{self, NewChannel, Push};
 use crate::store::feed::{self, Entry};
 use crate::store::tokens::{self, TokenRow};
 use crate::store::users::{self, UserRow};
@@ -85,15 +87,46 @@ pub async fn activate_all(conn: &mut Conn, moment: &mut Moment, newcomers: &[New
     let hashes: Vec<String> = newcomers.iter().filter_map(|newcomer| newcomer.request.token.as_deref().map(token::hash)).collect();
     users::lock_with_tokens(conn, &emails, &hashes).await?;
     let mut outcomes = Vec::with_capacity(newcomers.len());
+    let mut after = After::default();
     for newcomer in newcomers {
-        outcomes.push(one(conn, moment, newcomer, rules).await?);
+        outcomes.push(one(conn, moment, newcomer, rules, &mut after).await?);
     }
+    after.write(conn, moment).await?;
     Ok(outcomes)
 }
 
+/// What follows from admissions, gathered to be done for all of a group at once.
+#[derive(Default)]
+struct After {
+    /// Devices that came in: to be settled on their documents.
+    came: Vec<Id>,
+    terms: Vec<(Id, Vec<String>)>,
+    /// Channels that were there before: their wakes rest, their open tasks end.
+    again: Vec<NewChannel>,
+    entries: Vec<Entry>,
+}
+
+impl After {
+    /// In the order of the locks: channels, wakes, tasks, feed.
+    async fn write(mut self, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
+        self.came.sort_unstable();
+        self.came.dedup();
+        settle::devices(conn, moment, &self.came, Lane::Change).await?;
+        for channel in &self.again {
+            channels::rest(conn, channel, moment.now_ms).await?;
+        }
+        let channels: Vec<Id> = self.again.iter().map(|channel| channel.id).collect();
+        if !channels.is_empty() {
+            tasks::end_open(conn, moment, &channels, EndCause::ReEnrolled).await?;
+        }
+        devices::put_terms(conn, &self.terms).await?;
+        feed::append(conn, moment, &self.entries).await
+    }
+}
+
 /// Admits or refuses. Checks go in the order of the protocol; a refusal uses nothing up and is told in the audit.
-async fn one(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: Rules) -> Result<Activation> {
-    let verdict = decide(conn, moment, newcomer, rules).await?;
+async fn one(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: Rules, after: &mut After) -> Result<Activation> {
+    let verdict = decide(conn, moment, newcomer, rules, after).await?;
     let label = match &verdict {
         Ok(_) => "admitted",
         Err(No(code, _)) => code,
@@ -105,15 +138,15 @@ async fn one(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: R
             let Newcomer { request: ActivateRequest { email, device, .. }, remote, .. } = newcomer;
             let data = json!({"code": code, "email": email, "serial": device.serial, "model": device.model, "remote": remote});
             let actor = Some(format!("remote:{remote}"));
-            feed::append(conn, moment, &[Entry { kind: "activation.refused", actor, device_id: None, data }]).await?;
+            after.entries.push(Entry { kind: "activation.refused", actor, device_id: None, data });
             Ok(Activation::Refused { code, detail })
         }
     }
 }
 
-async fn decide(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: Rules) -> Result<Verdict> {
+async fn decide(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: Rules, after: &mut After) -> Result<Verdict> {
     if let Some(bearer) = &newcomer.bearer {
-        let verdict = renew::renew(conn, moment, newcomer, rules, bearer).await?;
+        let verdict = renew::renew(conn, moment, newcomer, rules, bearer, after).await?;
         // An agent may send both; a device token that does not stand is no reason to turn a good enrollment token away.
         let falls_back = matches!(verdict, Err(No("token_unknown", _))) && newcomer.request.token.is_some();
         if !falls_back {
@@ -132,8 +165,8 @@ async fn decide(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules
     };
     let visitor = Visitor { newcomer, rules, key, token: Some(token), user };
     match known {
-        Some(known) => admit::known(conn, moment, visitor, known).await,
-        None => admit::unknown(conn, moment, visitor).await,
+        Some(known) => admit::known(conn, moment, visitor, known, after).await,
+        None => admit::unknown(conn, moment, visitor, after).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! An earlier device token is the credential.
 
-use super::{Activation, Newcomer, No, Rules, UNAUTHORIZED, Verdict, Visitor, admit, email_of, enabled, hardware_key, push_of};
+use super::{Activation, After, Newcomer, No, Rules, UNAUTHORIZED, Verdict, Visitor, admit, email_of, enabled, hardware_key, push_of};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Denial;
@@ -8,7 +8,14 @@ use crate::model::token::{Secret, parse_device_token, same};
 use crate::store::{Conn, channels, devices, users};
 
 /// Gives a fresh device token, which stands beside the one that came until it is used. No re-enrollment: tasks and numbering go on.
-pub(super) async fn renew(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: Rules, bearer: &Secret) -> Result<Verdict> {
+pub(super) async fn renew(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    newcomer: &Newcomer,
+    rules: Rules,
+    bearer: &Secret,
+    after: &mut After,
+) -> Result<Verdict> {
     let unknown = No("token_unknown", "the server does not know this device token; activate with an enrollment token");
     let Some((device_id, hash)) = parse_device_token(bearer.reveal()) else { return Ok(Err(unknown)) };
     let Some(channel) = channels::credentials(conn, device_id).await? else { return Ok(Err(unknown)) };
@@ -41,7 +48,7 @@ pub(super) async fn renew(conn: &mut Conn, moment: &mut Moment, newcomer: &Newco
     let secret = Secret::device_token(device_id, &moment.secret());
     let push = newcomer.request.push.as_ref().map(push_of);
     channels::renew(conn, channel.id, &hash, &secret.hash(), push.as_ref(), moment.now_ms).await?;
-    admit::come_in(conn, moment, newcomer, device, &user, "device.token_renewed").await?;
+    admit::describe(conn, moment, newcomer, device, &user, "device.token_renewed", after).await?;
     Ok(Ok(Activation::Admitted {
         device_id,
         device_token: secret,

@@ -243,8 +243,8 @@ pub async fn call_in(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id
     view(conn, id).await
 }
 
-/// Brings the words that a device is found by up to date.
-pub async fn reindex(conn: &mut Conn, row: &DeviceRow, user: Option<&UserRow>) -> Result<()> {
+/// The words that a device is found by.
+pub fn terms_of(row: &DeviceRow, user: Option<&UserRow>) -> Vec<String> {
     let mut terms: Vec<String> = [row.serial.as_deref(), row.udid.as_deref(), Some(row.model.as_str())]
         .into_iter()
         .chain([user.map(|user| user.email.as_str()), user.map(|user| user.name.as_str())])
@@ -252,11 +252,15 @@ pub async fn reindex(conn: &mut Conn, row: &DeviceRow, user: Option<&UserRow>) -
         .map(|term| term.trim().to_lowercase())
         .collect();
     // A name is found by each of its words.
-    let words: Vec<String> = user.iter().flat_map(|user| user.name.split_whitespace()).map(str::to_lowercase).collect();
-    terms.extend(words);
+    terms.extend(user.iter().flat_map(|user| user.name.split_whitespace()).map(str::to_lowercase));
     terms.sort();
     terms.dedup();
-    devices::put_terms(conn, row.id, &terms).await
+    terms
+}
+
+/// Brings the words that a device is found by up to date.
+pub async fn reindex(conn: &mut Conn, row: &DeviceRow, user: Option<&UserRow>) -> Result<()> {
+    devices::put_terms(conn, &[(row.id, terms_of(row, user))]).await
 }
 
 /// Like [`reindex`], for one that is not at hand.

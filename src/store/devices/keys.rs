@@ -77,14 +77,21 @@ const INSERT_TERMS: Sql = rows_sql!(
     "WHERE r.term <> '' ON CONFLICT (bucket, device_id, term) DO NOTHING"
 );
 
-/// Replaces the words that a device is found by. `terms` are lower-case.
-pub async fn put_terms(conn: &mut Conn, device: Id, terms: &[String]) -> Result<()> {
-    sqlx::query("DELETE FROM device_term WHERE bucket = $1 AND device_id = $2")
-        .bind(device.bucket())
-        .bind(device)
-        .execute(conn.raw())
-        .await?;
-    let rows: Vec<Term<'_>> = terms.iter().map(|term| Term { bucket: device.bucket(), device_id: device, term }).collect();
+const DELETE_TERMS: Sql = rows_sql!(
+    "DELETE FROM device_term WHERE (bucket, device_id) IN (SELECT r.bucket, r.device_id FROM ",
+    rows(bucket: bigint, device_id: text),
+    ")"
+);
+
+/// Replaces the words that devices are found by; they are lower-case.
+pub async fn put_terms(conn: &mut Conn, devices: &[(Id, Vec<String>)]) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<Term<'_>> = devices.iter().map(|(id, _)| Term { bucket: id.bucket(), device_id: *id, term: "" }).collect();
+    sqlx::query(DELETE_TERMS.on(conn.dialect())).bind(rows_json(&all)).execute(conn.raw()).await?;
+    let rows: Vec<Term<'_>> =
+        devices.iter().flat_map(|(id, terms)| terms.iter().map(|term| Term { bucket: id.bucket(), device_id: *id, term })).collect();
     sqlx::query(INSERT_TERMS.on(conn.dialect())).bind(rows_json(&rows)).execute(conn.raw()).await?;
     Ok(())
 }

@@ -66,3 +66,29 @@ async fn the_same_hardware_at_once_is_one_device() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_disabled_meanwhile_keeps_no_phone_that_may_go_on() {
+    each_database(async |db| {
+        let door = Door::new(db);
+        let user = door.user("user@example.org").await;
+        let mut newcomers = Vec::new();
+        for n in 0..8 {
+            let (_, token) = door.token(json!({})).await;
+            newcomers.push(phone(&format!("h-{n}"), "user@example.org", &token));
+        }
+        let patch = serde_json::from_value(json!({"enabled": false})).unwrap();
+        let disable = async {
+            let app = crate::app::App::for_tests(&door.db, &door.clock);
+            let actor = &door.actor;
+            crate::change!(app, Class::Operators, |conn, moment| crate::ops::users::change(conn, moment, actor, user.id, &patch).await)
+                .unwrap();
+        };
+        let (first, rest) = newcomers.split_at(4);
+        let (before, (), after) = tokio::join!(race(&door, first), disable, race(&door, rest));
+        let denied = number(&door.db, "SELECT COUNT(*) FROM channel WHERE denied = 'user_disabled'").await;
+        assert_eq!(usize::try_from(denied).unwrap(), before + after, "whoever came in before is denied, nobody came in after");
+        assert_eq!(number(&door.db, "SELECT COUNT(*) FROM device WHERE denied IS NULL").await, 0);
+    })
+    .await;
+}
