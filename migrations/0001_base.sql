@@ -320,6 +320,11 @@ CREATE TABLE label (
   created_at_ms BIGINT NOT NULL
 );
 
+-- Labels that are deleted, until the background has swept their memberships.
+CREATE TABLE label_gone (
+  id TEXT NOT NULL PRIMARY KEY
+);
+
 CREATE TABLE label_member (
   bucket BIGINT NOT NULL,
   device_id TEXT NOT NULL,
@@ -361,7 +366,8 @@ CREATE TABLE assignment (
 CREATE INDEX assignment_label ON assignment (label_id);
 
 -- A set of labels that devices have; every device with the same set shares its stack.
--- A channel whose generation is below its set's is stale: the mover brings it up, or its next contact does.
+-- A channel whose generation is below its set's is stale: the mover brings it up, or its next contact does. -1: its labels changed.
+-- moving counts the reasons to move channels since the last time that none was stale.
 CREATE TABLE label_set (
   id TEXT NOT NULL PRIMARY KEY,
   labels TEXT NOT NULL,

@@ -46,7 +46,7 @@ pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Resu
     anyhow::ensure!(db.schema_is_current().await.unwrap_or(false), "the database has another version's schema; run `muster migrate`");
     let mut conn = db.begin(Class::Operators).await?;
     let known = meta::put_if_absent(&mut conn, FINGERPRINT, seal.fingerprint()).await?;
-    meta::put(&mut conn, settle::ADDRESS, &config.public_url).await?;
+    settle::address(&mut conn, &config.public_url).await?;
     conn.commit().await?;
     anyhow::ensure!(
         known == seal.fingerprint(),

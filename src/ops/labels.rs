@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, BULK_ABOVE, Id, Lane, Role, text};
+use crate::model::{Actor, Fault, Id, Role, text};
 use crate::ops::settle;
 use crate::store::feed::{self, Entry};
 use crate::store::{Conn, devices, labels, policies};
@@ -14,6 +14,8 @@ use crate::store::{Conn, devices, labels, policies};
 const NAME_CHARS_MAX: usize = 64;
 /// Devices that one call may name.
 const DEVICES_MAX: usize = 10_000;
+/// Faults that one answer names.
+const FAULTS_MAX: usize = 100;
 /// The name that stands for every device in assignments.
 pub const ALL: &str = "all";
 
@@ -67,57 +69,74 @@ pub async fn get(conn: &mut Conn, name: &str) -> Result<Label> {
     Ok(Label { id: row.id, name: row.name, description: row.description, devices, created_at_ms: row.created_at_ms })
 }
 
-/// Changes who has a label; answers how many devices it concerned. Unknown names fail the call before anything is changed.
-pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, how: Membership, named: &[String]) -> Result<usize> {
+/// What became of a change of members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Given {
+    /// How many devices it concerned.
+    pub devices: usize,
+    /// Names that no device has.
+    pub unknown_devices: Vec<String>,
+    /// Names that several devices have.
+    pub ambiguous_devices: Vec<String>,
+}
+
+/// Changes who has a label. Names that stand for no device, or for several, are told and the rest is done; where none stands for one
+/// device the call fails.
+pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, how: Membership, named: &[String]) -> Result<Given> {
     actor.require(Role::Operator)?;
-    let label = labels::by_name(conn, name).await?.ok_or(Error::NotFound("label"))?;
+    let label = labels::lock(conn, name).await?.ok_or(Error::NotFound("label"))?;
     if named.len() > DEVICES_MAX {
         return Err(Error::invalid("/devices", format!("at most {DEVICES_MAX} in one call")));
     }
     let (found, unknown, ambiguous) = devices::resolve_many(conn, named).await?;
-    if let Some(name) = unknown.first() {
-        let at = named.iter().position(|other| other == name).unwrap_or(0);
-        return Err(Error::invalid(format!("/devices/{at}"), format!("there is no device {name:?}")));
-    }
-    if let Some(name) = ambiguous.first() {
-        let at = named.iter().position(|other| other == name).unwrap_or(0);
-        return Err(Error::invalid(format!("/devices/{at}"), format!("several devices are named {name:?}; use an id")));
+    if found.is_empty() && !named.is_empty() {
+        let fault = |(at, name): (usize, &String)| Fault {
+            pointer: format!("/devices/{at}"),
+            detail: if ambiguous.contains(name) {
+                format!("several devices are named {name:?}; use an id")
+            } else {
+                format!("there is no device {name:?}")
+            },
+        };
+        return Err(Error::Invalid(named.iter().enumerate().take(FAULTS_MAX).map(fault).collect()));
     }
     let mut concerned = found.clone();
     match how {
         Membership::Add => labels::add_members(conn, &[label.id], &found, moment.now_ms).await?,
         Membership::Remove => labels::remove_members(conn, label.id, &found).await?,
         Membership::Replace => {
-            let before = labels::devices(conn, label.id, "", i64::MAX).await?;
-            let gone: Vec<Id> = before.into_iter().filter(|id| found.binary_search(id).is_err()).collect();
+            let most = i64::try_from(DEVICES_MAX).unwrap_or(i64::MAX);
+            let before = labels::devices(conn, label.id, "", most + 1).await?;
+            if before.len() > DEVICES_MAX {
+                return Err(Error::invalid(
+                    "/devices",
+                    format!("the label has over {DEVICES_MAX} devices, too many to be replaced in one call; add and remove"),
+                ));
+            }
+            let gone: Vec<Id> = before.iter().copied().filter(|id| found.binary_search(id).is_err()).collect();
+            concerned.retain(|id| before.binary_search(id).is_err());
             labels::remove_members(conn, label.id, &gone).await?;
-            labels::add_members(conn, &[label.id], &found, moment.now_ms).await?;
+            labels::add_members(conn, &[label.id], &concerned, moment.now_ms).await?;
             concerned.extend(gone);
         }
     }
-    settle::devices(conn, moment, &concerned, lane(concerned.len())).await?;
-    tell(
-        conn,
-        moment,
-        actor,
-        "label.members_changed",
-        json!({"name": name, "how": format!("{how:?}").to_lowercase(), "devices": concerned.len()}),
-    )
-    .await?;
-    Ok(concerned.len())
+    settle::relabelled(conn, moment, &concerned).await?;
+    let data = json!({"name": label.name, "how": format!("{how:?}").to_lowercase(), "devices": concerned.len()});
+    tell(conn, moment, actor, "label.members_changed", data).await?;
+    Ok(Given { devices: concerned.len(), unknown_devices: unknown, ambiguous_devices: ambiguous })
 }
 
-/// Deletes a label; what it gave is taken from its devices.
+/// Deletes a label; what it gave is taken from its devices, in the background where they are many.
 pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str) -> Result<()> {
     actor.require(Role::Operator)?;
-    let label = labels::by_name(conn, name).await?.ok_or(Error::NotFound("label"))?;
-    let members = labels::devices(conn, label.id, "", i64::MAX).await?;
+    let label = labels::lock(conn, name).await?.ok_or(Error::NotFound("label"))?;
+    let members = labels::count(conn, label.id).await?;
     policies::lock(conn).await?;
     policies::unassign_label(conn, &label.id.to_string()).await?;
     labels::delete(conn, label.id).await?;
+    // A set that still names the label is pointed to what its other labels give.
     settle::recompute(conn, moment).await?;
-    settle::devices(conn, moment, &members, lane(members.len())).await?;
-    tell(conn, moment, actor, "label.deleted", json!({"name": name, "devices": members.len()})).await
+    tell(conn, moment, actor, "label.deleted", json!({"name": label.name, "devices": members})).await
 }
 
 /// The ids of labels by name.
@@ -128,10 +147,6 @@ pub async fn ids(conn: &mut Conn, pointer: &str, names: &[String]) -> Result<Vec
         ids.push(label.ok_or_else(|| Error::invalid(format!("{pointer}/{at}"), format!("there is no label {name:?}")))?.id);
     }
     Ok(ids)
-}
-
-fn lane(devices: usize) -> Lane {
-    if devices > BULK_ABOVE { Lane::Bulk } else { Lane::Change }
 }
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: serde_json::Value) -> Result<()> {

@@ -70,6 +70,27 @@ pub struct Stored {
     pub made: bool,
 }
 
+/// What `If-Match` asks for before a policy is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`: the policy exists.
+    Any,
+    /// This version is in force; 0 while there are only drafts.
+    Version(i64),
+    /// A tag that is none of ours.
+    Never,
+}
+
+impl IfMatch {
+    fn holds(self, row: Option<&PolicyRow>) -> bool {
+        row.is_some_and(|row| match self {
+            IfMatch::Any => true,
+            IfMatch::Version(n) => row.published.unwrap_or(0) == n,
+            IfMatch::Never => false,
+        })
+    }
+}
+
 /// Stores a document as a new version and, unless it is a draft, publishes it. An equal document changes nothing.
 pub async fn put(
     conn: &mut Conn,
@@ -78,7 +99,7 @@ pub async fn put(
     name: &str,
     input: &PolicyInput,
     draft: bool,
-    if_match: Option<i64>,
+    if_match: Option<IfMatch>,
 ) -> Result<Stored> {
     actor.require(Role::Operator)?;
     let name = text::named("/name", name, NAME_CHARS_MAX)?;
@@ -88,22 +109,27 @@ pub async fn put(
     }
     let message = text::checked("/message", &input.message, 1000)?;
     policies::lock(conn).await?;
-    let row = match policies::by_name(conn, &name).await? {
+    let row = policies::by_name(conn, &name).await?;
+    if if_match.is_some_and(|wanted| !wanted.holds(row.as_ref())) {
+        let in_force = row.and_then(|row| row.published).unwrap_or(0);
+        return Err(Error::refused("precondition_failed", format!("version {in_force} is in force; read it again")));
+    }
+    let row = match row {
         Some(row) => row,
         None => {
             policies::insert(conn, moment.id(), &name, moment.now_ms).await?;
             policies::by_name(conn, &name).await?.ok_or(Error::NotFound("policy"))?
         }
     };
-    if if_match.is_some_and(|version| Some(version) != row.published) {
-        return Err(Error::refused("precondition_failed", format!("version {} is in force; read it again", row.published.unwrap_or(0))));
-    }
     let hash = policy::hash(&input.document);
+    if let Some(n) = row.published.filter(|_| !draft)
+        && policies::version(conn, row.id, n).await?.is_some_and(|version| version.hash == hash)
+    {
+        return Ok(Stored { version: n, published: true, made: false });
+    }
     let latest = policies::version(conn, row.id, row.latest).await?;
     let equal = latest.filter(|version| version.hash == hash);
-    if let Some(version) = &equal
-        && (draft || row.published == Some(version.n))
-    {
+    if let Some(version) = equal.as_ref().filter(|_| draft) {
         return Ok(Stored { version: version.n, published: row.published == Some(version.n), made: false });
     }
     let n = equal.as_ref().map_or(row.latest + 1, |version| version.n);
@@ -252,12 +278,13 @@ pub async fn convergence(conn: &mut Conn, name: &str) -> Result<Convergence> {
             }
         }
         let all: i64 = states.values().sum();
+        let places = [50, 90, 99].map(|share| ((all * share + 99) / 100).max(1));
+        let reached = if states["applied"] < places[0] { Vec::new() } else { stacks::applied_at(conn, &holding, places).await? };
         let mut seconds_to = std::collections::BTreeMap::new();
-        for share in [50, 90, 99] {
-            let nth = (all * share + 99) / 100 - 1;
-            let at_ms = if nth >= 0 { stacks::applied_at(conn, &holding, nth).await? } else { None };
+        for (share, place) in ["50", "90", "99"].into_iter().zip(places) {
+            let at_ms = reached.iter().find(|applied| applied.place == place).map(|applied| applied.at_ms);
             let seconds = at_ms.zip(version.published_at_ms).map(|(at, from)| (at - from).max(0) as f64 / 1000.0);
-            seconds_to.insert(share.to_string(), seconds);
+            seconds_to.insert(share.to_owned(), seconds);
         }
         versions.push(VersionConvergence { version: version.n, states, seconds_to });
     }

@@ -13,6 +13,7 @@ use crate::model::{Id, Lane};
 use crate::ops::labels::ALL;
 use crate::policy::{self, android, merge, variables};
 use crate::protocol::agent::{Detail, PolicyReport};
+use crate::store::feed::{self, Entry};
 use crate::store::policies::{self, InForce};
 use crate::store::stacks::{self, Follower, SetRow, Settled, StackRow};
 use crate::store::wakes::{self, Raise};
@@ -35,57 +36,77 @@ pub struct StackItem {
 /// Settles all channels of these devices: their label set, its stack, their desired version. Raises wakes where that is another.
 pub async fn devices(conn: &mut Conn, moment: &mut Moment, ids: &[Id], lane: Lane) -> Result<()> {
     for chunk in ids.chunks(CHUNK_MAX) {
-        let mut label_ids: HashMap<Id, Vec<Id>> = HashMap::new();
-        for (device, label) in labels::of_devices(conn, chunk).await? {
-            label_ids.entry(device).or_default().push(label);
-        }
+        stacks::lock_of_devices(conn, chunk).await?;
         let followers = stacks::of_devices(conn, chunk).await?;
-        channels_lock(conn, &followers.iter().map(|follower| follower.id).collect::<Vec<_>>()).await?;
-        let mut sets: HashMap<Vec<Id>, SetRow> = HashMap::new();
-        let mut targets = Vec::with_capacity(followers.len());
-        for follower in followers {
-            let mut of_device = label_ids.get(&follower.device_id).cloned().unwrap_or_default();
-            of_device.sort_unstable();
-            let set = match sets.get(&of_device) {
-                Some(set) => set.clone(),
-                None => {
-                    let set = ensure_set(conn, moment, &of_device).await?;
-                    sets.insert(of_device, set.clone());
-                    set
-                }
-            };
-            targets.push((follower, set));
-        }
-        follow(conn, moment, targets, Some(lane)).await?;
+        place(conn, moment, followers, Some(lane)).await?;
     }
     Ok(())
 }
 
-/// Brings stale channels up to their label sets, as their own contact does; answers where they stand. Raises nothing: they are here.
-pub async fn stale(conn: &mut Conn, moment: &mut Moment, channels: &[Id]) -> Result<Vec<Settled>> {
-    let mut sets: HashMap<String, SetRow> = HashMap::new();
-    let mut targets = Vec::with_capacity(channels.len());
-    for follower in stacks::of_channels(conn, channels).await? {
-        if !sets.contains_key(&follower.label_set_id)
-            && let Some(set) = stacks::set(conn, &follower.label_set_id).await?
-        {
-            sets.insert(set.id.clone(), set);
-        }
-        if let Some(set) = sets.get(&follower.label_set_id) {
-            targets.push((follower, set.clone()));
-        }
+/// Settles devices whose labels have changed: a few at once, more of them in the background.
+pub async fn relabelled(conn: &mut Conn, moment: &mut Moment, ids: &[Id]) -> Result<()> {
+    if ids.len() > CHUNK_MAX {
+        return stacks::unsettle(conn, ids).await;
     }
-    follow(conn, moment, targets, None).await
+    devices(conn, moment, ids, Lane::Change).await
 }
 
-/// Moves up to `limit` stale channels of a set; answers how many.
+/// Brings stale channels up to date, as their own contact does, which holds their locks; answers where they stand. Raises nothing:
+/// they are here.
+pub async fn stale(conn: &mut Conn, moment: &mut Moment, channels: &[Id]) -> Result<Vec<Settled>> {
+    let followers = stacks::of_channels(conn, channels).await?;
+    place(conn, moment, followers, None).await
+}
+
+/// Moves up to `limit` stale channels of a set; answers how many. One entry in the feed tells of all that have another document.
 pub async fn move_some(conn: &mut Conn, moment: &mut Moment, set: &SetRow, limit: i64, lane: Lane) -> Result<usize> {
     let ids = stacks::stale(conn, set, limit).await?;
     channels_lock(conn, &ids).await?;
     let followers = stacks::of_channels(conn, &ids).await?;
     // A contact may have moved one between the look and the lock; it is settled to the same place once more.
-    let targets = followers.into_iter().map(|follower| (follower, set.clone())).collect();
-    Ok(follow(conn, moment, targets, Some(lane)).await?.len())
+    let settled = place(conn, moment, followers, Some(lane)).await?;
+    let moved: i64 = settled.iter().map(|row| row.moved).sum();
+    if moved > 0 {
+        let data = json!({"label_set": set.id, "stack": set.stack_id, "channels": moved});
+        feed::append(conn, moment, &[Entry { kind: "policy.moved", actor: None, device_id: None, data }]).await?;
+    }
+    Ok(settled.len())
+}
+
+/// Notes the server's own address; documents that reference it change with it.
+pub async fn address(conn: &mut Conn, url: &str) -> Result<()> {
+    if meta::get(conn, ADDRESS).await?.as_deref() == Some(url) {
+        return Ok(());
+    }
+    meta::put(conn, ADDRESS, url).await?;
+    policies::lock(conn).await?;
+    for set in stacks::sets(conn).await? {
+        let stack = Stack::load(conn, &set.stack_id).await?;
+        if stack.variables.iter().any(|name| name == "server.address") {
+            stacks::repoint(conn, &set.id, &set.stack_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts channels into the sets of their labels and follows those. The caller holds the locks of the channels.
+async fn place(conn: &mut Conn, moment: &mut Moment, followers: Vec<Follower>, lane: Option<Lane>) -> Result<Vec<Settled>> {
+    let device_ids: BTreeSet<Id> = followers.iter().map(|follower| follower.device_id).collect();
+    let mut label_ids: HashMap<Id, Vec<Id>> = HashMap::new();
+    for (device, label) in labels::of_devices(conn, &device_ids.into_iter().collect::<Vec<_>>()).await? {
+        label_ids.entry(device).or_default().push(label);
+    }
+    let labels_of = |follower: &Follower| label_ids.get(&follower.device_id).cloned().unwrap_or_default();
+    let combinations: BTreeSet<Vec<Id>> = followers.iter().map(labels_of).collect();
+    let sets = ensure_sets(conn, moment, combinations).await?;
+    let targets = followers
+        .into_iter()
+        .filter_map(|follower| {
+            let set = sets.get(&labels_of(&follower))?.clone();
+            Some((follower, set))
+        })
+        .collect();
+    follow(conn, moment, targets, lane).await
 }
 
 /// Points each channel to its set's stack and computes its desired version.
@@ -93,6 +114,7 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, Se
     let mut known: HashMap<String, Stack> = HashMap::new();
     let mut address = None;
     let mut settled = Vec::with_capacity(targets.len());
+    let mut changed = Vec::new();
     let mut raises = Vec::new();
     for (follower, set) in targets {
         if !known.contains_key(&set.stack_id) {
@@ -108,8 +130,10 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, Se
             Err(name) => (follower.desired.clone(), Some(format!("variable_missing:{name}"))),
         };
         let moved = desired != follower.desired;
+        let released = follower.hold.is_some() && hold.is_none() && desired != follower.applied;
         // The first document is fetched by the sync that follows an activation; nobody is called before it.
-        if moved && follower.desired.is_some() {
+        let came = follower.desired.is_some() || follower.last_serving_ms.is_some();
+        if (moved || released) && came {
             raises.extend(lane.map(|lane| Raise { channel_id: follower.id, lane }));
         }
         let same = !moved
@@ -125,28 +149,37 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, Se
             hold,
             moved: i64::from(moved),
         };
-        settled.push((row, same));
+        if !same {
+            changed.push(row.clone());
+        }
+        settled.push(row);
     }
-    let changed: Vec<Settled> = settled.iter().filter(|(_, same)| !same).map(|(row, _)| row.clone()).collect();
     stacks::settle(conn, &changed, moment.now_ms).await?;
     wakes::raise(conn, &raises, moment.now_ms).await?;
-    Ok(settled.into_iter().map(|(row, _)| row).collect())
+    Ok(settled)
 }
 
-/// Finds the set of these labels, or makes it with its stack.
-async fn ensure_set(conn: &mut Conn, moment: &mut Moment, labels: &[Id]) -> Result<SetRow> {
-    let text = serde_json::to_string(labels).unwrap_or_else(|_| "[]".into());
-    let id = short_hash(&text);
-    if let Some(set) = stacks::set(conn, &id).await? {
-        return Ok(set);
+/// Finds the sets of these combinations of labels, or makes them with their stacks. Whoever holds one sees it point nowhere else until
+/// the transaction ends.
+async fn ensure_sets(conn: &mut Conn, moment: &mut Moment, combinations: BTreeSet<Vec<Id>>) -> Result<HashMap<Vec<Id>, SetRow>> {
+    let mut wanted: HashMap<String, Vec<Id>> = HashMap::new();
+    for labels in combinations {
+        wanted.insert(short_hash(&json!(labels).to_string()), labels);
     }
-    // Under the lock nobody publishes between the computing of the stack and the birth of the set.
-    policies::lock(conn).await?;
-    let in_force = policies::in_force(conn).await?;
-    let stack_id = ensure_stack(conn, moment, &resolve(&in_force, labels)).await?;
-    let set = SetRow { id, labels: text, stack_id, generation: 1 };
-    stacks::insert_set(conn, &set, moment.now_ms).await?;
-    Ok(stacks::set(conn, &set.id).await?.unwrap_or(set))
+    let ids: Vec<String> = wanted.keys().cloned().collect();
+    let known: BTreeSet<String> = stacks::sets_of(conn, &ids).await?.into_iter().map(|set| set.id).collect();
+    if known.len() < wanted.len() {
+        // Under the lock nobody publishes between the computing of the stack and the birth of the set.
+        policies::lock(conn).await?;
+        let in_force = policies::in_force(conn).await?;
+        for (id, labels) in wanted.iter().filter(|(id, _)| !known.contains(*id)) {
+            let stack_id = ensure_stack(conn, moment, &resolve(&in_force, labels)).await?;
+            let set = SetRow { id: id.clone(), labels: json!(labels).to_string(), stack_id, generation: 1, moving: 0 };
+            stacks::insert_set(conn, &set, moment.now_ms).await?;
+        }
+    }
+    let held = stacks::sets_held(conn, &ids).await?;
+    Ok(held.into_iter().filter_map(|set| Some((wanted.remove(&set.id)?, set))).collect())
 }
 
 /// Computes the stack of every label set anew and points those to another that have one. The caller holds [`policies::lock`].
@@ -209,6 +242,15 @@ async fn ensure_stack(conn: &mut Conn, moment: &Moment, items: &[StackItem]) -> 
     Ok(id)
 }
 
+/// A stack as stored; `None` for a channel before its first settling. Stacks are never deleted while they are pointed to: one that is
+/// missing is an error, not an empty document.
+async fn stored(conn: &mut Conn, id: &str) -> Result<Option<StackRow>> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(stacks::stack(conn, id).await?.ok_or(sqlx::Error::RowNotFound)?))
+}
+
 /// A stack at hand.
 struct Stack {
     document: Value,
@@ -218,7 +260,7 @@ struct Stack {
 
 impl Stack {
     async fn load(conn: &mut Conn, id: &str) -> Result<Stack> {
-        Ok(Stack::of(stacks::stack(conn, id).await?.as_ref()))
+        Ok(Stack::of(stored(conn, id).await?.as_ref()))
     }
 
     /// Before its first settling a channel has the empty document.
@@ -285,7 +327,7 @@ pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered
     let mut delivered = Vec::with_capacity(channels.len());
     for follower in stacks::of_channels(conn, channels).await? {
         if !rows.contains_key(&follower.stack_id) {
-            rows.insert(follower.stack_id.clone(), stacks::stack(conn, &follower.stack_id).await?);
+            rows.insert(follower.stack_id.clone(), stored(conn, &follower.stack_id).await?);
         }
         let row = rows[&follower.stack_id].as_ref();
         let stack = Stack::of(row);
@@ -322,3 +364,6 @@ pub fn proof(desired: Option<&str>, report: &PolicyReport) -> Proof {
 fn short_hash(text: &str) -> String {
     Sha256::digest(text.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

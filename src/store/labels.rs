@@ -62,11 +62,43 @@ pub async fn names(conn: &mut Conn, ids: &[Id]) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(NAMES.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
 }
 
-/// Removes a label and its memberships; assignments are removed by the caller first.
+/// Locks a label for the change of its members.
+pub async fn lock(conn: &mut Conn, name: &str) -> Result<Option<LabelRow>> {
+    Ok(sqlx::query_as("UPDATE label SET name = name WHERE name = $1 RETURNING id, name, description, created_at_ms")
+        .bind(name)
+        .fetch_optional(conn.raw())
+        .await?)
+}
+
+/// Removes a label. Its memberships, which count no longer, are swept in the background; assignments are removed by the caller first.
 pub async fn delete(conn: &mut Conn, id: Id) -> Result<()> {
-    sqlx::query("DELETE FROM label_member WHERE label_id = $1").bind(id).execute(conn.raw()).await?;
     sqlx::query("DELETE FROM label WHERE id = $1").bind(id).execute(conn.raw()).await?;
+    sqlx::query("INSERT INTO label_gone (id) VALUES ($1)").bind(id).execute(conn.raw()).await?;
     Ok(())
+}
+
+/// True where a label that is gone has left memberships.
+pub async fn any_gone(conn: &mut Conn) -> Result<bool> {
+    let found: Option<Id> = sqlx::query_scalar("SELECT id FROM label_gone LIMIT 1").fetch_optional(conn.raw()).await?;
+    Ok(found.is_some())
+}
+
+/// Removes up to `limit` memberships of a label that is gone; true where one was gone.
+pub async fn sweep(conn: &mut Conn, limit: i64) -> Result<bool> {
+    let gone: Option<Id> = sqlx::query_scalar("SELECT id FROM label_gone ORDER BY id LIMIT 1").fetch_optional(conn.raw()).await?;
+    let Some(id) = gone else { return Ok(false) };
+    let swept = sqlx::query(
+        "DELETE FROM label_member WHERE (bucket, device_id, label_id) IN \
+           (SELECT bucket, device_id, label_id FROM label_member WHERE label_id = $1 LIMIT $2)",
+    )
+    .bind(id)
+    .bind(limit)
+    .execute(conn.raw())
+    .await?;
+    if swept.rows_affected() == 0 {
+        sqlx::query("DELETE FROM label_gone WHERE id = $1").bind(id).execute(conn.raw()).await?;
+    }
+    Ok(true)
 }
 
 #[derive(Serialize)]
@@ -84,10 +116,10 @@ fn members(labels: &[Id], devices: &[Id]) -> Vec<Member> {
 const ADD: Sql = rows_sql!(
     "INSERT INTO label_member (bucket, device_id, label_id, added_at_ms) SELECT r.bucket, r.device_id, r.label_id, $2 FROM ",
     rows(bucket: bigint, device_id: text, label_id: text),
-    "WHERE r.bucket >= 0 ON CONFLICT (bucket, device_id, label_id) DO NOTHING"
+    "WHERE EXISTS (SELECT 1 FROM label l WHERE l.id = r.label_id) ON CONFLICT (bucket, device_id, label_id) DO NOTHING"
 );
 
-/// Gives every device every label.
+/// Gives every device every label that is still there.
 pub async fn add_members(conn: &mut Conn, labels: &[Id], devices: &[Id], now_ms: i64) -> Result<()> {
     let rows = members(labels, devices);
     if rows.is_empty() {
@@ -159,7 +191,7 @@ struct Key {
 const OF_DEVICES: Sql = rows_sql!(
     "SELECT m.device_id, m.label_id FROM ",
     rows(bucket: bigint, id: text),
-    "JOIN label_member m ON m.bucket = r.bucket AND m.device_id = r.id ORDER BY m.device_id, m.label_id"
+    "JOIN label_member m ON m.bucket = r.bucket AND m.device_id = r.id JOIN label l ON l.id = m.label_id ORDER BY m.device_id, m.label_id"
 );
 
 /// The label ids of many devices, sorted.

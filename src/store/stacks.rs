@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 
 use super::batch::rows_sql;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -16,15 +16,45 @@ pub struct SetRow {
     pub labels: String,
     pub stack_id: String,
     pub generation: i64,
+    /// 0 while none of its channels is to be moved; each reason to move some adds one.
+    pub moving: i64,
 }
 
-pub async fn set(conn: &mut Conn, id: &str) -> Result<Option<SetRow>> {
-    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation FROM label_set WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
+#[derive(Serialize)]
+struct Name<'a> {
+    id: &'a str,
+}
+
+fn names(ids: &[String]) -> String {
+    rows_json(&ids.iter().map(|id| Name { id }).collect::<Vec<_>>())
+}
+
+const SETS: Sql = rows_sql!(
+    "SELECT s.id, s.labels, s.stack_id, s.generation, s.moving FROM ",
+    rows(id: text),
+    "JOIN label_set s ON s.id = r.id ORDER BY s.id"
+);
+
+/// Sets by id; those that do not exist are left out.
+pub async fn sets_of(conn: &mut Conn, ids: &[String]) -> Result<Vec<SetRow>> {
+    Ok(sqlx::query_as(SETS.on(conn.dialect())).bind(names(ids)).fetch_all(conn.raw()).await?)
+}
+
+const SHARED: &str = "SELECT s.id, s.labels, s.stack_id, s.generation, s.moving FROM json_to_recordset($1::json) AS r(id text) \
+     JOIN label_set s ON s.id = r.id ORDER BY s.id FOR SHARE OF s";
+
+/// The same, and nobody points them elsewhere until this transaction ends: whoever moves a set's channels afterwards sees those that
+/// were put into it here. SQLite's writer is alone anyway.
+pub async fn sets_held(conn: &mut Conn, ids: &[String]) -> Result<Vec<SetRow>> {
+    match conn.dialect() {
+        Dialect::Sqlite => sets_of(conn, ids).await,
+        Dialect::Postgres => Ok(sqlx::query_as(SHARED).bind(names(ids)).fetch_all(conn.raw()).await?),
+    }
 }
 
 /// Every label set: as many as there are different combinations of labels on devices.
 pub async fn sets(conn: &mut Conn) -> Result<Vec<SetRow>> {
-    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation FROM label_set ORDER BY id").fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation, moving FROM label_set ORDER BY id").fetch_all(conn.raw()).await?)
 }
 
 pub async fn insert_set(conn: &mut Conn, set: &SetRow, now_ms: i64) -> Result<()> {
@@ -43,7 +73,7 @@ pub async fn insert_set(conn: &mut Conn, set: &SetRow, now_ms: i64) -> Result<()
 
 /// Points a set to another stack: its channels are stale from now on.
 pub async fn repoint(conn: &mut Conn, id: &str, stack_id: &str) -> Result<()> {
-    sqlx::query("UPDATE label_set SET stack_id = $2, generation = generation + 1, moving = 1 WHERE id = $1")
+    sqlx::query("UPDATE label_set SET stack_id = $2, generation = generation + 1, moving = moving + 1 WHERE id = $1")
         .bind(id)
         .bind(stack_id)
         .execute(conn.raw())
@@ -53,12 +83,40 @@ pub async fn repoint(conn: &mut Conn, id: &str, stack_id: &str) -> Result<()> {
 
 /// The sets whose channels are being moved.
 pub async fn moving(conn: &mut Conn) -> Result<Vec<SetRow>> {
-    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation FROM label_set WHERE moving = 1 ORDER BY id").fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as("SELECT id, labels, stack_id, generation, moving FROM label_set WHERE moving > 0 ORDER BY id")
+        .fetch_all(conn.raw())
+        .await?)
 }
 
-/// Ends a move, unless the set was pointed elsewhere meanwhile.
-pub async fn moved(conn: &mut Conn, id: &str, generation: i64) -> Result<()> {
-    sqlx::query("UPDATE label_set SET moving = 0 WHERE id = $1 AND generation = $2").bind(id).bind(generation).execute(conn.raw()).await?;
+/// Ends a move, unless there was one more reason to move since `set` was read.
+pub async fn moved(conn: &mut Conn, set: &SetRow) -> Result<()> {
+    sqlx::query("UPDATE label_set SET moving = 0 WHERE id = $1 AND generation = $2 AND moving = $3")
+        .bind(&set.id)
+        .bind(set.generation)
+        .bind(set.moving)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+const UNSETTLE: Sql = rows_sql!(
+    "UPDATE channel AS c SET generation = -1 FROM ",
+    rows(bucket: bigint, id: text),
+    "WHERE c.bucket = r.bucket AND c.device_id = r.id"
+);
+
+const MOVE_SETS: Sql = rows_sql!(
+    "UPDATE label_set SET moving = moving + 1 WHERE id IN (SELECT c.label_set_id FROM ",
+    rows(bucket: bigint, id: text),
+    "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id)"
+);
+
+/// Leaves the channels of these devices to the mover, or to their own next contact: their labels have changed.
+pub async fn unsettle(conn: &mut Conn, devices: &[Id]) -> Result<()> {
+    let dialect = conn.dialect();
+    lock_of_devices(conn, devices).await?;
+    sqlx::query(UNSETTLE.on(dialect)).bind(keys(devices)).execute(conn.raw()).await?;
+    sqlx::query(MOVE_SETS.on(dialect)).bind(keys(devices)).execute(conn.raw()).await?;
     Ok(())
 }
 
@@ -90,9 +148,17 @@ pub async fn stack(conn: &mut Conn, id: &str) -> Result<Option<StackRow>> {
         .await?)
 }
 
-/// Every stack that has channels or is pointed to: for reports, not for contacts.
-pub async fn stacks(conn: &mut Conn) -> Result<Vec<StackRow>> {
-    Ok(sqlx::query_as("SELECT id, items, document, version, variables FROM stack ORDER BY id").fetch_all(conn.raw()).await?)
+/// What a stack is made of.
+#[derive(Clone, Debug, FromRow)]
+pub struct StackItems {
+    pub id: String,
+    /// As in [`StackRow::items`].
+    pub items: String,
+}
+
+/// What every stack is made of: for reports, not for contacts.
+pub async fn stacks(conn: &mut Conn) -> Result<Vec<StackItems>> {
+    Ok(sqlx::query_as("SELECT id, items FROM stack ORDER BY id").fetch_all(conn.raw()).await?)
 }
 
 pub async fn insert_stack(conn: &mut Conn, stack: &StackRow, now_ms: i64) -> Result<()> {
@@ -121,6 +187,8 @@ pub struct Follower {
     pub stack_id: String,
     pub desired: Option<String>,
     pub hold: Option<String>,
+    pub applied: Option<String>,
+    pub last_serving_ms: Option<i64>,
     pub serial: Option<String>,
     pub model: String,
     pub os_version: String,
@@ -133,7 +201,7 @@ pub struct Follower {
 macro_rules! followers {
     ($from:literal, $where:literal) => {
         concat!(
-            "SELECT c.id, c.device_id, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, d.serial, d.model, d.os_version, \
+            "SELECT c.id, c.device_id, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, c.applied, c.last_serving_ms, d.serial, d.model, d.os_version, \
              d.user_id, u.email, u.name, u.attributes FROM ",
             $from,
             " JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id LEFT JOIN users u ON u.id = d.user_id ",
@@ -173,6 +241,19 @@ const BY_CHANNEL: Sql = Sql {
         "ORDER BY c.bucket, c.id"
     ),
 };
+
+// In the order of their keys, as everybody locks them.
+const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM json_to_recordset($1::json) AS r(bucket bigint, id text) \
+     JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
+
+/// Locks the channels of devices, before their labels are read: of two that change the labels of one device at once, the second then
+/// sees what the first did. SQLite's writer is alone anyway.
+pub async fn lock_of_devices(conn: &mut Conn, devices: &[Id]) -> Result<()> {
+    if conn.dialect() == Dialect::Postgres {
+        sqlx::query(LOCK).bind(keys(devices)).execute(conn.raw()).await?;
+    }
+    Ok(())
+}
 
 /// The channels of devices.
 pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Follower>> {
@@ -243,18 +324,28 @@ pub async fn standings(conn: &mut Conn, stack_id: &str) -> Result<Vec<Standing>>
     .await?)
 }
 
-/// When the `nth` channel (from 0) of a stack had applied its document; `None` where fewer have.
-pub async fn applied_at(conn: &mut Conn, stack_ids: &[String], nth: i64) -> Result<Option<i64>> {
-    #[derive(Serialize)]
-    struct Row<'a> {
-        id: &'a str,
-    }
-    const APPLIED: Sql = rows_sql!(
-        "SELECT c.applied_at_ms FROM ",
-        rows(id: text),
-        "JOIN channel c ON c.stack_id = r.id WHERE c.applied = c.desired AND c.denied IS NULL AND c.applied_at_ms IS NOT NULL \
-         ORDER BY c.applied_at_ms LIMIT 1 OFFSET $2"
-    );
-    let rows: Vec<Row<'_>> = stack_ids.iter().map(|id| Row { id }).collect();
-    Ok(sqlx::query_scalar(APPLIED.on(conn.dialect())).bind(rows_json(&rows)).bind(nth).fetch_optional(conn.raw()).await?)
+/// A place in the order in which channels applied their document.
+#[derive(Clone, Debug, FromRow)]
+pub struct AppliedAt {
+    /// From 1.
+    pub place: i64,
+    pub at_ms: i64,
+}
+
+const APPLIED_AT: Sql = rows_sql!(
+    "SELECT place, at_ms FROM (SELECT c.applied_at_ms AS at_ms, ROW_NUMBER() OVER (ORDER BY c.applied_at_ms) AS place FROM ",
+    rows(id: text),
+    "JOIN channel c ON c.stack_id = r.id WHERE c.applied = c.desired AND c.denied IS NULL AND c.hold IS NULL AND c.applied_at_ms IS NOT NULL \
+       AND (c.details IS NULL OR c.reported IS NULL OR c.reported <> c.desired)) AS applied WHERE place IN ($2, $3, $4)"
+);
+
+/// When so many channels (three numbers from 1) of these stacks had applied their document; places that none has reached are left out.
+pub async fn applied_at(conn: &mut Conn, stack_ids: &[String], places: [i64; 3]) -> Result<Vec<AppliedAt>> {
+    Ok(sqlx::query_as(APPLIED_AT.on(conn.dialect()))
+        .bind(names(stack_ids))
+        .bind(places[0])
+        .bind(places[1])
+        .bind(places[2])
+        .fetch_all(conn.raw())
+        .await?)
 }

@@ -12,13 +12,15 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{BULK_ABOVE, Lane};
 use crate::ops::{jobs as job_ops, settle, tasks as task_ops};
-use crate::store::{Class, Conn, jobs, meta, stacks, tallies, tasks};
+use crate::store::{Class, Conn, jobs, labels, meta, stacks, tallies, tasks};
 
 const TICK: Duration = Duration::from_millis(200);
 /// Rows of one transaction.
 const CHUNK: usize = 500;
 /// SQLite has one writer: a transaction of the background takes about 10 ms.
 const CHUNK_SQLITE: usize = 250;
+/// Chunks of a moving set between two looks at what else waits.
+const MOVES_A_PASS: usize = 8;
 const LEASE_MS: i64 = 15_000;
 
 /// Runs until `stop`.
@@ -36,7 +38,7 @@ pub async fn pass(app: &App) -> Result<bool> {
         return Ok(false);
     }
     // One that fails must not keep the others waiting: each is tried, and the failure is told at the end.
-    let outcomes = [walk(app).await, move_sets(app).await, expire(app).await, fold(app).await];
+    let outcomes = [walk(app).await, move_sets(app).await, sweep(app).await, expire(app).await, fold(app).await];
     let more = outcomes.iter().any(|outcome| matches!(outcome, Ok(true)));
     for outcome in outcomes {
         outcome?;
@@ -72,21 +74,31 @@ async fn walk(app: &App) -> Result<bool> {
     change!(app, Class::Background, |conn, moment| job_ops::step(conn, moment, limit).await)
 }
 
-/// One chunk of one moving label set.
+/// A few chunks of one moving label set, each in a transaction of its own.
 async fn move_sets(app: &App) -> Result<bool> {
     let mut conn = app.db.read().await?;
     let Some(set) = stacks::moving(&mut conn).await?.into_iter().next() else { return Ok(false) };
     let most = i64::try_from(BULK_ABOVE).unwrap_or(i64::MAX) + 1;
     let lane = if stacks::size(&mut conn, &set.id, most).await? == most { Lane::Bulk } else { Lane::Change };
     drop(conn);
-    let limit = chunk(app);
-    let moved = change!(app, Class::Background, |conn, moment| {
-        settle::move_some(conn, moment, &set, i64::try_from(limit).unwrap_or(i64::MAX), lane).await
-    })?;
-    if moved == 0 {
-        change!(app, Class::Background, |conn, _moment| stacks::moved(conn, &set.id, set.generation).await)?;
+    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
+    for _ in 0..MOVES_A_PASS {
+        let moved = change!(app, Class::Background, |conn, moment| settle::move_some(conn, moment, &set, limit, lane).await)?;
+        if moved == 0 {
+            change!(app, Class::Background, |conn, _moment| stacks::moved(conn, &set).await)?;
+            break;
+        }
     }
     Ok(true)
+}
+
+/// A chunk of the memberships that a deleted label has left.
+async fn sweep(app: &App) -> Result<bool> {
+    if !labels::any_gone(&mut app.db.read().await?).await? {
+        return Ok(false);
+    }
+    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
+    change!(app, Class::Background, |conn, _moment| labels::sweep(conn, limit).await)
 }
 
 /// A chunk of tasks whose time is over.
@@ -116,3 +128,6 @@ async fn fold_some(conn: &mut Conn, moment: &mut Moment, limit: i64) -> Result<b
     }
     Ok(!topics.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -16,7 +17,7 @@ use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
 use crate::model::{Actor, Id};
 use crate::ops::devices::{self as device_ops, Device};
-use crate::ops::labels::{self as ops, Label, LabelInput, Membership};
+use crate::ops::labels::{self as ops, Given, Label, LabelInput, Membership};
 use crate::store::{Class, labels};
 
 /// Devices by id, serial number or UDID.
@@ -87,39 +88,45 @@ pub async fn devices(
 }
 
 /// Gives the label to exactly these devices.
-#[utoipa::path(put, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses((status = 204)))]
+#[utoipa::path(put, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses(
+    (status = 204), (status = 200, body = Given, description = "some names stand for no device, or for several; the rest is done")))]
 pub async fn replace(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(name): Path<String>,
     JsonBody(members): JsonBody<Members>,
-) -> Answer<StatusCode> {
+) -> Answer<Response> {
     membership(&app, &actor, &name, Membership::Replace, &members).await
 }
 
 /// Gives the label to these devices as well.
-#[utoipa::path(post, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses((status = 204)))]
+#[utoipa::path(post, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses(
+    (status = 204), (status = 200, body = Given, description = "some names stand for no device, or for several; the rest is done")))]
 pub async fn add(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(name): Path<String>,
     JsonBody(members): JsonBody<Members>,
-) -> Answer<StatusCode> {
+) -> Answer<Response> {
     membership(&app, &actor, &name, Membership::Add, &members).await
 }
 
 /// Takes the label from these devices.
-#[utoipa::path(delete, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses((status = 204)))]
+#[utoipa::path(delete, path = "/api/v1/labels/{name}/devices", tag = "labels", params(("name" = String, Path)), request_body = Members, responses(
+    (status = 204), (status = 200, body = Given, description = "some names stand for no device, or for several; the rest is done")))]
 pub async fn remove(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(name): Path<String>,
     JsonBody(members): JsonBody<Members>,
-) -> Answer<StatusCode> {
+) -> Answer<Response> {
     membership(&app, &actor, &name, Membership::Remove, &members).await
 }
 
-async fn membership(app: &App, actor: &Actor, name: &str, how: Membership, members: &Members) -> Answer<StatusCode> {
-    change!(app, Class::Operators, |conn, moment| ops::change(conn, moment, actor, name, how, &members.devices).await)?;
-    Ok(StatusCode::NO_CONTENT)
+async fn membership(app: &App, actor: &Actor, name: &str, how: Membership, members: &Members) -> Answer<Response> {
+    let given = change!(app, Class::Operators, |conn, moment| ops::change(conn, moment, actor, name, how, &members.devices).await)?;
+    if given.unknown_devices.is_empty() && given.ambiguous_devices.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(Json(given).into_response())
 }

@@ -15,7 +15,7 @@ use crate::http::auth::Caller;
 use crate::http::error::Answer;
 use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
-use crate::ops::policies::{self as ops, Assignments, Convergence, Policy, PolicyInput, Stored, Version};
+use crate::ops::policies::{self as ops, Assignments, Convergence, IfMatch, Policy, PolicyInput, Stored, Version};
 use crate::store::{Class, policies};
 
 /// How a document is stored.
@@ -38,7 +38,7 @@ pub async fn put(
     headers: HeaderMap,
     JsonBody(input): JsonBody<PolicyInput>,
 ) -> Answer<(StatusCode, Json<Stored>)> {
-    let if_match = if_match(&headers)?;
+    let if_match = if_match(&headers);
     let stored = change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, &actor, &name, &input, query.draft, if_match).await)?;
     Ok((if stored.made { StatusCode::CREATED } else { StatusCode::OK }, Json(stored)))
 }
@@ -103,9 +103,8 @@ pub async fn convergence(State(app): State<App>, _: Caller, Path(name): Path<Str
     Ok(Json(ops::convergence(&mut app.db.read().await?, &name).await?))
 }
 
-fn if_match(headers: &HeaderMap) -> Answer<Option<i64>> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
-    // A tag that is no version of ours matches none.
-    Ok(Some(version.unwrap_or(-1)))
+fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
+    let tag = headers.get(header::IF_MATCH)?.to_str().unwrap_or("").trim();
+    let version = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(tag).parse();
+    Some(if tag == "*" { IfMatch::Any } else { version.map_or(IfMatch::Never, IfMatch::Version) })
 }

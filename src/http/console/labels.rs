@@ -13,7 +13,7 @@ use crate::change;
 use crate::error::{Error, Result};
 use crate::http::page::List;
 use crate::model::Id;
-use crate::ops::labels::{self as ops, LabelInput, Membership};
+use crate::ops::labels::{self as ops, Given, LabelInput, Membership};
 use crate::store::{Class, labels};
 
 const PAGE_ROWS: i64 = 100;
@@ -97,13 +97,24 @@ pub async fn members(State(app): State<App>, Path(name): Path<String>, posted: P
     let how = if fields.text("how") == "remove" { Membership::Remove } else { Membership::Add };
     let mut named = fields.all("device");
     named.extend(fields.text("typed").split([',', '\n', ' ']).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned));
-    let done: Result<usize> = if named.is_empty() {
+    let done: Result<Given> = if named.is_empty() {
         Err(Error::invalid("/devices", "select devices, or type their serial numbers"))
     } else {
         change!(app, Class::Operators, |conn, moment| ops::change(conn, moment, actor, &name, how, &named).await)
     };
     let word = if how == Membership::Remove { "taken from" } else { "given to" };
-    told(&path_of(&name), done.map(|n| format!("The label is {word} {n} {}.", if n == 1 { "device" } else { "devices" })))
+    told(&path_of(&name), done.map(|given| said_of(word, &given)))
+}
+
+fn said_of(word: &str, given: &Given) -> String {
+    let n = given.devices;
+    let mut said = format!("The label is {word} {n} {}.", if n == 1 { "device" } else { "devices" });
+    for (names, why) in [(&given.unknown_devices, "No device is named"), (&given.ambiguous_devices, "Several devices are named")] {
+        if !names.is_empty() {
+            said = format!("{said} {why} {}.", names.join(", "));
+        }
+    }
+    said
 }
 
 /// Asks first.

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::change;
 use crate::error::Error;
 use crate::model::Fault;
-use crate::ops::policies::{self as ops, Assignments, PolicyInput};
+use crate::ops::policies::{self as ops, Assignments, IfMatch, PolicyInput};
 use crate::store::policies::{self, Assignment};
 use crate::store::{Class, Conn, labels};
 
@@ -85,7 +85,7 @@ pub async fn put(State(app): State<App>, Path(name): Path<String>, posted: Poste
     let draft = fields.text("how") == "draft";
     let path = format!("/policies/{}", segment(&name));
     let (text, message) = (fields.text("document").to_owned(), fields.text("message").to_owned());
-    let base = fields.number("base").ok().flatten().filter(|n| *n > 0);
+    let base = fields.number("base").ok().flatten().filter(|n| *n > 0).map(IfMatch::Version);
     let done = match serde_json::from_str::<Value>(&text) {
         Ok(document) => {
             let input = PolicyInput { document, message: message.clone() };
