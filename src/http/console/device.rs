@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde_json::Value;
 
 use super::confirm::confirm;
-use super::devices::{name_of, standing};
+use super::devices::{channel_standing, name_of, standing};
 use super::form::Posted;
 use super::format::{Badge, When, pretty, relative, sentence, words};
 use super::layout::{Frame, Shown, Visitor, page, segment, told};
@@ -255,12 +255,6 @@ fn about(device: &Device) -> Vec<(&'static str, String)> {
 }
 
 fn channel_line(channel: &crate::store::channels::ChannelView, now_ms: i64) -> ChannelLine {
-    let standing = match (&channel.hold, channel.applied == channel.desired) {
-        (Some(_), _) => "held",
-        (None, true) => "applied",
-        (None, false) if channel.details.is_some() => "failed",
-        (None, false) => "pending",
-    };
     let details: Vec<Value> = channel.details.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     ChannelLine {
@@ -270,7 +264,7 @@ fn channel_line(channel: &crate::store::channels::ChannelView, now_ms: i64) -> C
         cause: channel.last_cause.clone().unwrap_or_default(),
         desired: channel.desired.clone().unwrap_or_else(|| "none".into()),
         applied: channel.applied.clone().unwrap_or_else(|| "none".into()),
-        standing: Badge::of(standing),
+        standing: Badge::of(channel_standing(channel)),
         hold: channel.hold.clone().unwrap_or_default(),
         details: details.iter().map(|detail| (text(&detail["setting"]), text(&detail["reason"]))).collect(),
     }

@@ -12,6 +12,7 @@ use crate::http::page::List;
 use crate::model::Id;
 use crate::model::kind::KINDS;
 use crate::ops::devices::{self, Device};
+use crate::store::channels::ChannelView;
 use crate::store::console::Named;
 use crate::store::search::{self, Search};
 use crate::store::{Conn, labels};
@@ -122,14 +123,18 @@ fn row(device: Device, now_ms: i64) -> Row {
 
 /// How a device stands to the document that it should have: the worst of its channels.
 pub fn standing(device: &Device) -> &'static str {
-    let mut worst = if device.channels.is_empty() { "none" } else { "applied" };
-    for channel in &device.channels {
-        if channel.hold.is_some() {
-            return "held";
-        }
-        if channel.desired.is_some() && channel.applied != channel.desired {
-            worst = if channel.details.is_some() { "failed" } else { "pending" };
-        }
+    // The order of gravity; `max` keeps the last of equals, which is the same word.
+    const GRAVITY: [&str; 4] = ["applied", "pending", "failed", "held"];
+    let gravity = |channel: &&ChannelView| GRAVITY.iter().position(|word| *word == channel_standing(channel));
+    device.channels.iter().max_by_key(gravity).map_or("none", channel_standing)
+}
+
+/// How one channel stands to it: `held`, `pending`, `failed` (it has it and says that it does not obey all of it) or `applied`.
+pub fn channel_standing(channel: &ChannelView) -> &'static str {
+    match (&channel.hold, channel.applied == channel.desired, &channel.details) {
+        (Some(_), _, _) => "held",
+        (None, false, _) => "pending",
+        (None, true, Some(_)) => "failed",
+        (None, true, None) => "applied",
     }
-    worst
 }

@@ -53,7 +53,7 @@ pub fn relative(at_ms: i64, now_ms: i64) -> String {
     let apart = (now_ms - at_ms).abs();
     let span = span(apart);
     if apart < 5_000 {
-        "just now".into()
+        if at_ms > now_ms { "now" } else { "just now" }.into()
     } else if at_ms > now_ms {
         format!("in {span}")
     } else {

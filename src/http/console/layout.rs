@@ -2,7 +2,7 @@
 
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 
@@ -135,6 +135,16 @@ impl IntoResponse for Trouble {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+/// What is nowhere in the URL table: a page for people, a problem document for programs.
+pub async fn missing(uri: Uri) -> Response {
+    let is_program = ["/api/", "/agent/", "/mdm/"].iter().any(|prefix| uri.path().starts_with(prefix));
+    if is_program {
+        Problem::from(Error::NotFound("address")).into_response()
+    } else {
+        Trouble::from(Error::NotFound("page")).into_response()
     }
 }
 

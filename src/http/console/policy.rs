@@ -198,8 +198,8 @@ fn version_line(version: &policies::VersionRow, row: &policies::PolicyRow, path:
 
 fn convergence_line(one: ops::VersionConvergence) -> ConvergenceLine {
     let to = |share: &str| match one.seconds_to.get(share).copied().flatten() {
-        Some(seconds) if seconds < 60.0 => format!("{seconds:.1} s"),
-        Some(seconds) => span((seconds * 1000.0) as i64),
+        Some(seconds) if seconds < 60.0 => format!("in {seconds:.1} s"),
+        Some(seconds) => format!("in {}", span((seconds * 1000.0) as i64)),
         None => "not yet".into(),
     };
     ConvergenceLine { version: one.version, to_50: to("50"), to_90: to("90"), to_99: to("99"), bar: Bar::of(&one.states) }

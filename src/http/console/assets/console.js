@@ -27,7 +27,7 @@
     for (const time of document.querySelectorAll("time[data-ms]")) {
       const at = Number(time.dataset.ms);
       const apart = Math.abs(now - at);
-      const text = apart < 5000 ? "just now" : at > now ? "in " + span(apart) : span(apart) + " ago";
+      const text = apart < 5000 ? (at > now ? "now" : "just now") : at > now ? "in " + span(apart) : span(apart) + " ago";
       if (time.textContent !== text) time.textContent = text;
     }
   };
