@@ -7,6 +7,7 @@ pub mod console;
 pub mod error;
 pub mod extract;
 pub mod health;
+pub mod openapi;
 pub mod page;
 pub mod serve;
 pub mod tls;
@@ -26,7 +27,7 @@ pub fn router(app: App, parts: &[Part]) -> Router {
         router = router.nest("/agent/v1", agent());
     }
     if parts.contains(&Part::Api) {
-        router = router.nest("/api/v1", api());
+        router = router.nest("/api/v1", api()).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
     }
     if parts.contains(&Part::Console) {
         router = router.merge(console());
@@ -36,7 +37,10 @@ pub fn router(app: App, parts: &[Part]) -> Router {
 
 /// The agent protocol.
 fn agent() -> Router<App> {
-    Router::new().route("/activate", post(agent::activate)).route("/sync", post(agent::sync)).route("/events", post(agent::events))
+    Router::new()
+        .route("/activate", post(agent::activate::activate))
+        .route("/sync", post(agent::sync::sync))
+        .route("/events", post(agent::events::events))
 }
 
 /// The operator API.
@@ -95,7 +99,7 @@ pub(crate) fn api() -> Router<App> {
         .route("/alarms", get(api::alarms::list))
         .route("/alarms/{id}/acknowledge", post(api::alarms::acknowledge))
         .route("/feed", get(api::feed::list))
-        .route("/feed/stream", get(api::feed::stream))
+        .route("/feed/stream", get(api::feed::stream::stream))
         .route("/audit", get(api::feed::audit))
 }
 

@@ -1,12 +1,8 @@
 //! The agent protocol, `/agent/v1`: bytes to contacts and back.
 
-mod activate;
-mod events;
-mod sync;
-
-pub use activate::activate;
-pub use events::events;
-pub use sync::sync;
+pub mod activate;
+pub mod events;
+pub mod sync;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};

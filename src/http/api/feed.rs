@@ -1,6 +1,6 @@
 //! The feed: the ordered log of everything that happened, in pages and as a stream; and the audit, its part that somebody caused.
 
-mod stream;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -9,8 +9,6 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
-
-pub use stream::stream;
 
 use super::json;
 use crate::app::App;
