@@ -151,6 +151,7 @@ fn console() -> Router<App> {
         .route("/tasks", get(console::tasks::list))
         .route("/tasks/{id}/cancel", post(console::tasks::cancel))
         .route("/tasks/{id}/retry", post(console::tasks::retry))
+        .fallback(console::layout::missing)
         .layer(Extension(console::Console::default()))
         .layer(middleware::from_fn(console::layout::headers))
 }

@@ -199,7 +199,8 @@ fn event(seq: i64, kind: &str, data: Value) -> Value {
 async fn every_answer_carries_a_policy_that_lets_nothing_unsafe_in() {
     let server = TestServer::on_sqlite().await;
     let anna = server.operator("anna", Role::Admin).await;
-    let elsewhere = ["/sign-in", "/sign-in/nonsense", "/devices/nonsense", "/assets/console.js", "/assets/console.css", "/assets/nothing"];
+    let elsewhere =
+        ["/sign-in", "/sign-in/nonsense", "/devices/nonsense", "/assets/console.js", "/assets/console.css", "/assets/nothing", "/nothing"];
     for path in PAGES.into_iter().chain(elsewhere) {
         for browser in [&anna, &server.stranger()] {
             let page = browser.get(path).await;
@@ -211,6 +212,9 @@ async fn every_answer_carries_a_policy_that_lets_nothing_unsafe_in() {
             assert!(cached == "no-store" || path.starts_with("/assets/"), "{path}: {cached}");
         }
     }
+    assert_eq!(anna.get("/nothing").await.status, 404);
+    let missing = server.call("GET", "/nothing", None).await;
+    assert_eq!(missing.expect(404)["code"], "not_found", "programs are answered as programs");
     let script = anna.get("/assets/console.js").await;
     let tag = script.headers["etag"].to_str().unwrap().to_owned();
     let again = server.client.get(format!("{}/assets/console.js", server.url)).header("if-none-match", tag).send().await.unwrap();
