@@ -9,6 +9,7 @@ mod contacts;
 mod documents;
 mod fcm;
 mod killed;
+mod policies;
 mod structure;
 mod support;
 mod the_loop;

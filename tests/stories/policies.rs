@@ -1,0 +1,115 @@
+//! Labels and policies: who gets what, from which version on, and how far it has come.
+
+use reqwest::header;
+use serde_json::{Value, json};
+
+use crate::support::device::TestDevice;
+use crate::support::server::{Reply, TestServer, each_database, reply};
+
+fn of_length(n: i64) -> Value {
+    json!({"document": {"passwordPolicies": [{"passwordMinimumLength": n}]}})
+}
+
+async fn put_if(server: &TestServer, path: &str, tag: &str, body: Value) -> Reply {
+    let request = server.client.put(format!("{}/api/v1{path}", server.url)).bearer_auth(&server.key);
+    reply(request.header(header::IF_MATCH, tag).json(&body)).await
+}
+
+/// Comes, takes what it is given, and reports it with these details.
+async fn obey(server: &TestServer, phone: &TestDevice, details: Value) -> Value {
+    let visit = phone.visit(server, "push").await;
+    let version = visit["policy"]["version"].clone();
+    phone.sync(server, json!({"cause": "push", "policy": {"version": version, "details": details}})).await.expect(200);
+    visit["policy"]["document"].clone()
+}
+
+#[tokio::test]
+async fn a_label_is_given_and_taken_and_names_of_nobody_are_told() {
+    each_database(async |server| {
+        let (one, two) = (server.phone("one").await, server.phone("two").await);
+        assert_eq!(server.put("/labels/all", json!({})).await.expect(422)["errors"][0]["pointer"], "/name");
+        assert_eq!(server.put("/labels/field", json!({"rule": {}})).await.expect(422)["errors"][0]["pointer"], "/rule");
+        server.put("/labels/field", json!({"description": "outside"})).await.expect(201);
+        assert_eq!(server.put("/labels/field", json!({})).await.expect(200)["description"], "outside");
+        let path = "/labels/field/devices";
+        let told = server.post(path, json!({"devices": [one.id, "nobody"]})).await.expect(200);
+        assert_eq!((&told["devices"], &told["unknown_devices"]), (&json!(1), &json!(["nobody"])));
+        let refused = server.call("DELETE", path, Some(json!({"devices": ["nobody"]}))).await.expect(422);
+        assert_eq!(refused["errors"][0]["pointer"], "/devices/0");
+        assert_eq!(server.get("/labels/field").await["devices"], 1);
+        server.put(path, json!({"devices": [two.id]})).await.expect(204);
+        assert_eq!(server.get(path).await["items"][0]["id"], json!(two.id));
+        assert_eq!(server.get(path).await["items"].as_array().map(Vec::len), Some(1));
+        server.call("DELETE", path, Some(json!({"devices": [two.id]}))).await.expect(204);
+        server.put(path, json!({"devices": [one.id]})).await.expect(204);
+        server.put("/policies/p", of_length(6)).await.expect(201);
+        let unknown =
+            json!({"assignments": [{"label": "field", "mode": "include", "rank": 1}, {"label": "x", "mode": "include", "rank": 1}]});
+        let refused = server.put("/policies/p/assignments", unknown).await.expect(422);
+        assert_eq!(refused["errors"][0]["pointer"], "/assignments/1/label");
+        server.put("/policies/p/assignments", json!({"assignments": [{"label": "field", "mode": "include", "rank": 1}]})).await.expect(200);
+        assert_eq!(obey(&server, &one, json!([])).await["passwordPolicies"][0]["passwordMinimumLength"], 6);
+        server.call("DELETE", "/labels/field", None).await.expect(204);
+        server.put("/labels/field", json!({})).await.expect(201);
+        assert_eq!(server.get("/labels/field").await["devices"], 0, "another label of the same name begins empty");
+        assert_eq!(obey(&server, &one, json!([])).await, json!({}), "what the label gave is taken");
+        assert_eq!(server.get("/policies/p").await["assignments"], json!([]));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_is_published_once_and_never_over_a_newer_one() {
+    each_database(async |server| {
+        assert_eq!(server.put("/policies/p?draft=true", of_length(4)).await.expect(201)["version"], 1);
+        assert_eq!(server.get("/policies/p").await["version"], json!(null), "a draft is in force nowhere");
+        assert_eq!(server.put("/policies/p", of_length(4)).await.expect(201)["version"], 1);
+        assert_eq!(server.put("/policies/p", of_length(4)).await.expect(200)["version"], 1);
+        let read = reply(server.client.get(format!("{}/api/v1/policies/p", server.url)).bearer_auth(&server.key)).await;
+        let tag = read.headers[header::ETAG].to_str().unwrap().to_owned();
+        assert_eq!(put_if(&server, "/policies/p", &tag, of_length(5)).await.expect(201)["version"], 2);
+        assert_eq!(put_if(&server, "/policies/p", &tag, of_length(6)).await.expect(412)["code"], "precondition_failed");
+        assert_eq!(server.put("/policies/p?draft=true", of_length(7)).await.expect(201)["version"], 3);
+        assert_eq!(server.put("/policies/p", of_length(5)).await.expect(200)["version"], 2, "equal to what is in force");
+        let policy = server.get("/policies/p").await;
+        assert_eq!((&policy["version"], &policy["latest_version"]), (&json!(2), &json!(3)));
+        assert_eq!(server.get("/policies/p/versions/1").await["document"], of_length(4)["document"]);
+        server.call("DELETE", "/policies/p", None).await.expect(204);
+        server.call("GET", "/policies/p", None).await.expect(404);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn convergence_counts_what_was_proved_what_failed_and_what_is_held() {
+    each_database(async |server| {
+        let phones = [server.phone("one").await, server.phone("two").await, server.phone("three").await, server.phone("four").await];
+        let all = json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]});
+        server.put("/policies/p", of_length(6)).await.expect(201);
+        server.put("/policies/p/assignments", all).await.expect(200);
+        let states = async || server.get("/policies/p/convergence").await["versions"][0].clone();
+        server.until("all wait for it", async || states().await["states"]["pending"] == 4).await;
+        server.advance(4000);
+        obey(&server, &phones[0], json!([])).await;
+        obey(&server, &phones[1], json!([])).await;
+        obey(&server, &phones[2], json!([{"setting": "passwordPolicies", "reason": "USER_ACTION"}])).await;
+        obey(&server, &phones[3], json!([{"setting": "passwordPolicies", "reason": "PENDING"}])).await;
+        let now = states().await;
+        assert_eq!(now["states"], json!({"applied": 2, "failed": 1, "pending": 1, "held": 0}));
+        assert_eq!(now["seconds_to"], json!({"50": 4.0, "90": null, "99": null}), "a failure is no application");
+        // The next version starts from nothing proved, and is held where a value is missing.
+        let more = json!({"document": {"messages": {"shortSupportMessage": "{{user.attributes.desk}}"}}});
+        server.put("/policies/p", more).await.expect(201);
+        server.until("it is held", async || states().await["states"]["held"] == 4).await;
+        let now = states().await;
+        assert_eq!((&now["version"], &now["seconds_to"]["50"]), (&json!(2), &json!(null)));
+        let shown = server.get(&format!("/devices/{}/document", phones[0].id)).await;
+        assert_eq!(shown["variables_missing"], json!(["user.attributes.desk"]));
+        let visit = phones[0].visit(&server, "push").await;
+        assert_eq!(visit["policy"], json!(null), "never delivered empty");
+        server.stop().await;
+    })
+    .await;
+}
