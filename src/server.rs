@@ -109,6 +109,8 @@ impl Server {
             });
         }
         let died = tokio::select! {
+            // The stop is looked at first: a worker that ends because of it has not died.
+            biased;
             () = stop.cancelled() => None,
             ended = workers.join_next() => Some(ended),
         };
