@@ -5,6 +5,7 @@ pub mod alarms;
 pub mod credentials;
 pub mod devices;
 pub mod events;
+pub mod explain;
 pub mod findings;
 pub mod jobs;
 pub mod labels;

@@ -168,6 +168,8 @@ pub struct ChannelView {
     pub last_cause: Option<String>,
     /// The document version it should have.
     pub desired: Option<String>,
+    /// The document version it said to have.
+    pub reported: Option<String>,
     /// The document version it proved to have.
     pub applied: Option<String>,
     /// Why the desired version is not delivered: `variable_missing:user.email`.
@@ -181,7 +183,7 @@ pub struct ChannelView {
 /// The channels of a device.
 pub async fn of_device(conn: &mut Conn, device: Id) -> Result<Vec<ChannelView>> {
     Ok(sqlx::query_as(
-        "SELECT id, kind, push_state, last_contact_ms, last_cause, desired, applied, hold, activation, details FROM channel \
+        "SELECT id, kind, push_state, last_contact_ms, last_cause, desired, reported, applied, hold, activation, details FROM channel \
          WHERE bucket = $1 AND device_id = $2 ORDER BY id",
     )
     .bind(device.bucket())

@@ -30,7 +30,39 @@ async fn the_strongest_policy_wins_each_setting_and_each_app() {
         publish(&server, "strong", 9, strong).await;
         let expected = json!({"cameraAccess": "CAMERA_ACCESS_DISABLED", "printingPolicy": "PRINTING_DISALLOWED",
             "applications": [app("packageName", "org.example.mail", "FORCE_INSTALLED"), app("bundleId", "org.example.mail", "AVAILABLE")]});
-        assert_eq!(given(&server, &phone).await["document"], expected);
+        let policy = given(&server, &phone).await;
+        assert_eq!(policy["document"], expected);
+        server.put("/policies/elsewhere", json!({"document": {"cameraAccess": "CAMERA_ACCESS_ENFORCED"}})).await.expect(201);
+        server.put("/labels/elsewhere", json!({})).await.expect(201);
+        let assignments = json!({"assignments": [{"label": "elsewhere", "mode": "include", "rank": 99}]});
+        server.put("/policies/elsewhere/assignments", assignments).await.expect(200);
+        let path = format!("/devices/{}/explain?setting=", phone.id);
+        let camera = server.get(&format!("{path}cameraAccess")).await;
+        assert_eq!(
+            (&camera["value"], &camera["winner"]),
+            (&json!("CAMERA_ACCESS_DISABLED"), &json!({"policy": "strong", "version": 1, "rank": 9}))
+        );
+        let considered = |answer: &Value| -> Vec<(String, bool)> {
+            let items = answer["considered"].as_array().unwrap();
+            items.iter().map(|one| (one["policy"].as_str().unwrap().to_owned(), one["matched"].as_bool().unwrap())).collect()
+        };
+        assert_eq!(considered(&camera), [("strong".into(), true), ("weak".into(), true), ("elsewhere".into(), false)]);
+        assert_eq!(camera["considered"][1]["why"], "strong is stronger");
+        assert_eq!((&camera["delivered"], &camera["proved"]), (&json!(false), &json!(false)));
+        let details = json!([{"setting": "printingPolicy", "reason": "API_LEVEL"}]);
+        let report = json!({"cause": "push", "policy": {"version": policy["version"], "details": details}});
+        phone.sync(&server, report).await.expect(200);
+        let camera = server.get(&format!("{path}cameraAccess")).await;
+        assert_eq!((&camera["delivered"], &camera["proved"]), (&json!(true), &json!(true)));
+        let printing = server.get(&format!("{path}printingPolicy")).await;
+        assert_eq!(
+            (&printing["winner"]["policy"], &printing["delivered"], &printing["proved"]),
+            (&json!("weak"), &json!(true), &json!(false))
+        );
+        let app = server.get(&format!("{path}applications/org.example.mail")).await;
+        assert_eq!(app["value"]["installType"], "FORCE_INSTALLED");
+        let nothing = server.get(&format!("{path}locationMode")).await;
+        assert_eq!((&nothing["value"], &nothing["winner"]), (&json!(null), &json!(null)));
         server.stop().await;
     })
     .await;

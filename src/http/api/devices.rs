@@ -18,6 +18,7 @@ use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
 use crate::model::{Actor, Id};
 use crate::ops::devices::{self as ops, Device, DevicePatch, NewDevice};
+use crate::ops::explain::{self, Explanation};
 use crate::ops::jobs::Job;
 use crate::ops::settle::{self, Delivered};
 use crate::ops::tasks::Task;
@@ -171,6 +172,27 @@ pub async fn document(State(app): State<App>, _: Caller, Path(name): Path<String
     let channels: Vec<Id> = channels::of_device(&mut conn, id).await?.into_iter().map(|channel| channel.id).collect();
     let document = settle::documents(&mut conn, &channels).await?.into_iter().next();
     Ok(Json(document.ok_or(crate::error::Error::NotFound("document: the device has not activated"))?))
+}
+
+/// Which setting to explain.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// A setting by its name, or an app as `applications/org.example.mail`.
+    pub setting: String,
+}
+
+/// Why a device has a setting as it is.
+#[utoipa::path(get, path = "/api/v1/devices/{id}/explain", tag = "devices", params(("id" = String, Path), ExplainQuery), responses((status = 200, body = Explanation)))]
+pub async fn explain(
+    State(app): State<App>,
+    _: Caller,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<ExplainQuery>,
+) -> Answer<Json<Explanation>> {
+    let mut conn = app.db.read().await?;
+    let id = devices::resolve(&mut conn, &name).await?;
+    Ok(Json(explain::setting(&mut conn, id, &query.setting).await?))
 }
 
 async fn resolved(app: &App, name: &str) -> Answer<Id> {

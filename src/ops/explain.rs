@@ -1,0 +1,116 @@
+//! Why a device has a setting as it is: the policies that were considered, the one that won, and what the device proved.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::settle::{self, StackItem};
+use crate::error::Result;
+use crate::model::Id;
+use crate::policy::merge;
+use crate::protocol::agent::Detail;
+use crate::store::policies::{self, Assignment, InForce};
+use crate::store::{Conn, channels, labels};
+
+/// A setting of a device, explained.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Explanation {
+    /// The value with its variables filled in; null where no policy says anything of it.
+    pub value: Value,
+    pub winner: Option<Winner>,
+    /// Every policy that is assigned to anything: those that apply first, strongest first.
+    pub considered: Vec<Considered>,
+    /// True where the device said that it has the document with this value.
+    pub delivered: bool,
+    /// True where it proved that it has that document and says of nothing here that it does not obey.
+    pub proved: bool,
+}
+
+/// The policy whose value counts.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Winner {
+    pub policy: String,
+    pub version: i64,
+    pub rank: i64,
+}
+
+/// A policy and why it does or does not decide.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Considered {
+    pub policy: String,
+    pub version: i64,
+    /// True where its assignments match the device.
+    pub matched: bool,
+    pub why: String,
+}
+
+/// Explains a setting, named as in a document; an app by `applications/` and its package or bundle id.
+pub async fn setting(conn: &mut Conn, device: Id, setting: &str) -> Result<Explanation> {
+    let in_force = policies::in_force(conn).await?;
+    let ids: Vec<Id> = labels::of_devices(conn, &[device]).await?.into_iter().map(|(_, label)| label).collect();
+    let names = labels::of_device(conn, device).await?;
+    let items = settle::resolve(&in_force, &ids);
+    let mut documents = Vec::with_capacity(items.len());
+    for item in &items {
+        let version = policies::version(conn, item.policy, item.version).await?;
+        documents.push(version.and_then(|version| serde_json::from_str(&version.document).ok()).unwrap_or(Value::Null));
+    }
+    let won = merge::winner(&documents, setting);
+    let mut considered: Vec<Considered> = items
+        .iter()
+        .zip(&documents)
+        .enumerate()
+        .map(|(at, (item, document))| {
+            let why = match won {
+                Some((winner, _)) if winner == at => format!("it is the strongest that says something of {setting}"),
+                Some((winner, _)) if merge::winner([document], setting).is_some() => format!("{} is stronger", items[winner].name),
+                _ => format!("it says nothing of {setting}"),
+            };
+            Considered { policy: item.name.clone(), version: item.version, matched: true, why }
+        })
+        .collect();
+    let others: BTreeMap<&str, &InForce> =
+        in_force.iter().filter(|one| !items.iter().any(|item| item.policy == one.policy_id)).map(|one| (one.name.as_str(), one)).collect();
+    for one in others.into_values() {
+        let why = unmatched(&policies::assignments(conn, one.policy_id).await?, &names);
+        considered.push(Considered { policy: one.name.clone(), version: one.version, matched: false, why });
+    }
+    let rows = channels::of_device(conn, device).await?;
+    let channel_ids: Vec<Id> = rows.iter().map(|channel| channel.id).collect();
+    let document = settle::documents(conn, &channel_ids).await?.into_iter().next().map(|delivered| delivered.document);
+    let current = document.as_ref().and_then(|document| merge::winner([document], setting)).map(|(_, value)| value.clone());
+    let (mut delivered, mut proved) = (false, false);
+    for channel in rows.iter().filter(|channel| channel.desired.is_some()) {
+        let disobeyed: Vec<Detail> = channel.details.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        delivered |= channel.reported == channel.desired;
+        proved |= channel.applied == channel.desired && !disobeyed.iter().any(|detail| concerns(detail, setting));
+    }
+    Ok(Explanation {
+        value: current.or_else(|| won.map(|(_, value)| value.clone())).unwrap_or(Value::Null),
+        winner: won.map(|(at, _)| winner(&items[at])),
+        considered,
+        delivered,
+        proved,
+    })
+}
+
+fn winner(item: &StackItem) -> Winner {
+    Winner { policy: item.name.clone(), version: item.version, rank: item.rank }
+}
+
+/// Why assignments do not match a device with these labels.
+fn unmatched(assignments: &[Assignment], labels: &[String]) -> String {
+    let has = |one: &&Assignment| one.label == super::labels::ALL || labels.contains(&one.label);
+    match assignments.iter().filter(|one| one.mode == "exclude").find(has) {
+        Some(one) => format!("the label {:?} excludes the device", one.label),
+        None => "the device has none of the labels that it is assigned to".to_owned(),
+    }
+}
+
+/// A detail that could not be read may concern anything.
+fn concerns(detail: &Detail, setting: &str) -> bool {
+    let below = setting.strip_prefix(detail.setting.as_str());
+    detail.reason == "UNKNOWN" || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
