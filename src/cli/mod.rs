@@ -2,6 +2,7 @@
 
 mod demo;
 mod local;
+mod remote;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,6 +60,62 @@ enum Command {
     /// Keys of the API.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Devices of a running server.
+    Device {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Device,
+    },
+    /// Jobs of a running server.
+    Job {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Job,
+    },
+    /// Tasks of a running server.
+    Task {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Task,
+    },
+    /// Policies of a running server.
+    Policy {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Policy,
+    },
+    /// Labels of a running server.
+    Label {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Label,
+    },
+    /// Users of a running server.
+    User {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::User,
+    },
+    /// Enrollment tokens of a running server.
+    Token {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Token,
+    },
+    /// Events of a running server.
+    Event {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(subcommand)]
+        verb: remote::Event,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,6 +162,14 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("the database has this version's schema");
         }
         Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
+        Command::Device { access, verb } => remote::run(&access, verb.call()).await?,
+        Command::Job { access, verb } => remote::run(&access, verb.call()?).await?,
+        Command::Task { access, verb } => remote::run(&access, verb.call()).await?,
+        Command::Policy { access, verb } => remote::run(&access, verb.call()?).await?,
+        Command::Label { access, verb } => remote::run(&access, verb.call()).await?,
+        Command::User { access, verb } => remote::run(&access, verb.call()).await?,
+        Command::Token { access, verb } => remote::run(&access, verb.call()).await?,
+        Command::Event { access, verb } => remote::run(&access, verb.call()).await?,
         Command::Key(KeyCommand::Add { name, role }) => local::key_add(&config()?, &name, role).await?,
     }
     Ok(ExitCode::SUCCESS)
