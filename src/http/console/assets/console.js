@@ -99,12 +99,11 @@
 
   if (regions().length && window.EventSource) {
     const stream = new EventSource("/live");
-    let greeted = false;
+    // What happened between the page's making and this greeting was heard by nobody: everything is looked at once more.
     stream.addEventListener("hello", () => {
       say("live", true);
-      if (greeted) regions().forEach((region) => wanted.add(region.id));
-      greeted = true;
-      if (wanted.size) schedule();
+      regions().forEach((region) => wanted.add(region.id));
+      schedule();
     });
     stream.addEventListener("entry", (event) => {
       const entry = JSON.parse(event.data);
