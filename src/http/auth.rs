@@ -1,5 +1,7 @@
 //! Who is calling: an API key or a console session.
 
+use std::net::IpAddr;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
@@ -81,4 +83,14 @@ impl FromRequestParts<App> for Caller {
 
 fn unknown() -> Problem {
     Error::refused("key_unknown", "send Authorization: Bearer mk_... with a key that stands; `muster key add` makes one").into()
+}
+
+/// The address of the client: the peer's, or, where the peer is a trusted proxy, the last one that it names and that is none itself.
+pub fn client_address(app: &App, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    if !app.config.trusted_proxies.contains(&peer) {
+        return peer;
+    }
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let mut named = forwarded.flat_map(|line| line.split(',')).filter_map(|part| part.trim().parse::<IpAddr>().ok());
+    named.rfind(|address| !app.config.trusted_proxies.contains(address)).unwrap_or(peer)
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use super::parse_problem;
 use crate::app::App;
 use crate::error::Error;
-use crate::http::auth::bearer;
+use crate::http::auth::{bearer, client_address};
 use crate::http::error::Answer;
 use crate::http::extract;
 use crate::http::serve::Peer;
@@ -27,9 +27,10 @@ use crate::protocol::agent::{ActivateAnswer, ActivateRequest, BODY_BYTES_MAX, pa
 ))]
 pub async fn activate(State(app): State<App>, Extension(Peer(peer)): Extension<Peer>, request: Request) -> Answer<Response> {
     let bearer = bearer(request.headers()).map(Secret::given);
+    let remote = client_address(&app, peer.ip(), request.headers()).to_string();
     let bytes = extract::body(request, BODY_BYTES_MAX).await?;
     let request = parse_activate(&bytes).map_err(parse_problem)?;
-    let newcomer = Newcomer { request, bearer, remote: peer.ip().to_string() };
+    let newcomer = Newcomer { request, bearer, remote };
     match app.intake.activate(newcomer).await? {
         Admission::Refused { code, detail } => Err(Error::refused(code, detail).into()),
         Admission::Admitted { device_id, device_token, next_sync_in_s, renewed } => {

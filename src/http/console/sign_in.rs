@@ -45,7 +45,7 @@ pub async fn link(
     headers: HeaderMap,
     Path(secret): Path<String>,
 ) -> Shown {
-    console.throttle.count_address(address(&app, peer.ip(), &headers))?;
+    console.throttle.count_address(auth::client_address(&app, peer.ip(), &headers))?;
     match change!(app, Class::Operators, |conn, moment| operators::open_link(conn, moment, &secret).await)? {
         Some(opened) => Ok(signed_in(&app, &opened)),
         None => {
@@ -66,7 +66,7 @@ pub async fn password(
     same_site(&headers)?;
     let fields = Fields::read(request).await?;
     let name: String = fields.text("name").chars().take(NAME_CHARS_MAX).collect();
-    match try_password(&app, &console, address(&app, peer.ip(), &headers), &name, fields.text("password")).await {
+    match try_password(&app, &console, auth::client_address(&app, peer.ip(), &headers), &name, fields.text("password")).await {
         Ok(opened) => Ok(signed_in(&app, &opened)),
         Err(Error::Database(error)) => Err(Error::Database(error).into()),
         Err(error) => {
@@ -124,14 +124,4 @@ fn same_site(headers: &HeaderMap) -> std::result::Result<(), Trouble> {
         return Ok(());
     }
     Err(Error::refused("csrf_mismatch", "sign in from this server's own page").into())
-}
-
-/// Who is trying: the peer, or whom a trusted proxy names last.
-fn address(app: &App, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    if !app.config.trusted_proxies.contains(&peer) {
-        return peer;
-    }
-    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let mut named = forwarded.flat_map(|line| line.split(',')).filter_map(|part| part.trim().parse::<IpAddr>().ok());
-    named.rfind(|address| !app.config.trusted_proxies.contains(address)).unwrap_or(peer)
 }
