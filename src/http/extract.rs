@@ -10,6 +10,8 @@ use super::error::Problem;
 use crate::app::App;
 use crate::model::Fault;
 
+/// How long a peer may take to send a body.
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How large a body of the operator API may be.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
@@ -44,7 +46,11 @@ pub async fn body(request: Request, bytes_max: usize) -> Result<Bytes, Problem> 
     if declared.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large());
     }
-    match axum::body::to_bytes(request.into_body(), bytes_max).await {
+    let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(request.into_body(), bytes_max));
+    let Ok(outcome) = read.await else {
+        return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body took too long; send it again"));
+    };
+    match outcome {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.to_string().contains("length limit") => Err(too_large()),
         Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "the body ended early; send it again")),
