@@ -162,6 +162,7 @@ CREATE TABLE device_term (
 CREATE INDEX device_term_term ON device_term (term);
 
 -- One row for each way a device talks to us. Narrow, because every contact writes it.
+-- Of an Apple MDM channel push_value is the token in lower-case hex, push_topic its APNs topic, push_secret its sealed PushMagic.
 CREATE TABLE channel (
   bucket BIGINT NOT NULL,
   id TEXT NOT NULL,
@@ -178,6 +179,8 @@ CREATE TABLE channel (
   push_provider TEXT,
   push_kind TEXT,
   push_value TEXT,
+  push_topic TEXT,
+  push_secret TEXT,
   push_state TEXT NOT NULL,
   push_since_ms BIGINT NOT NULL,
   last_contact_ms BIGINT,
