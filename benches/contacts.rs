@@ -116,7 +116,16 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
         })
         .await?
     };
-    api("/jobs", json!({"kind": "refresh", "target": {"all": true}})).await?;
+    let job = api("/jobs", json!({"kind": "refresh", "target": {"all": true}})).await?["id"].as_str().unwrap_or_default().to_owned();
+    // The cycles are measured once the job's tasks are all made: what making them costs the intake is measured by itself.
+    loop {
+        let url = format!("{base}/api/v1/jobs/{job}");
+        let seen: Value = client.get(url).bearer_auth(&key).send().await?.error_for_status()?.json().await?;
+        if seen["state"] != "expanding" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let cycle = {
         let (tokens, client, sync) = (tokens.clone(), client.clone(), sync.clone());
         load(plan.connections, Some(tokens.len()), plan.seconds * 10, move |n| {

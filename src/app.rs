@@ -81,7 +81,7 @@ impl App {
     pub fn for_tests(db: &Db, clock: &Clock) -> App {
         let process = clock.moment().id().to_string();
         let (config, bells, senders, feed_tail) = <(Config, Bells, Vec<Arc<Sender>>, Tail)>::default();
-        let (intake, _) = crate::intake::new();
+        let (intake, _) = crate::intake::new(1);
         let seal = Seal::new(&[7; 32]);
         App::new(Shared { config, seal, intake, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
     }

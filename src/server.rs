@@ -66,7 +66,7 @@ impl Server {
         let alone = only_server(&config)?;
         // Without a credential the sender waits for one: it can be set by the API at any time.
         let senders = vec![Arc::new(fcm_sender(&config.push.fcm.clone().unwrap_or_default(), &clock)?)];
-        let (intake, committers) = intake::new();
+        let (intake, committers) = intake::new(if config.is_sqlite() { 1 } else { intake::QUEUES_POSTGRES });
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();
         let listening = config.listening();

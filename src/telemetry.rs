@@ -50,6 +50,7 @@ const HISTOGRAMS: &[(&str, &str)] = &[
     ("muster_nudge_to_contact_seconds", "From a nudge that was accepted to the device's serving contact."),
     ("muster_send_seconds", "From sending a nudge to its answer."),
     ("muster_intake_batch_size", "Contacts committed together."),
+    ("muster_writer_turn_seconds", "How long SQLite's one writer was held, by class."),
     ("muster_commit_seconds", "Time of one intake transaction."),
 ];
 

@@ -42,15 +42,15 @@ struct Entry<K: Kind> {
     reply: oneshot::Sender<Result<K::Outcome>>,
 }
 
-/// The way into a group. Cheap to clone.
+/// The way into a group. Cheap to clone. Items with an equal key go through the same queue.
 pub struct Group<K: Kind> {
-    sender: mpsc::Sender<Entry<K>>,
+    queues: Vec<mpsc::Sender<Entry<K>>>,
     backlog: Arc<AtomicUsize>,
 }
 
 impl<K: Kind> Clone for Group<K> {
     fn clone(&self) -> Self {
-        Group { sender: self.sender.clone(), backlog: self.backlog.clone() }
+        Group { queues: self.queues.clone(), backlog: self.backlog.clone() }
     }
 }
 
@@ -66,11 +66,16 @@ pub struct Arrivals<K: Kind> {
     backlog: Arc<AtomicUsize>,
 }
 
-/// Makes a group and its receiving end.
-pub fn group<K: Kind>() -> (Group<K>, Arrivals<K>) {
-    let (sender, receiver) = mpsc::channel(BACKLOG_MAX);
+/// Makes a group of so many queues, at least one, and their receiving ends. Each queue commits by itself, beside the others.
+pub fn group<K: Kind>(queues: usize) -> (Group<K>, Vec<Arrivals<K>>) {
     let backlog = Arc::new(AtomicUsize::new(0));
-    (Group { sender, backlog: backlog.clone() }, Arrivals { receiver, backlog })
+    let (queues, arrivals) = (0..queues.max(1))
+        .map(|_| {
+            let (sender, receiver) = mpsc::channel(BACKLOG_MAX);
+            (sender, Arrivals { receiver, backlog: backlog.clone() })
+        })
+        .unzip();
+    (Group { queues, backlog }, arrivals)
 }
 
 impl<K: Kind> Group<K> {
@@ -86,7 +91,8 @@ impl<K: Kind> Group<K> {
         }
         let (reply, outcome) = oneshot::channel();
         self.backlog.fetch_add(1, Ordering::Relaxed);
-        if self.sender.try_send(Entry { item, reply }).is_err() {
+        let at = K::key(&item).bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        if self.queues[at % self.queues.len()].try_send(Entry { item, reply }).is_err() {
             self.backlog.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Busy { retry_after_s });
         }
@@ -248,7 +254,8 @@ mod tests {
     #[tokio::test]
     async fn one_refused_part_of_one_item_stands_alone_and_all_others_commit() {
         let kind = Arc::new(Numbers(Mutex::default()));
-        let (group, arrivals) = group::<Arc<Numbers>>();
+        let (group, mut arrivals) = group::<Arc<Numbers>>(1);
+        let arrivals = arrivals.remove(0);
         let submitted: Vec<_> = (0..40_u32)
             .map(|n| {
                 let group = group.clone();
@@ -274,7 +281,8 @@ mod tests {
     #[tokio::test]
     async fn two_items_of_one_key_are_never_in_one_group_and_keep_their_order() {
         let kind = Arc::new(Numbers(Mutex::default()));
-        let (group, arrivals) = group::<Arc<Numbers>>();
+        let (group, mut arrivals) = group::<Arc<Numbers>>(1);
+        let arrivals = arrivals.remove(0);
         let items: Vec<_> = (0..3_u32).map(|n| group.submit(vec![1, n], BACKLOG_MAX, 1)).collect();
         let waiting = tokio::spawn(arrivals.run(kind.clone()));
         let outcomes = futures_util::future::join_all(items).await;
@@ -286,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_backlog_is_refused_with_a_time_to_return() {
-        let (group, _arrivals) = group::<Arc<Numbers>>();
+        let (group, _arrivals) = group::<Arc<Numbers>>(1);
         let mut waiting = Box::pin(group.submit(vec![1], 1, 9));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         assert!(matches!(group.submit(vec![2], 1, 9).await, Err(Error::Busy { retry_after_s: 9 })));

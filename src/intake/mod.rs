@@ -26,6 +26,8 @@ const IDLE_BACKLOG_MAX: usize = 4_096;
 const CARRYING_BACKLOG_MAX: usize = 12_288;
 /// Activations waiting above which further ones are shed.
 const ACTIVATION_BACKLOG_MAX: usize = 16_384;
+/// Groups of contacts that PostgreSQL commits beside each other: while one waits for its disk the other computes.
+pub const QUEUES_POSTGRES: usize = 2;
 /// `Retry-After` of a shed contact is spread over this many seconds by the device's id.
 const RETRY_SPREAD_S: i64 = 60;
 
@@ -38,14 +40,15 @@ pub struct Intake {
 
 /// The other end of an [`Intake`]: run by the server.
 pub struct Committers {
-    contacts: Arrivals<Contacts>,
-    activations: Arrivals<Activations>,
+    contacts: Vec<Arrivals<Contacts>>,
+    activations: Vec<Arrivals<Activations>>,
 }
 
-/// An intake and its committers.
-pub fn new() -> (Intake, Committers) {
-    let (contacts, contact_arrivals) = group();
-    let (activations, activation_arrivals) = group();
+/// An intake and its committers. Where the database takes several writers at once, contacts of different devices are committed in
+/// `queues` groups beside each other; activations lock what they share and stay in one.
+pub fn new(queues: usize) -> (Intake, Committers) {
+    let (contacts, contact_arrivals) = group(queues);
+    let (activations, activation_arrivals) = group(1);
     (Intake { contacts, activations }, Committers { contacts: contact_arrivals, activations: activation_arrivals })
 }
 
@@ -87,8 +90,12 @@ impl Committers {
     /// Runs the committers until `drained`; what was taken before is committed first.
     pub fn start(self, app: &App, drained: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
         let Committers { contacts, activations } = self;
-        workers.spawn(until(drained.clone(), contacts.run(Contacts { app: app.clone() })));
-        workers.spawn(until(drained.clone(), activations.run(Activations { app: app.clone() })));
+        for queue in contacts {
+            workers.spawn(until(drained.clone(), queue.run(Contacts { app: app.clone() })));
+        }
+        for queue in activations {
+            workers.spawn(until(drained.clone(), queue.run(Activations { app: app.clone() })));
+        }
     }
 }
 

@@ -24,7 +24,9 @@ impl Sql {
 /// Makes a [`Sql`] whose text is the same on both but for the place where the rows come from:
 /// `rows_sql!("UPDATE t SET a = r.a FROM ", rows(id: text, a: bigint), "WHERE t.id = r.id")`. The rows are named `r`.
 ///
-/// SQLite gets `(SELECT value->>'id' AS id, ... FROM json_each($1)) AS r`, PostgreSQL `json_to_recordset($1::json) AS r(id text, ...)`.
+/// SQLite gets `(SELECT value->>'id' AS id, ... FROM json_each($1)) AS r`, PostgreSQL `json_to_recordset($1::json) AS r(id text, ...)`
+/// behind the condition that a column is null which never has a value: PostgreSQL takes such a set for a single row, not for a hundred,
+/// and so looks each row up by its key, whatever it knows of the table (a plan that reads the table whole costs a thousand times as much).
 macro_rules! rows_sql {
     ($head:literal, rows($($column:ident : $type:ident),+ $(,)?), $tail:literal) => {
         $crate::store::Sql {
@@ -32,7 +34,8 @@ macro_rules! rows_sql {
                 $head, "(SELECT 0 AS _row", $(", value->>'", stringify!($column), "' AS ", stringify!($column),)+ " FROM json_each($1)) AS r ", $tail
             ),
             postgres: concat!(
-                $head, "json_to_recordset($1::json) AS r(_row int", $(", ", stringify!($column), " ", stringify!($type),)+ ") ", $tail
+                $head, "(SELECT * FROM json_to_recordset($1::json) AS r(_row int", $(", ", stringify!($column), " ", stringify!($type),)+
+                ") WHERE _row IS NULL) AS r ", $tail
             ),
         }
     };

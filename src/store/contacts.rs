@@ -59,7 +59,7 @@ struct Key {
 
 // The channel rows are locked, in the order of their keys, by a statement of its own; what comes after reads behind the locks.
 const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c \
-     JOIN json_to_recordset($1::json) AS r(bucket bigint, device_id text) ON c.bucket = r.bucket AND c.device_id = r.device_id \
+     JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, device_id text) WHERE _row IS NULL) AS r ON c.bucket = r.bucket AND c.device_id = r.device_id \
      WHERE c.kind = 'agent' AND c.subject = '' ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
 
 const OPEN: Sql = rows_sql!(

@@ -15,7 +15,14 @@ use crate::error::Result;
 /// How long anything waits for a connection before the database counts as away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const SQLITE_READERS_MAX: u32 = 4;
-const POSTGRES_CONNECTIONS_MAX: u32 = 24;
+/// Few, so that each has planned its statements soon; the intake needs two, the nudger and the workers one each.
+const POSTGRES_WRITERS_MAX: u32 = 12;
+const POSTGRES_READERS_MAX: u32 = 12;
+/// What writers write they find by key: one plan for good, and never one that reads a table whole because it was small when planned.
+/// A pooler that keeps no session's settings only makes this slower.
+const POSTGRES_WRITER: &str = "SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
+     SET enable_mergejoin = off;";
+const POSTGRES_READER: &str = "SET jit = off;";
 
 /// Which of the two databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +179,7 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
     let writers = pool(
         1,
         "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864; \
+         PRAGMA wal_autocheckpoint = 4000; \
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
     )
     .await?;
@@ -184,9 +192,16 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
 }
 
 async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
-    let pool =
-        AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT).connect_with(quiet(url)?).await?;
-    Ok(Db { dialect: Dialect::Postgres, writers: pool.clone(), readers: pool, turns: Turns::default() })
+    let options = quiet(url)?;
+    let pool = |connections: u32, setup: &'static str| {
+        AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
+            .connect_with(options.clone())
+    };
+    let (writers, readers) = (pool(POSTGRES_WRITERS_MAX, POSTGRES_WRITER).await?, pool(POSTGRES_READERS_MAX, POSTGRES_READER).await?);
+    Ok(Db { dialect: Dialect::Postgres, writers, readers, turns: Turns::default() })
 }
 
 /// Statements are not logged: their parameters are devices' data.

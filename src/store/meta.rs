@@ -45,6 +45,17 @@ pub async fn take_lease(conn: &mut Conn, name: &str, holder: &str, now_ms: i64, 
     Ok(done.rows_affected() == 1)
 }
 
+/// True where `holder` has the lease and keeps it beyond `until_ms`.
+pub async fn holds_lease(conn: &mut Conn, name: &str, holder: &str, until_ms: i64) -> Result<bool> {
+    let held: Option<i64> = sqlx::query_scalar("SELECT until_ms FROM lease WHERE name = $1 AND holder = $2 AND until_ms > $3")
+        .bind(name)
+        .bind(holder)
+        .bind(until_ms)
+        .fetch_optional(conn.raw())
+        .await?;
+    Ok(held.is_some())
+}
+
 /// Gives the lease back, so that another process need not wait for it to run out.
 pub async fn drop_lease(conn: &mut Conn, name: &str, holder: &str) -> Result<()> {
     sqlx::query("DELETE FROM lease WHERE name = $1 AND holder = $2").bind(name).bind(holder).execute(conn.raw()).await?;

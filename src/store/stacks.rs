@@ -40,7 +40,7 @@ pub async fn sets_of(conn: &mut Conn, ids: &[String]) -> Result<Vec<SetRow>> {
     Ok(sqlx::query_as(SETS.on(conn.dialect())).bind(names(ids)).fetch_all(conn.raw()).await?)
 }
 
-const SHARED: &str = "SELECT s.id, s.labels, s.stack_id, s.generation, s.moving FROM json_to_recordset($1::json) AS r(id text) \
+const SHARED: &str = "SELECT s.id, s.labels, s.stack_id, s.generation, s.moving FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, id text) WHERE _row IS NULL) AS r \
      JOIN label_set s ON s.id = r.id ORDER BY s.id FOR SHARE OF s";
 
 /// The same, and nobody points them elsewhere until this transaction ends: whoever moves a set's channels afterwards sees those that
@@ -226,7 +226,7 @@ const BY_DEVICE: Sql = Sql {
         "ORDER BY c.bucket, c.id"
     ),
     postgres: followers!(
-        "json_to_recordset($1::json) AS r(bucket bigint, id text) JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
+        "(SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
         "ORDER BY c.bucket, c.id"
     ),
 };
@@ -237,13 +237,13 @@ const BY_CHANNEL: Sql = Sql {
         "ORDER BY c.bucket, c.id"
     ),
     postgres: followers!(
-        "json_to_recordset($1::json) AS r(bucket bigint, id text) JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
+        "(SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
         "ORDER BY c.bucket, c.id"
     ),
 };
 
 // In the order of their keys, as everybody locks them.
-const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM json_to_recordset($1::json) AS r(bucket bigint, id text) \
+const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r \
      JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
 
 /// Locks the channels of devices, before their labels are read: of two that change the labels of one device at once, the second then

@@ -75,13 +75,14 @@ pub async fn read(conn: &mut Conn, topic: &str) -> Result<BTreeMap<String, i64>>
     Ok(rows.into_iter().filter(|(_, n)| *n != 0).collect())
 }
 
-/// Folds up to `limit` appended changes; answers the topics they were of. One process at a time, by lease.
-pub async fn fold(conn: &mut Conn, limit: i64) -> Result<Vec<String>> {
+/// Folds up to `limit` appended changes; answers the topics they were of, and how many they were. One process at a time, by lease.
+pub async fn fold(conn: &mut Conn, limit: i64) -> Result<(Vec<String>, i64)> {
     let taken: Vec<(String, String, i64)> =
         sqlx::query_as("DELETE FROM tally_in WHERE id IN (SELECT id FROM tally_in ORDER BY id LIMIT $1) RETURNING topic, key, n")
             .bind(limit)
             .fetch_all(conn.raw())
             .await?;
+    let folded = i64::try_from(taken.len()).unwrap_or(limit);
     let mut sums: BTreeMap<(String, String), i64> = BTreeMap::new();
     for (topic, key, n) in taken {
         *sums.entry((topic, key)).or_default() += n;
@@ -103,5 +104,5 @@ pub async fn fold(conn: &mut Conn, limit: i64) -> Result<Vec<String>> {
     }
     let mut topics: Vec<String> = sums.into_keys().map(|(topic, _)| topic).collect();
     topics.dedup();
-    Ok(topics)
+    Ok((topics, folded))
 }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -23,7 +24,20 @@ pub enum Class {
     Background,
 }
 
-const CLASSES: usize = 5;
+const CLASSES: [Class; 5] = [Class::Results, Class::Contacts, Class::Nudger, Class::Operators, Class::Background];
+
+impl Class {
+    /// The word in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Results => "results",
+            Class::Contacts => "contacts",
+            Class::Nudger => "nudger",
+            Class::Operators => "operators",
+            Class::Background => "background",
+        }
+    }
+}
 
 /// How many transactions of better classes may pass a waiting one.
 const PASSED_MAX: u32 = 4;
@@ -37,14 +51,22 @@ pub struct Turns {
 #[derive(Debug, Default)]
 struct State {
     busy: bool,
-    waiting: [VecDeque<oneshot::Sender<Turn>>; CLASSES],
-    passed: [u32; CLASSES],
+    waiting: [VecDeque<oneshot::Sender<Turn>>; CLASSES.len()],
+    passed: [u32; CLASSES.len()],
 }
 
 /// The right to write; dropping it hands the turn on.
 #[derive(Debug)]
 pub struct Turn {
     turns: Option<Turns>,
+    class: Class,
+    since: Instant,
+}
+
+impl Turn {
+    fn of(turns: Option<Turns>, class: Class) -> Turn {
+        Turn { turns, class, since: Instant::now() }
+    }
 }
 
 impl Turns {
@@ -54,14 +76,14 @@ impl Turns {
             let mut state = self.lock();
             if !state.busy {
                 state.busy = true;
-                return Turn { turns: Some(self.clone()) };
+                return Turn::of(Some(self.clone()), class);
             }
             let (sender, receiver) = oneshot::channel();
             state.waiting[class as usize].push_back(sender);
             receiver
         };
         // The sender lives in the queue until it hands over a turn, so this cannot fail while the queue exists.
-        receiver.await.unwrap_or(Turn { turns: None })
+        receiver.await.unwrap_or_else(|_| Turn::of(None, class))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -70,10 +92,10 @@ impl Turns {
 
     fn hand_on(&self) {
         loop {
-            let sender = {
+            let (class, sender) = {
                 let mut state = self.lock();
                 match state.next() {
-                    Some(sender) => sender,
+                    Some(next) => next,
                     None => {
                         state.busy = false;
                         return;
@@ -81,7 +103,7 @@ impl Turns {
                 }
             };
             // Somebody who stopped waiting hands the turn back at once; the loop offers it to the next.
-            match sender.send(Turn { turns: Some(self.clone()) }) {
+            match sender.send(Turn::of(Some(self.clone()), class)) {
                 Ok(()) => return,
                 Err(mut unwanted) => unwanted.turns = None,
             }
@@ -90,22 +112,23 @@ impl Turns {
 }
 
 impl State {
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let overdue = (0..CLASSES).rev().find(|class| !self.waiting[*class].is_empty() && self.passed[*class] >= PASSED_MAX);
-        let class = overdue.or_else(|| (0..CLASSES).find(|class| !self.waiting[*class].is_empty()))?;
+    fn next(&mut self) -> Option<(Class, oneshot::Sender<Turn>)> {
+        let overdue = (0..CLASSES.len()).rev().find(|class| !self.waiting[*class].is_empty() && self.passed[*class] >= PASSED_MAX);
+        let class = overdue.or_else(|| (0..CLASSES.len()).find(|class| !self.waiting[*class].is_empty()))?;
         self.passed[class] = 0;
-        for worse in class + 1..CLASSES {
+        for worse in class + 1..CLASSES.len() {
             if !self.waiting[worse].is_empty() {
                 self.passed[worse] += 1;
             }
         }
-        self.waiting[class].pop_front()
+        Some((CLASSES[class], self.waiting[class].pop_front()?))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(turns) = self.turns.take() {
+            metrics::histogram!("muster_writer_turn_seconds", "class" => self.class.name()).record(self.since.elapsed().as_secs_f64());
             turns.hand_on();
         }
     }

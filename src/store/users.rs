@@ -82,11 +82,11 @@ struct Key<'a> {
 }
 
 const LOCK_USERS: &str = "SELECT COUNT(*) FROM (SELECT u.id FROM users u WHERE u.id IN (\
-       SELECT n.id FROM users n JOIN json_to_recordset($1::json) AS r(key text) ON n.email = r.key WHERE n.state <> 'deleted' \
-       UNION SELECT t.user_id FROM enrollment_token t JOIN json_to_recordset($1::json) AS r(key text) ON t.hash = r.key) \
+       SELECT n.id FROM users n JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, key text) WHERE _row IS NULL) AS r ON n.email = r.key WHERE n.state <> 'deleted' \
+       UNION SELECT t.user_id FROM enrollment_token t JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, key text) WHERE _row IS NULL) AS r ON t.hash = r.key) \
      ORDER BY u.id FOR UPDATE) AS locked";
 const LOCK_TOKENS: &str = "SELECT COUNT(*) FROM (SELECT t.id FROM enrollment_token t WHERE t.hash IN (\
-       SELECT r.key FROM json_to_recordset($1::json) AS r(key text)) ORDER BY t.id FOR UPDATE) AS locked";
+       SELECT r.key FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, key text) WHERE _row IS NULL) AS r) ORDER BY t.id FOR UPDATE) AS locked";
 
 /// Locks the users with these lower-case e-mail addresses, those that the enrollment tokens with these hashes name, and then the
 /// tokens, each in the order of ids. SQLite's writer is alone anyway.

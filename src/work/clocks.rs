@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::tick;
+use super::{Pulse, tick};
 use crate::app::App;
 use crate::change;
 use crate::clock::Moment;
@@ -17,7 +17,7 @@ use crate::store::feed::{self, Entry};
 use crate::store::liveness::{self, Evidence, Move};
 use crate::store::{Class, Conn, alarms, findings as found, meta};
 
-const TICK: Duration = Duration::from_secs(1);
+const PULSE: Pulse = Pulse { tick: Duration::from_secs(1), rest: Duration::ZERO };
 const LEASE: &str = "clocks";
 const LEASE_MS: i64 = 10_000;
 /// Rows moved in one transaction.
@@ -48,7 +48,7 @@ struct Position {
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick(LEASE, TICK, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
+    tick(LEASE, PULSE, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
     let mut conn = app.db.begin(Class::Background).await?;
     meta::drop_lease(&mut conn, LEASE, &app.process).await?;
     conn.commit().await

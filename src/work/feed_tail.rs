@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::tick;
+use super::{Pulse, tick};
 use crate::app::App;
 use crate::error::Result;
 use crate::store::feed::{self, Reading};
 
 /// Other processes' numbering is seen at this pace.
-const TICK: Duration = Duration::from_millis(200);
+const PULSE: Pulse = Pulse { tick: Duration::from_millis(200), rest: Duration::from_millis(20) };
 const ROWS_MAX: i64 = 500;
 
 /// Runs until `stop`, then ends all streams, so that they do not hold up the end of the process.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let told = AtomicI64::new(NOT_BEGUN);
-    tick("feed_tail", TICK, Some(app.feed_tail.bell()), &stop, || pass(&app, &told)).await;
+    tick("feed_tail", PULSE, Some(app.feed_tail.bell()), &stop, || pass(&app, &told)).await;
     app.feed_tail.end();
     Ok(())
 }

@@ -19,11 +19,20 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::error::Result;
 
-/// Calls `pass` again and again until `stop`: at once while there is more to do, else after `bell` or `tick`.
+/// How often a worker looks for work.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// Without a bell it looks again after this time.
+    pub tick: Duration,
+    /// After a pass it hears no bell for so long: under load one pass serves the bells of many commits.
+    pub rest: Duration,
+}
+
+/// Calls `pass` again and again until `stop`: at once while there is more to do, else after `bell` or the tick of `pulse`.
 /// A pass that fails (the database is away) is tried again at the next tick.
 pub async fn tick<F: Future<Output = Result<bool>>>(
     name: &'static str,
-    tick: Duration,
+    pulse: Pulse,
     bell: Option<&Notify>,
     stop: &CancellationToken,
     mut pass: impl FnMut() -> F,
@@ -48,8 +57,8 @@ pub async fn tick<F: Future<Output = Result<bool>>>(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = rung => {}
-            () = tokio::time::sleep(tick) => {}
+            () = async { tokio::time::sleep(pulse.rest).await; rung.await } => {}
+            () = tokio::time::sleep(pulse.tick) => {}
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::store::wakes::{self, Answered, Claim, Claimed, Restored, Target};
 
 /// How often due wakes are looked for when no bell rings: other processes' changes are seen then.
 const TICK: Duration = Duration::from_millis(200);
+/// After a look at the queue it hears no bell for so long: under load one look serves the bells of many commits.
+const REST: Duration = Duration::from_millis(10);
 /// Wakes claimed in one statement.
 const CLAIM_MAX: usize = 500;
 /// Answers written back in one statement.
@@ -68,7 +70,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
         if found == 0 {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = app.bells.wakes.notified() => {}
+                () = async { tokio::time::sleep(REST).await; app.bells.wakes.notified().await } => {}
                 () = tokio::time::sleep(TICK) => {}
             }
         }

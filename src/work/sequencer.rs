@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::tick;
+use super::{Pulse, tick};
 use crate::app::App;
 use crate::error::Result;
 use crate::store::{Class, feed, meta};
 
-const TICK: Duration = Duration::from_millis(200);
+/// What somebody sees live may be so late.
+const PULSE: Pulse = Pulse { tick: Duration::from_millis(200), rest: Duration::from_millis(50) };
 /// Entries numbered in one transaction.
 const ROWS_MAX: i64 = 500;
 /// A process that has died is followed by another after this time.
@@ -18,7 +19,7 @@ const LEASE: &str = "sequencer";
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick(LEASE, TICK, Some(&app.bells.feed), &stop, || pass(&app)).await;
+    tick(LEASE, PULSE, Some(&app.bells.feed), &stop, || pass(&app)).await;
     let mut conn = app.db.begin(Class::Background).await?;
     meta::drop_lease(&mut conn, LEASE, &app.process).await?;
     conn.commit().await

@@ -178,7 +178,8 @@ impl Job {
     }
 }
 
-/// Ends a running job whose tasks are all final; true where that was so. Asked after its counts have moved and after a walk has ended.
+/// Ends a running job whose tasks are all final, and goes on with a cancelled one that has an open task after all; true where the job
+/// was changed. Asked after its counts have moved and after a walk has ended.
 pub async fn close_if_done(conn: &mut Conn, moment: &mut Moment, id: Id) -> Result<bool> {
     let Some(mut job) = jobs::lock(conn, id).await? else { return Ok(false) };
     if !job.walk.is_empty() || !matches!(job.state.as_str(), "running" | "cancelled") {
@@ -191,6 +192,7 @@ pub async fn close_if_done(conn: &mut Conn, moment: &mut Moment, id: Id) -> Resu
         if open > 0 && !tasks::open_of_job(conn, id, "", 1).await?.is_empty() {
             job.begin_walk(jobs::CANCEL, moment.now_ms);
             jobs::put(conn, &job).await?;
+            return Ok(true);
         }
         return Ok(false);
     }

@@ -36,15 +36,22 @@ pub struct OpenTask {
     pub params: String,
 }
 
-const OPEN: Sql = rows_sql!(
-    "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, params FROM \
+const OPEN: Sql = Sql {
+    sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, params FROM \
        (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, j.params, r.most, \
-         ROW_NUMBER() OVER (PARTITION BY t.channel_id ORDER BY t.lane, t.job_id, t.id) AS place FROM ",
-    rows(id: text, most: bigint),
-    "JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
-       WHERE t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' AND j.state NOT IN ('cancelled', 'rejected')) AS o \
-     WHERE place <= most ORDER BY channel_id, lane, job_id, id"
-);
+         ROW_NUMBER() OVER (PARTITION BY t.channel_id ORDER BY t.lane, t.job_id, t.id) AS place \
+         FROM (SELECT value->>'id' AS id, value->>'most' AS most FROM json_each($1)) AS r \
+         JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
+         WHERE t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' AND j.state NOT IN ('cancelled', 'rejected')) AS o \
+       WHERE place <= most ORDER BY channel_id, lane, job_id, id",
+    // Each channel's tasks are read by themselves, in the order of the index, and no more of them than it wants.
+    postgres: "SELECT o.* FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, id text, most bigint) WHERE _row IS NULL) AS r \
+       CROSS JOIN LATERAL (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, \
+         t.progressed_at_ms, j.params FROM task t JOIN job j ON j.id = t.job_id \
+         WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' \
+           AND j.state NOT IN ('cancelled', 'rejected') ORDER BY t.lane, t.job_id, t.id LIMIT r.most) AS o \
+       ORDER BY channel_id, lane, job_id, id",
+};
 
 /// The open tasks of channels, in the order of delivery, no more than each wants. They are locked: what is answered as open cannot be
 /// cancelled or expire before the caller has committed that it was delivered.
@@ -53,7 +60,8 @@ pub async fn open_for(conn: &mut Conn, channels: &[Key], now_ms: i64) -> Result<
         sqlx::query_as(OPEN.on(conn.dialect())).bind(rows_json(channels)).bind(now_ms).fetch_all(conn.raw()).await?;
     if conn.dialect() == Dialect::Postgres && !open.is_empty() {
         let rows: Vec<TaskKey> = open.iter().map(|task| TaskKey { bucket: task.id.bucket(), id: task.id }).collect();
-        let held: HashSet<Id> = sqlx::query_scalar(HOLD).bind(rows_json(&rows)).fetch_all(conn.raw()).await?.into_iter().collect();
+        let held: Vec<(Id, Option<i64>)> = sqlx::query_as(HOLD).bind(rows_json(&rows)).fetch_all(conn.raw()).await?;
+        let held: HashSet<Id> = held.into_iter().filter(|(_, finished_at_ms)| finished_at_ms.is_none()).map(|(id, _)| id).collect();
         open.retain(|task| held.contains(&task.id));
     }
     Ok(open)
@@ -65,9 +73,10 @@ struct TaskKey {
     id: Id,
 }
 
-// A statement that numbers rows cannot lock them; this one locks, and sees what has ended meanwhile.
-const HOLD: &str = "SELECT t.id FROM task t JOIN json_to_recordset($1::json) AS r(bucket bigint, id text) \
-     ON t.bucket = r.bucket AND t.id = r.id WHERE t.finished_at_ms IS NULL ORDER BY t.bucket, t.id FOR UPDATE OF t";
+// A statement that reads in order cannot lock in another; this one locks, and sees what has ended meanwhile. What has ended is left out by
+// the caller: with the condition here the small index of open tasks would look as good as the key.
+const HOLD: &str = "SELECT t.id, t.finished_at_ms FROM task t JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r \
+     ON t.bucket = r.bucket AND t.id = r.id ORDER BY t.bucket, t.id FOR UPDATE OF t";
 
 /// A task that a result speaks of.
 #[derive(Clone, Debug, FromRow)]

@@ -143,21 +143,24 @@ pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<V
     Ok(endings.into_iter().map(|ending| ending.ended).filter(|ended| done.contains(&ended.id)).collect())
 }
 
-const UNDELIVERED_LIKE: Sql = rows_sql!(
-    "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was FROM ",
-    rows(id: text),
-    "JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
-     WHERE t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4"
-);
+// On PostgreSQL each channel's open tasks are read by themselves: the small index of open tasks, read whole, would look as good.
+const UNDELIVERED_LIKE: Sql = Sql {
+    sqlite: "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was FROM (SELECT value AS id FROM json_each($1)) AS r \
+       JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
+       WHERE t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4",
+    postgres: "SELECT o.* FROM json_array_elements_text($1::json) AS r(id) CROSS JOIN LATERAL \
+       (SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was FROM task t JOIN job j ON j.id = t.job_id \
+         WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4 \
+         OFFSET 0) AS o",
+};
 
 /// Tasks of earlier jobs on these channels, of the same kind and parameters, that were not delivered yet.
 pub async fn undelivered_like(conn: &mut Conn, channels: &[Id], job: Id, kind: &str, params: &str) -> Result<Vec<Ended>> {
     if channels.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<ChannelKey> = channels.iter().map(|id| ChannelKey { id: *id }).collect();
     let found = sqlx::query_as(UNDELIVERED_LIKE.on(conn.dialect()))
-        .bind(rows_json(&rows))
+        .bind(rows_json(channels))
         .bind(job)
         .bind(kind)
         .bind(params)
@@ -203,22 +206,18 @@ pub async fn over_of_job(conn: &mut Conn, job: Id, after: &str, before_ms: i64, 
     Ok(rows)
 }
 
-#[derive(Serialize)]
-struct ChannelKey {
-    id: Id,
-}
-
-const OPEN_OF: Sql = rows_sql!(
-    "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was, t.kind FROM ",
-    rows(id: text),
-    "JOIN task t ON t.channel_id = r.id WHERE t.finished_at_ms IS NULL"
-);
+const OPEN_OF: Sql = Sql {
+    sqlite: "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was, t.kind FROM (SELECT value AS id FROM json_each($1)) AS r \
+       JOIN task t ON t.channel_id = r.id WHERE t.finished_at_ms IS NULL",
+    postgres: "SELECT o.* FROM json_array_elements_text($1::json) AS r(id) CROSS JOIN LATERAL \
+       (SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was, t.kind FROM task t \
+         WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL OFFSET 0) AS o",
+};
 
 /// All open tasks of channels, with their kinds.
 pub async fn open_of(conn: &mut Conn, channels: &[Id]) -> Result<Vec<(Ended, String)>> {
-    let rows: Vec<ChannelKey> = channels.iter().map(|id| ChannelKey { id: *id }).collect();
     let found: Vec<(Id, Id, Id, Id, String, String)> =
-        sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?;
+        sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(rows_json(channels)).fetch_all(conn.raw()).await?;
     let ended = |(id, job_id, device_id, channel_id, was, kind)| (Ended { id, job_id, device_id, channel_id, was }, kind);
     Ok(found.into_iter().map(ended).collect())
 }
