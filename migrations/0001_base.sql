@@ -204,6 +204,30 @@ CREATE UNIQUE INDEX channel_device ON channel (bucket, device_id, kind, subject)
 CREATE INDEX channel_moves ON channel (label_set_id, generation);
 CREATE INDEX channel_stack ON channel (stack_id);
 
+-- An Apple device's enrollment, one row a device: pending after Authenticate, enrolled after TokenUpdate, left after CheckOut.
+-- identifier is the UDID or EnrollmentID, certificate_hash the SHA-256 of the pinned certificate, former_certificate_hash the one that
+-- stands beside it until TokenUpdate. unlock_token and bootstrap_token are sealed. refresh_step counts the commands by which the
+-- server asks a device about itself; refresh_started_ms is null while it asks nothing.
+CREATE TABLE apple_enrollment (
+  bucket BIGINT NOT NULL,
+  device_id TEXT NOT NULL,
+  identifier TEXT NOT NULL,
+  state TEXT NOT NULL,
+  token_id TEXT,
+  certificate_hash TEXT NOT NULL,
+  former_certificate_hash TEXT,
+  topic TEXT NOT NULL,
+  unlock_token TEXT,
+  bootstrap_token TEXT,
+  awaiting_configuration BIGINT NOT NULL,
+  authenticated_at_ms BIGINT NOT NULL,
+  enrolled_at_ms BIGINT,
+  refresh_started_ms BIGINT,
+  refresh_step BIGINT NOT NULL,
+  refreshed_at_ms BIGINT,
+  PRIMARY KEY (bucket, device_id)
+);
+
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
 -- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses.
 CREATE TABLE wakes (
@@ -267,7 +291,8 @@ CREATE TABLE idempotency (
 );
 
 -- A task's id is derived from (job, channel, attempt), so the primary key keeps them unique.
--- finished_at_ms IS NULL is what "open" means, in every index and statement.
+-- finished_at_ms IS NULL is what "open" means, in every index and statement. command_uuid is an Apple command's own, where the
+-- operator chose it; else the command has the task's id.
 CREATE TABLE task (
   bucket BIGINT NOT NULL,
   id TEXT NOT NULL,
@@ -289,8 +314,10 @@ CREATE TABLE task (
   result TEXT,
   late TEXT,
   retried_by TEXT,
+  command_uuid TEXT,
   PRIMARY KEY (bucket, id)
 );
+CREATE UNIQUE INDEX task_command ON task (bucket, channel_id, command_uuid) WHERE command_uuid IS NOT NULL;
 CREATE INDEX task_open ON task (channel_id, lane, job_id, id) WHERE finished_at_ms IS NULL;
 CREATE INDEX task_expiry ON task (expires_at_ms) WHERE finished_at_ms IS NULL;
 CREATE INDEX task_job ON task (job_id, id);

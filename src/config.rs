@@ -34,6 +34,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     pub push: Push,
+    pub mdm: Mdm,
     pub agent: Agent,
     pub limits: Limits,
     pub retention: Retention,
@@ -130,6 +131,42 @@ impl Default for Fcm {
     }
 }
 
+/// Apple devices.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mdm {
+    /// Certificate and key of the CA that issues the identities of devices, PEM; made at first start unless named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_key: Option<PathBuf>,
+    /// The header in which a trusted proxy hands on the client's certificate: `Client-Cert`, `X-Client-Cert`...
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_client_cert_header: Option<String>,
+    /// Whether only certificates that this server issued let a new device in.
+    pub require_known_certificate: bool,
+    /// How old what a device told of itself may be before it is asked again; 0 for never.
+    pub refresh_every_s: i64,
+    /// Whether a device that is enrolled may enroll again under another token without an operator.
+    pub allow_reenrollment: bool,
+    /// Whether devices sign their messages, for servers that do not see the devices' TLS.
+    pub sign_message: bool,
+}
+
+impl Default for Mdm {
+    fn default() -> Mdm {
+        Mdm {
+            ca_cert: None,
+            ca_key: None,
+            proxy_client_cert_header: None,
+            require_known_certificate: true,
+            refresh_every_s: 10_800,
+            allow_reenrollment: false,
+            sign_message: true,
+        }
+    }
+}
+
 /// The agent protocol.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -192,6 +229,7 @@ impl Default for Config {
             secrets: Secrets::default(),
             tls: None,
             push: Push::default(),
+            mdm: Mdm::default(),
             agent: Agent::default(),
             limits: Limits::default(),
             retention: Retention::default(),

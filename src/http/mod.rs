@@ -7,6 +7,7 @@ pub mod console;
 pub mod error;
 pub mod extract;
 pub mod health;
+pub mod mdm;
 pub mod openapi;
 pub mod page;
 pub mod serve;
@@ -26,6 +27,9 @@ pub fn router(app: App, parts: &[Part]) -> Router {
     if parts.contains(&Part::Agent) {
         router = router.nest("/agent/v1", agent());
     }
+    if parts.contains(&Part::Mdm) {
+        router = router.nest("/mdm", mdm());
+    }
     if parts.contains(&Part::Api) {
         router = router.nest("/api/v1", api()).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
     }
@@ -41,6 +45,14 @@ fn agent() -> Router<App> {
         .route("/activate", post(agent::activate::activate))
         .route("/sync", post(agent::sync::sync))
         .route("/events", post(agent::events::events))
+}
+
+/// Apple's MDM protocol.
+fn mdm() -> Router<App> {
+    Router::new()
+        .route("/checkin", put(mdm::message).post(mdm::message))
+        .route("/connect", put(mdm::message).post(mdm::message))
+        .layer(middleware::from_fn(mdm::guard::guard))
 }
 
 /// The operator API.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
+use super::apple;
 use super::contacts::{Heard, Visit};
 use crate::app::App;
 use crate::clock::Moment;
@@ -13,6 +14,7 @@ use crate::model::schedule::{self, DOCUMENT_PATIENCE_MS, OpenWork, PERIOD_S, Rhy
 use crate::model::{Id, Lane};
 use crate::ops::{jobs, settle as documents};
 use crate::protocol::agent::{DeniedMembers, EventsAnswer, PolicyAnswer, SyncAnswer, TASKS_MAX, TaskAnswer};
+use crate::store::apple::{self as store, Refresh};
 use crate::store::contacts::{self, Carried};
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Key, OpenTask, TaskChange};
@@ -24,8 +26,11 @@ pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, vi
     let syncing: Vec<Key> = visits
         .iter()
         .filter_map(|visit| {
-            let have = visit.sync()?.have.len();
-            Some(Key { id: visit.standing.id, most: i64::try_from(TASKS_MAX + 1 + have).unwrap_or(i64::MAX) })
+            let have = visit.sync().map_or(0, |sync| sync.have.len());
+            visit
+                .serves()
+                .then_some(())
+                .map(|()| Key { id: visit.standing.id, most: i64::try_from(TASKS_MAX + 1 + have).unwrap_or(i64::MAX) })
         })
         .collect();
     let mut open: HashMap<Id, Vec<OpenTask>> = HashMap::new();
@@ -44,7 +49,10 @@ pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, vi
     for visit in visits.iter_mut() {
         let tasks = open.remove(&visit.standing.id).unwrap_or_default();
         let document = delivered.remove(&visit.standing.id);
-        let heard = answer(app, moment, visit, tasks, document, &mut out);
+        let heard = match visit.report() {
+            Some(_) => apple::answer(app, moment, visit, tasks, &mut out),
+            None => answer(app, moment, visit, tasks, document, &mut out),
+        };
         answers.push((visit.at, heard));
     }
     out.write(conn, moment).await?;
@@ -60,12 +68,13 @@ fn wants_document(visit: &Visit<'_>) -> bool {
 
 /// What the answers of a group write.
 #[derive(Default)]
-struct Out {
-    deliveries: Vec<TaskChange>,
-    counts: Vec<(String, String, i64)>,
+pub(super) struct Out {
+    pub deliveries: Vec<TaskChange>,
+    pub counts: Vec<(String, String, i64)>,
     resets: Vec<Reset>,
     carried: Vec<Carried>,
-    entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
+    pub refreshes: Vec<Refresh>,
 }
 
 impl Out {
@@ -74,6 +83,7 @@ impl Out {
         wakes::reset(conn, &self.resets).await?;
         self.deliveries.sort_by_key(|change| (change.bucket, change.id));
         tasks::apply(conn, &self.deliveries, moment.now_ms).await?;
+        store::refresh(conn, &self.refreshes).await?;
         tallies::add(conn, moment, &self.counts).await?;
         contacts::carry(conn, &self.carried, moment.now_ms).await?;
         feed::append(conn, moment, &self.entries).await
@@ -124,7 +134,7 @@ fn answer(
     }
     let policy = document.map(|document| PolicyAnswer { version: document.version, document: document.document });
     visit.fruitful |= fresh > 0;
-    reset(moment, visit, &open, &have, policy.is_some(), out);
+    reset(moment, visit, work_of(&open, &have, policy.is_some(), now_ms), out);
     note(moment, visit, fresh, policy.as_ref().map(|policy| policy.version.clone()), out);
     if is_denied {
         return Heard::Denied(Box::new(denied(visit, tasks)));
@@ -141,10 +151,8 @@ fn answer(
     }))
 }
 
-/// Sets the wake by what the visit leaves open. A visit of a channel that has nothing open and was not called needs no write.
-fn reset(moment: &Moment, visit: &Visit<'_>, open: &[OpenTask], have: &HashSet<Id>, document: bool, out: &mut Out) {
-    let standing = &visit.standing;
-    let now_ms = moment.now_ms;
+/// What an agent's visit leaves open.
+fn work_of(open: &[OpenTask], have: &HashSet<Id>, document: bool, now_ms: i64) -> Vec<OpenWork> {
     let mut work: Vec<OpenWork> = open
         .iter()
         .map(|task| {
@@ -159,8 +167,15 @@ fn reset(moment: &Moment, visit: &Visit<'_>, open: &[OpenTask], have: &HashSet<I
     if document {
         work.push(OpenWork { last_ms: now_ms, patience_ms: DOCUMENT_PATIENCE_MS, urgent: false });
     }
+    work
+}
+
+/// Sets the wake by what the visit leaves open. A visit of a channel that has nothing open and was not called needs no write.
+pub(super) fn reset(moment: &Moment, visit: &Visit<'_>, work: Vec<OpenWork>, out: &mut Out) {
+    let standing = &visit.standing;
+    let now_ms = moment.now_ms;
     let untouched = standing.open_work == 0 && standing.step == 0 && standing.attempt == 0 && standing.unanswered == 0;
-    if work.is_empty() && untouched && standing.lane == Lane::Periodic.rank() && standing.lazy == 1 {
+    if work.is_empty() && untouched && standing.lane == Lane::Periodic.rank() && (standing.lazy == 1 || visit.report().is_some()) {
         return;
     }
     let fruitless = if visit.fruitful || work.is_empty() { 0 } else { standing.fruitless + 1 };
@@ -179,9 +194,9 @@ fn reset(moment: &Moment, visit: &Visit<'_>, open: &[OpenTask], have: &HashSet<I
 }
 
 /// Keeps the visit in history if it carried something, and measures what its nudge took.
-fn note(moment: &mut Moment, visit: &Visit<'_>, tasks: i64, policy: Option<String>, out: &mut Out) {
+pub(super) fn note(moment: &mut Moment, visit: &Visit<'_>, tasks: i64, policy: Option<String>, out: &mut Out) {
     let standing = &visit.standing;
-    let answered = visit.sync().is_some() && standing.unanswered > 0;
+    let answered = visit.serves() && standing.unanswered > 0;
     let after_nudge_ms = if answered { standing.nudged_at_ms.map(|at| (moment.now_ms - at).max(0)) } else { None };
     if let Some(ms) = after_nudge_ms {
         let lane = Lane::from_rank(standing.lane).name();
@@ -189,14 +204,14 @@ fn note(moment: &mut Moment, visit: &Visit<'_>, tasks: i64, policy: Option<Strin
             .record(ms as f64 / 1000.0);
     }
     let count = |outcomes: usize| i64::try_from(outcomes).unwrap_or(i64::MAX);
-    let (results, events) = (count(visit.results.len()), count(visit.events.len()));
+    let (results, events) = (count(visit.results.len()) + visit.reported.results, count(visit.events.len()));
     if results + events + tasks > 0 || policy.is_some() || after_nudge_ms.is_some() {
         out.carried.push(Carried {
             bucket: standing.id.bucket(),
             id: moment.id_beside(standing.device_id),
             device_id: standing.device_id,
             channel_id: standing.id,
-            cause: visit.sync().map_or("event", |sync| sync.cause).to_owned(),
+            cause: visit.cause().to_owned(),
             after_nudge_ms,
             results,
             events,

@@ -1,30 +1,34 @@
-//! Agents' contacts: results, reports and events in, tasks and documents out, in a handful of statements for the whole group.
+//! Contacts: results, reports and events in, tasks and documents out, in a handful of statements for the whole group.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::group::Kind;
-use super::{answers, settle};
+use super::{answers, apple, settle};
 use crate::app::App;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::Id;
 use crate::protocol::agent::{DeniedMembers, Event, EventOutcome, EventsAnswer, Item, ResultOutcome, SyncAnswer, SyncRequest, TaskResult};
-use crate::store::contacts::{self, Standing, Touch};
+use crate::protocol::apple::{Report, Status};
+use crate::store::contacts::{self, Standing, Touch, Way};
 use crate::store::{Class, Conn};
 
-/// One contact of an agent.
+/// One contact of a channel.
 #[derive(Clone, Debug)]
 pub struct Contact {
     pub device_id: Id,
-    /// Hash of the device token that came with it.
+    pub way: Way,
+    /// Hash of the device token that came with it, or of the certificate.
     pub token_hash: String,
     pub said: Said,
 }
 
-/// What the agent said.
+/// What was said.
 #[derive(Clone, Debug)]
 pub enum Said {
     Sync(Box<SyncRequest>),
+    /// An Apple device reports a command and asks for the next.
+    Report(Box<Report>),
     /// Events alone: recorded, but no visit: tasks and documents wait for a sync.
     Events(Vec<Item<Event>>),
 }
@@ -33,6 +37,8 @@ pub enum Said {
 #[derive(Clone, Debug)]
 pub enum Heard {
     Sync(Box<SyncAnswer>),
+    /// The next command as a property list; none where there is nothing to do.
+    Command(Option<Vec<u8>>),
     Events(EventsAnswer),
     /// 403, with what to do about it.
     Denied(Box<DeniedMembers>),
@@ -47,6 +53,7 @@ impl Contact {
     pub fn is_idle(&self) -> bool {
         match &self.said {
             Said::Sync(sync) => sync.results.is_empty() && sync.events.is_empty(),
+            Said::Report(report) => report.status == Status::Idle,
             Said::Events(events) => events.is_empty(),
         }
     }
@@ -54,7 +61,7 @@ impl Contact {
     pub(super) fn results_said(&self) -> &[Item<TaskResult>] {
         match &self.said {
             Said::Sync(sync) => &sync.results,
-            Said::Events(_) => &[],
+            Said::Events(_) | Said::Report(_) => &[],
         }
     }
 
@@ -62,6 +69,7 @@ impl Contact {
         match &self.said {
             Said::Sync(sync) => &sync.events,
             Said::Events(events) => events,
+            Said::Report(_) => &[],
         }
     }
 }
@@ -103,11 +111,13 @@ impl Kind for Contacts {
     fn split(item: &Contact) -> Option<(Contact, Contact)> {
         let with = |results: Vec<_>, events: Vec<_>| match &item.said {
             Said::Sync(sync) => Contact { said: Said::Sync(Box::new(SyncRequest { results, events, ..(**sync).clone() })), ..item.clone() },
-            Said::Events(_) => Contact { said: Said::Events(events), ..item.clone() },
+            Said::Events(_) | Said::Report(_) => Contact { said: Said::Events(events), ..item.clone() },
         };
         let (results, events) = match &item.said {
             Said::Sync(sync) => (sync.results.clone(), sync.events.clone()),
             Said::Events(events) => (Vec::new(), events.clone()),
+            // One command, one status: there is nothing to be split.
+            Said::Report(_) => return None,
         };
         if results.len() + events.len() < 2 {
             return None;
@@ -141,6 +151,7 @@ impl Kind for Contacts {
             rejected => rejected.clone(),
         };
         let said = match &item.said {
+            Said::Report(report) => Said::Report(Box::new(apple::bare(report)?)),
             Said::Sync(sync) if sync.results.is_empty() && sync.events.is_empty() => {
                 // Nothing but facts and reports is left: without the facts, of which something cannot be stored.
                 if sync.facts.is_empty() {
@@ -177,6 +188,8 @@ pub(super) struct Visit<'a> {
     pub standing: Standing,
     pub results: Vec<ResultOutcome>,
     pub events: Vec<EventOutcome>,
+    /// What an Apple device's report did.
+    pub reported: apple::Reported,
     /// True where the contact changed something: results, a report, facts, an address.
     pub fruitful: bool,
 }
@@ -186,16 +199,39 @@ impl Visit<'_> {
     pub fn sync(&self) -> Option<&SyncRequest> {
         match &self.contact.said {
             Said::Sync(sync) => Some(sync),
-            Said::Events(_) => None,
+            Said::Events(_) | Said::Report(_) => None,
+        }
+    }
+
+    /// The report, where it is one.
+    pub fn report(&self) -> Option<&Report> {
+        match &self.contact.said {
+            Said::Report(report) => Some(report),
+            Said::Events(_) | Said::Sync(_) => None,
+        }
+    }
+
+    /// True where the channel came for its work.
+    pub fn serves(&self) -> bool {
+        !matches!(self.contact.said, Said::Events(_))
+    }
+
+    /// Why it came. An Apple device does not say it: after a nudge it is taken for the nudge's.
+    pub fn cause(&self) -> &'static str {
+        match &self.contact.said {
+            Said::Sync(sync) => sync.cause,
+            Said::Report(_) if self.standing.unanswered > 0 => "push",
+            Said::Report(_) => "unknown",
+            Said::Events(_) => "event",
         }
     }
 }
 
 /// Applies a group in the caller's transaction: one answer for each contact, and whether wakes or background work came of it.
 async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact]) -> Result<(Vec<Heard>, bool)> {
-    let devices: Vec<Id> = items.iter().map(|item| item.device_id).collect();
+    let channels: Vec<(Id, &Way)> = items.iter().map(|item| (item.device_id, &item.way)).collect();
     let mut standings: HashMap<Id, Standing> =
-        contacts::open(conn, &devices).await?.into_iter().map(|standing| (standing.device_id, standing)).collect();
+        contacts::open(conn, &channels).await?.into_iter().map(|standing| (standing.device_id, standing)).collect();
     let mut heard: Vec<Option<Heard>> = items.iter().map(|_| None).collect();
     let mut visits = Vec::with_capacity(items.len());
     for (at, contact) in items.iter().enumerate() {
@@ -203,12 +239,14 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
             None => heard[at] = Some(Heard::DeviceUnknown),
             Some(standing) if !admits(&standing, &contact.token_hash) => heard[at] = Some(Heard::TokenReplaced),
             Some(standing) => {
-                visits.push(Visit { at, contact, standing, results: Vec::new(), events: Vec::new(), fruitful: false });
+                let (results, events, reported) = Default::default();
+                visits.push(Visit { at, contact, standing, results, events, reported, fruitful: false });
             }
         }
     }
     let mut work = false;
     if !visits.is_empty() {
+        apple::open(conn, &mut visits).await?;
         settle::take_in(conn, moment, &mut visits).await?;
         for (at, answer) in answers::give_out(app, conn, moment, &mut visits).await? {
             heard[at] = Some(answer);
@@ -218,15 +256,14 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
             .map(|visit| Touch {
                 bucket: visit.standing.id.bucket(),
                 id: visit.standing.id,
-                cause: visit.sync().map_or("event", |sync| sync.cause).to_owned(),
-                serving: i64::from(visit.sync().is_some()),
+                cause: visit.cause().to_owned(),
+                serving: i64::from(visit.serves()),
             })
             .collect();
         contacts::touch(conn, &touches, moment.now_ms).await?;
         for visit in &visits {
-            let cause = visit.sync().map_or("event", |sync| sync.cause);
-            metrics::counter!("muster_contacts_total", "channel" => "agent", "cause" => cause).increment(1);
-            work |= !visit.contact.results_said().is_empty() || !visit.contact.events().is_empty();
+            metrics::counter!("muster_contacts_total", "channel" => visit.contact.way.kind(), "cause" => visit.cause()).increment(1);
+            work |= !visit.contact.is_idle();
         }
     }
     // Every contact was given an answer above; a gap would be a fault of this function.

@@ -5,6 +5,8 @@
 
 pub mod activations;
 mod answers;
+mod apple;
+pub mod checkins;
 pub mod contacts;
 pub mod group;
 mod results;
@@ -14,14 +16,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::activations::{Activations, Admission, Newcomer};
+use self::checkins::{Answer, Arrival, Checkins};
 use self::contacts::{Contact, Contacts, Heard};
 use self::group::{Arrivals, Group, group};
 use crate::app::App;
 use crate::error::Result;
 use crate::model::Id;
+use crate::store::contacts::Way;
 
 /// Contacts waiting above which idle ones are shed.
 const IDLE_BACKLOG_MAX: usize = 4_096;
+/// Contacts waiting above which Apple devices are shed that come for nothing: they ignore how long they are told to stay away.
+const IDLE_APPLE_BACKLOG_MAX: usize = 8_192;
 /// Contacts waiting above which those with results and events are shed.
 const CARRYING_BACKLOG_MAX: usize = 12_288;
 /// Activations waiting above which further ones are shed.
@@ -36,26 +42,34 @@ const RETRY_SPREAD_S: i64 = 60;
 pub struct Intake {
     contacts: Group<Contacts>,
     activations: Group<Activations>,
+    checkins: Group<Checkins>,
 }
 
 /// The other end of an [`Intake`]: run by the server.
 pub struct Committers {
     contacts: Vec<Arrivals<Contacts>>,
     activations: Vec<Arrivals<Activations>>,
+    checkins: Vec<Arrivals<Checkins>>,
 }
 
 /// An intake and its committers. Where the database takes several writers at once, contacts of different devices are committed in
-/// `queues` groups beside each other; activations lock what they share and stay in one.
+/// `queues` groups beside each other; activations and check-ins lock what they share and stay in one.
 pub fn new(queues: usize) -> (Intake, Committers) {
     let (contacts, contact_arrivals) = group(queues);
     let (activations, activation_arrivals) = group(1);
-    (Intake { contacts, activations }, Committers { contacts: contact_arrivals, activations: activation_arrivals })
+    let (checkins, checkin_arrivals) = group(1);
+    let committers = Committers { contacts: contact_arrivals, activations: activation_arrivals, checkins: checkin_arrivals };
+    (Intake { contacts, activations, checkins }, committers)
 }
 
 impl Intake {
     /// Hands in a contact; answered after its commit.
     pub async fn contact(&self, contact: Contact) -> Result<Heard> {
-        let (class, most) = if contact.is_idle() { ("idle", IDLE_BACKLOG_MAX) } else { ("carrying", CARRYING_BACKLOG_MAX) };
+        let (class, most) = match (contact.is_idle(), &contact.way) {
+            (true, Way::Agent) => ("idle", IDLE_BACKLOG_MAX),
+            (true, Way::Mdm(_)) => ("idle_apple", IDLE_APPLE_BACKLOG_MAX),
+            (false, _) => ("carrying", CARRYING_BACKLOG_MAX),
+        };
         let retry_after_s = spread_s(contact.device_id);
         let heard = self.contacts.submit(contact, most, retry_after_s).await;
         shed(class, &heard);
@@ -69,9 +83,16 @@ impl Intake {
         admission
     }
 
+    /// Hands in a check-in message of an Apple device; answered after its commit.
+    pub async fn checkin(&self, arrival: Arrival) -> Result<Answer> {
+        let answer = self.checkins.submit(arrival, ACTIVATION_BACKLOG_MAX, RETRY_SPREAD_S).await;
+        shed("checkin", &answer);
+        answer
+    }
+
     /// Contacts that wait for a commit.
     pub fn backlog(&self) -> usize {
-        self.contacts.backlog() + self.activations.backlog()
+        self.contacts.backlog() + self.activations.backlog() + self.checkins.backlog()
     }
 }
 
@@ -89,12 +110,15 @@ fn spread_s(device: Id) -> i64 {
 impl Committers {
     /// Runs the committers until `drained`; what was taken before is committed first.
     pub fn start(self, app: &App, drained: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
-        let Committers { contacts, activations } = self;
+        let Committers { contacts, activations, checkins } = self;
         for queue in contacts {
             workers.spawn(until(drained.clone(), queue.run(Contacts { app: app.clone() })));
         }
         for queue in activations {
             workers.spawn(until(drained.clone(), queue.run(Activations { app: app.clone() })));
+        }
+        for queue in checkins {
+            workers.spawn(until(drained.clone(), queue.run(Checkins { app: app.clone() })));
         }
     }
 }

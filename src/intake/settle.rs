@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 
 use super::contacts::Visit;
-use super::results;
+use super::{apple, results};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Id, Lane};
@@ -26,7 +26,9 @@ pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [
     bring_up_to_date(conn, moment, visits).await?;
     addresses(conn, moment, visits).await?;
     results::take(conn, moment, visits).await?;
+    let told = apple::take(conn, moment, visits).await?;
     let mut changed_facts = take_events(conn, moment, visits).await?;
+    changed_facts.extend(told);
     take_facts(conn, moment, visits, &mut changed_facts).await
 }
 
@@ -46,12 +48,10 @@ async fn bring_up_to_date(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vi
             }
         }
     }
-    let came: Vec<(Id, i64)> = visits
-        .iter()
-        .filter(|visit| visit.sync().is_some())
-        .map(|visit| (visit.standing.device_id, visit.standing.created_at_ms))
-        .collect();
-    if came.is_empty() { Ok(()) } else { jobs::make_early(conn, moment, &came).await }
+    let serving = visits.iter().filter(|visit| visit.serves());
+    let (came, here): (Vec<(Id, i64)>, Vec<Id>) =
+        serving.map(|visit| ((visit.standing.device_id, visit.standing.created_at_ms), visit.standing.id)).unzip();
+    if came.is_empty() { Ok(()) } else { jobs::make_early(conn, moment, &came, &here).await }
 }
 
 /// New push addresses, promoted tokens, and what the agents report of their policy.
@@ -64,13 +64,17 @@ async fn addresses(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>
         let before = visit.standing.clone();
         visit.standing.skew_ms = events::skew_ms(visit.contact.events(), before.skew_ms, moment.now_ms);
         let hash = &visit.contact.token_hash;
+        if visit.report().is_some() {
+            // Which certificates open it is said by check-ins alone.
+            continue;
+        }
         let standing = &mut visit.standing;
         if standing.fresh_token_hash.as_ref() == Some(hash) {
             standing.token_hash = standing.fresh_token_hash.take();
         }
         let sync: Option<&SyncRequest> = match &visit.contact.said {
             super::contacts::Said::Sync(sync) => Some(sync),
-            super::contacts::Said::Events(_) => None,
+            super::contacts::Said::Events(_) | super::contacts::Said::Report(_) => None,
         };
         let mut push_changed = false;
         if let Some(push) = sync.and_then(|sync| sync.push.as_ref()) {

@@ -25,6 +25,8 @@ pub struct Kind {
     pub lane: Lane,
     /// Platforms whose agent can do it; empty where only Apple's own MDM channel can.
     pub agents: &'static [&'static str],
+    /// Platforms whose own MDM channel can do it; where a device has both, this one does.
+    pub apple: &'static [&'static str],
     /// Waits for a second operator above the budget.
     pub destructive: bool,
     /// True where a device that is denied still gets it; `store::tasks` names the same kinds where it tells why a task waits.
@@ -37,6 +39,8 @@ pub struct Kind {
 
 const BOTH: &[&str] = &["android", "ios"];
 const ANDROID: &[&str] = &["android"];
+const APPLE: &[&str] = &["ios", "macos", "tvos", "visionos", "watchos"];
+const PHONES_AND_MACS: &[&str] = &["ios", "macos"];
 
 const fn kind(
     name: &'static str,
@@ -45,7 +49,7 @@ const fn kind(
     patience_min: i64,
     params: &'static [(&'static str, bool, Param)],
 ) -> Kind {
-    Kind { name, lane, agents, destructive: false, for_denied: false, supersedes: false, patience_min, params }
+    Kind { name, lane, agents, apple: &[], destructive: false, for_denied: false, supersedes: false, patience_min, params }
 }
 
 /// The names of every kind.
@@ -70,6 +74,7 @@ const APP: &[(&str, bool, Param)] = &[
 /// Every kind. An iOS app enforces nothing: what it cannot do is left to the MDM channel.
 pub const KINDS: &[Kind] = &[
     Kind {
+        apple: PHONES_AND_MACS,
         for_denied: true,
         ..kind(
             "lock",
@@ -80,10 +85,11 @@ pub const KINDS: &[Kind] = &[
         )
     },
     kind("unlock", Lane::Urgent, ANDROID, 5, &[]),
-    kind("clear_passcode", Lane::Urgent, &[], 5, &[]),
+    Kind { apple: &["ios", "visionos", "watchos"], ..kind("clear_passcode", Lane::Urgent, &[], 5, &[]) },
     kind("reset_password", Lane::Urgent, ANDROID, 5, &[("password", true, Param::Text(256))]),
-    kind("restart", Lane::Urgent, ANDROID, 5, &[]),
+    Kind { apple: &["ios", "macos", "tvos"], ..kind("restart", Lane::Urgent, ANDROID, 5, &[]) },
     Kind {
+        apple: APPLE,
         destructive: true,
         for_denied: true,
         ..kind(
@@ -99,13 +105,14 @@ pub const KINDS: &[Kind] = &[
             ],
         )
     },
-    Kind { destructive: true, for_denied: true, ..kind("retire", Lane::Urgent, BOTH, 5, &[]) },
-    Kind { for_denied: true, ..kind("locate", Lane::Urgent, BOTH, 5, &[]) },
+    Kind { apple: APPLE, destructive: true, for_denied: true, ..kind("retire", Lane::Urgent, BOTH, 5, &[]) },
+    Kind { apple: &["ios"], for_denied: true, ..kind("locate", Lane::Urgent, BOTH, 5, &[]) },
     kind("scan", Lane::Change, ANDROID, 60, &[("scope", false, Param::Text(256))]),
     kind("message", Lane::Change, BOTH, 10, &[("text", true, Param::Text(4096)), ("title", false, Param::Text(256))]),
-    kind("install_app", Lane::Change, ANDROID, 60, APP),
-    Kind { for_denied: true, ..kind("remove_app", Lane::Change, ANDROID, 10, APP) },
+    Kind { apple: PHONES_AND_MACS, ..kind("install_app", Lane::Change, ANDROID, 60, APP) },
+    Kind { apple: PHONES_AND_MACS, for_denied: true, ..kind("remove_app", Lane::Change, ANDROID, 10, APP) },
     Kind {
+        apple: APPLE,
         supersedes: true,
         ..kind(
             "refresh",
@@ -115,13 +122,16 @@ pub const KINDS: &[Kind] = &[
             &[("what", false, Param::Word(&["facts", "apps", "profiles", "security", "certificates"]))],
         )
     },
-    kind(
-        "apple_command",
-        Lane::Change,
-        &[],
-        10,
-        &[("command", false, Param::Object), ("plist", false, Param::Text(1_000_000)), ("command_uuid", false, Param::Text(128))],
-    ),
+    Kind {
+        apple: APPLE,
+        ..kind(
+            "apple_command",
+            Lane::Change,
+            &[],
+            10,
+            &[("command", false, Param::Object), ("plist", false, Param::Text(1_000_000)), ("command_uuid", false, Param::Text(64))],
+        )
+    },
 ];
 
 /// Parameters whose values nobody is shown.
@@ -184,6 +194,11 @@ impl Kind {
     /// True where the agent of this platform can do it.
     pub fn fits(&self, platform: &str) -> bool {
         self.agents.contains(&platform)
+    }
+
+    /// True where this platform's own MDM channel can do it.
+    pub fn fits_apple(&self, platform: &str) -> bool {
+        self.apple.contains(&platform)
     }
 
     /// Everything that is wrong with parameters.

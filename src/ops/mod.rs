@@ -9,6 +9,7 @@ pub mod explain;
 pub mod findings;
 pub mod jobs;
 pub mod labels;
+pub mod mdm;
 pub mod operators;
 pub mod policies;
 pub mod settle;

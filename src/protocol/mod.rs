@@ -1,3 +1,4 @@
 //! Bytes to types and back, pure.
 
 pub mod agent;
+pub mod apple;

@@ -13,6 +13,8 @@ use crate::model::Id;
 pub struct Standing {
     pub id: Id,
     pub device_id: Id,
+    /// '' but for a user's channel of an Apple device.
+    pub subject: String,
     pub platform: String,
     pub token_hash: Option<String>,
     pub fresh_token_hash: Option<String>,
@@ -57,28 +59,63 @@ struct Key {
     device_id: Id,
 }
 
+/// Which of a device's channels is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    #[default]
+    Agent,
+    /// Apple's own; a user's where the user part is not empty.
+    Mdm(String),
+}
+
+impl Way {
+    /// How the store names its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Way::Agent => "agent",
+            Way::Mdm(_) => "mdm",
+        }
+    }
+
+    fn subject(&self) -> &str {
+        match self {
+            Way::Agent => "",
+            Way::Mdm(subject) => subject,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WayKey<'a> {
+    bucket: i64,
+    device_id: Id,
+    kind: &'a str,
+    subject: &'a str,
+}
+
 // The channel rows are locked, in the order of their keys, by a statement of its own; what comes after reads behind the locks.
 const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c \
-     JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, device_id text) WHERE _row IS NULL) AS r ON c.bucket = r.bucket AND c.device_id = r.device_id \
-     WHERE c.kind = 'agent' AND c.subject = '' ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
+     JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, device_id text, kind text, subject text) WHERE _row IS NULL) AS r ON c.bucket = r.bucket AND c.device_id = r.device_id \
+     AND c.kind = r.kind AND c.subject = r.subject ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
 
 const OPEN: Sql = rows_sql!(
-    "SELECT c.id, c.device_id, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
+    "SELECT c.id, c.device_id, c.subject, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
        c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
        w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms \
      FROM ",
-    rows(bucket: bigint, device_id: text),
-    "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.device_id AND c.kind = 'agent' AND c.subject = '' \
+    rows(bucket: bigint, device_id: text, kind: text, subject: text),
+    "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.device_id AND c.kind = r.kind AND c.subject = r.subject \
      JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
      JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
      LEFT JOIN label_set s ON s.id = c.label_set_id \
      WHERE ($2 < 0 OR c.bucket = $2)"
 );
 
-/// Locks the agent channels of these devices and reads where they stand. `work_seq` is read here, before any open work.
-pub async fn open(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Standing>> {
-    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), device_id: *id }).collect();
+/// Locks these channels and reads where they stand; at most one of a device. `work_seq` is read here, before any open work.
+pub async fn open(conn: &mut Conn, channels: &[(Id, &Way)]) -> Result<Vec<Standing>> {
+    let rows: Vec<WayKey<'_>> =
+        channels.iter().map(|(id, way)| WayKey { bucket: id.bucket(), device_id: *id, kind: way.kind(), subject: way.subject() }).collect();
     let json = rows_json(&rows);
     if conn.dialect() == Dialect::Postgres {
         sqlx::query(LOCK).bind(&json).execute(conn.raw()).await?;

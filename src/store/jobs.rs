@@ -227,7 +227,9 @@ pub struct Remembered<'a> {
 pub struct Aim {
     pub device_id: Id,
     /// The agent's channel; none where the device has not activated.
-    pub channel_id: Option<Id>,
+    pub agent_id: Option<Id>,
+    /// Apple's own channel; none where the device is not enrolled.
+    pub mdm_id: Option<Id>,
     pub platform: String,
     pub denied: Option<String>,
 }
@@ -239,13 +241,22 @@ struct Key {
 }
 
 const AIMS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, c.id AS channel_id, d.platform, d.denied FROM ",
+    "SELECT d.id AS device_id, c.id AS agent_id, m.id AS mdm_id, d.platform, d.denied FROM ",
     rows(bucket: bigint, id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.id \
-     LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' ORDER BY d.bucket, d.id"
+     LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' \
+     LEFT JOIN apple_enrollment e ON e.bucket = d.bucket AND e.device_id = d.id AND e.state = 'enrolled' \
+     LEFT JOIN channel m ON m.bucket = e.bucket AND m.device_id = e.device_id AND m.kind = 'mdm' AND m.subject = '' ORDER BY d.bucket, d.id"
 );
 
-/// The devices among these that exist, with their agent channels.
+impl Aim {
+    /// True where nobody is there who could do anything.
+    pub fn is_nobody(&self) -> bool {
+        self.agent_id.is_none() && self.mdm_id.is_none()
+    }
+}
+
+/// The devices among these that exist, with their channels.
 pub async fn aims(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Aim>> {
     let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
     Ok(sqlx::query_as(AIMS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)

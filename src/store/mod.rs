@@ -7,6 +7,7 @@ mod migrate;
 mod turns;
 
 pub mod alarms;
+pub mod apple;
 pub mod channels;
 pub mod console;
 pub mod contacts;

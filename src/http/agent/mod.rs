@@ -18,6 +18,7 @@ use crate::intake::contacts::{Contact, Heard, Said};
 use crate::model::Id;
 use crate::model::token::parse_device_token;
 use crate::protocol::agent::{BODY_BYTES_MAX, ParseError};
+use crate::store::contacts::Way;
 
 /// Reads the body and the device token of a contact.
 async fn read(request: Request) -> Answer<(Id, String, Bytes)> {
@@ -40,7 +41,7 @@ fn parse_problem(error: ParseError) -> Problem {
 
 /// Commits a contact with its group and turns what came of it into the answer.
 async fn contact(app: &App, device_id: Id, token_hash: String, said: Said) -> Answer<Response> {
-    let heard = app.intake.contact(Contact { device_id, token_hash, said }).await?;
+    let heard = app.intake.contact(Contact { device_id, way: Way::Agent, token_hash, said }).await?;
     Ok(match heard {
         Heard::Sync(answer) => axum::Json(answer).into_response(),
         Heard::Events(answer) => axum::Json(answer).into_response(),
@@ -49,6 +50,7 @@ async fn contact(app: &App, device_id: Id, token_hash: String, said: Said) -> An
             Problem::from(Error::refused("device_unknown", "there is no such device; activate again if you hold an enrollment token"))
                 .into_response()
         }
+        Heard::Command(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "an agent was answered a command").into_response(),
         Heard::TokenReplaced => Problem::from(Error::refused(
             "token_replaced",
             "a later activation replaced this token; activate again if you hold an enrollment token",

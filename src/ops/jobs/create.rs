@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::kind::Kind;
 use crate::model::token::hash;
 use crate::model::{Actor, BUCKETS, BULK_ABOVE, Fault, Id, Lane, Role};
+use crate::ops::mdm::raw;
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, JobRow, Remembered};
@@ -105,6 +106,9 @@ async fn known(conn: &mut Conn, moment: &Moment, actor: &Actor, new: &NewJob, ke
 fn check(new: &NewJob) -> Result<&'static Kind> {
     let Some(kind) = Kind::named(&new.kind) else { return Err(Error::invalid("/kind", Kind::unknown(&new.kind))) };
     let mut faults = kind.check(&new.params);
+    if faults.is_empty() {
+        faults.extend(raw::check(kind.name, &new.params));
+    }
     let Target { devices, label, all } = &new.target;
     if usize::from(devices.is_some()) + usize::from(label.is_some()) + usize::from(all.is_some()) != 1 || *all == Some(false) {
         faults.push(Fault { pointer: "/target".into(), detail: "name exactly one of devices, label, all".into() });

@@ -9,6 +9,7 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::kind::Kind;
 use crate::model::{Id, Lane};
+use crate::ops::mdm::raw;
 use crate::ops::tasks as task_ops;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, Aim, JobRow};
@@ -71,9 +72,10 @@ async fn supersede(conn: &mut Conn, moment: &mut Moment, job: &JobRow, fresh: &[
     task_ops::end(conn, moment, endings, None).await.map(drop)
 }
 
-/// Makes the tasks of jobs under way for devices that come in before their chunk: (device, when it was made). No wakes are raised: they
-/// are here. The caller holds the locks of their channels. One read where no job is under way.
-pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]) -> Result<()> {
+/// Makes the tasks of jobs under way for devices that come in before their chunk: (device, when it was made). The channels that are
+/// `here` need no wake; a device's other channel that is to do it does. The caller holds the locks of the former. One read where no
+/// job is under way.
+pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)], here: &[Id]) -> Result<()> {
     for job in jobs::making(conn).await? {
         let selector = Selector::of(&job);
         let mut covered: Vec<Id> = came.iter().filter(|(_, made_ms)| *made_ms <= job.created_at_ms).map(|(id, _)| *id).collect();
@@ -92,7 +94,10 @@ pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]
         }
         if !covered.is_empty() {
             let wanted: Vec<Wanted> = covered.into_iter().map(Wanted::first).collect();
-            insert(conn, moment, &job, &wanted).await?;
+            let (fresh, _) = insert(conn, moment, &job, &wanted).await?;
+            let elsewhere = fresh.iter().filter(|task| task.finished_at_ms.is_none() && !here.contains(&task.channel_id));
+            let raises: Vec<Raise> = elsewhere.map(|task| Raise { channel_id: task.channel_id, lane: lane_of(&job) }).collect();
+            wakes::raise(conn, &raises, moment.now_ms).await?;
         }
     }
     Ok(())
@@ -102,10 +107,18 @@ pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]
 async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wanted]) -> Result<(Vec<NewTask>, Vec<Made>)> {
     let again: HashMap<Id, Option<Id>> = wanted.iter().map(|wanted| (wanted.device, wanted.again)).collect();
     let aims = jobs::aims(conn, &wanted.iter().map(|wanted| wanted.device).collect::<Vec<_>>()).await?;
-    channels_lock(conn, &aims.iter().filter_map(|aim| aim.channel_id).collect::<Vec<_>>()).await?;
     let kind = Kind::named(&job.kind);
+    let doers = aims.iter().filter_map(|aim| doer(kind, aim)).collect::<Vec<_>>();
+    channels_lock(conn, &doers).await?;
+    let command_uuid = raw::own_uuid(&job.kind, &job.params);
     let rows = aims.iter().filter_map(|aim| new_task(job, kind, aim, again.get(&aim.device_id).copied().flatten(), moment.now_ms));
-    let rows: Vec<NewTask> = rows.collect();
+    // A command that is ordered again is another one, with an id of its own.
+    let rows: Vec<NewTask> = rows
+        .map(|row| NewTask {
+            command_uuid: command_uuid.clone().filter(|_| row.attempt == 0 && again.get(&row.device_id).copied().flatten().is_none()),
+            ..row
+        })
+        .collect();
     let stored: HashSet<Id> = tasks::insert(conn, &rows, moment.now_ms).await?.into_iter().collect();
     let fresh: Vec<NewTask> = rows.into_iter().filter(|row| stored.contains(&row.id)).collect();
     let counts: Vec<(String, String, i64)> = fresh.iter().map(|row| (topic(job.id), row.state.clone(), 1)).collect();
@@ -116,19 +129,18 @@ async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wa
 
 /// The task of a device; `None` where ordering it again would only fail again.
 fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now_ms: i64) -> Option<NewTask> {
-    let refusal = match (kind, aim.channel_id) {
-        (_, None) => Some(("no_channel", "the device has not activated: there is nobody to carry it out")),
-        (Some(kind), _) if !kind.fits(&aim.platform) => Some(("unsupported", "this device's agent cannot do this")),
-        (Some(kind), _) if aim.denied.is_some() && !kind.for_denied => {
-            Some(("unauthorized", "the device may not go on; authorize it first"))
-        }
+    let doer = doer(kind, aim);
+    let refusal = match kind {
+        _ if aim.is_nobody() => Some(("no_channel", "the device has not activated: there is nobody to carry it out")),
+        _ if doer.is_none() => Some(("unsupported", "this device cannot do this")),
+        Some(kind) if aim.denied.is_some() && !kind.for_denied => Some(("unauthorized", "the device may not go on; authorize it first")),
         _ => None,
     };
     if refusal.is_some() && again.is_some() {
         return None;
     }
     // A device without a channel keeps its failed task under its own id.
-    let channel_id = aim.channel_id.unwrap_or(aim.device_id);
+    let channel_id = doer.or(aim.agent_id).or(aim.mdm_id).unwrap_or(aim.device_id);
     // Ordering the same task again twice makes one.
     let order = again.map_or_else(|| "1".to_owned(), |task| task.to_string());
     Some(NewTask {
@@ -146,7 +158,15 @@ fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now
         expires_at_ms: if again.is_some() { now_ms + (job.expires_at_ms - job.created_at_ms) } else { job.expires_at_ms },
         finished_at_ms: refusal.map(|_| now_ms),
         error: refusal.map(|(code, message)| json!({"code": code, "message": message, "chain": []}).to_string()),
+        command_uuid: None,
     })
+}
+
+/// Who carries a kind out: Apple's own channel before the agent.
+fn doer(kind: Option<&Kind>, aim: &Aim) -> Option<Id> {
+    let kind = kind?;
+    let apple = aim.mdm_id.filter(|_| kind.fits_apple(&aim.platform));
+    apple.or(aim.agent_id.filter(|_| kind.fits(&aim.platform)))
 }
 
 fn lane_of(job: &JobRow) -> Lane {

@@ -34,11 +34,15 @@ pub struct OpenTask {
     pub progressed_at_ms: Option<i64>,
     /// The job's parameters, JSON text.
     pub params: String,
+    /// What has come of it so far, JSON text.
+    pub progress: Option<String>,
+    /// An Apple command's own id, where the operator chose it.
+    pub command_uuid: Option<String>,
 }
 
 const OPEN: Sql = Sql {
-    sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, params FROM \
-       (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, j.params, r.most, \
+    sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, params, progress, command_uuid FROM \
+       (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, j.params, t.progress, t.command_uuid, r.most, \
          ROW_NUMBER() OVER (PARTITION BY t.channel_id ORDER BY t.lane, t.job_id, t.id) AS place \
          FROM (SELECT value->>'id' AS id, value->>'most' AS most FROM json_each($1)) AS r \
          JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
@@ -47,7 +51,7 @@ const OPEN: Sql = Sql {
     // Each channel's tasks are read by themselves, in the order of the index, and no more of them than it wants.
     postgres: "SELECT o.* FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, id text, most bigint) WHERE _row IS NULL) AS r \
        CROSS JOIN LATERAL (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, \
-         t.progressed_at_ms, j.params FROM task t JOIN job j ON j.id = t.job_id \
+         t.progressed_at_ms, j.params, t.progress, t.command_uuid FROM task t JOIN job j ON j.id = t.job_id \
          WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' \
            AND j.state NOT IN ('cancelled', 'rejected') ORDER BY t.lane, t.job_id, t.id LIMIT r.most) AS o \
        ORDER BY channel_id, lane, job_id, id",

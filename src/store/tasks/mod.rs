@@ -1,8 +1,10 @@
 //! Tasks: what each device shall do once.
 
+mod commands;
 mod intake;
 mod list;
 
+pub use commands::{Command, Spoken, commands};
 pub use intake::{Applied, Key, OpenTask, TaskChange, TaskRow, apply, find, open_for};
 pub use list::{Filter, REASONS, TaskView, get, list, reasons};
 
@@ -29,16 +31,18 @@ pub struct NewTask {
     pub expires_at_ms: i64,
     pub finished_at_ms: Option<i64>,
     pub error: Option<String>,
+    /// An Apple command's own id, where the operator chose it.
+    pub command_uuid: Option<String>,
 }
 
 const INSERT: Sql = rows_sql!(
     "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, state_since_ms, \
-       finished_at_ms, error) \
+       finished_at_ms, error, command_uuid) \
      SELECT r.bucket, r.id, r.job_id, r.device_id, r.channel_id, r.kind, r.lane, r.state, r.attempt, r.created_at_ms, r.expires_at_ms, \
-       $2, r.finished_at_ms, r.error FROM ",
+       $2, r.finished_at_ms, r.error, r.command_uuid FROM ",
     rows(bucket: bigint, id: text, job_id: text, device_id: text, channel_id: text, kind: text, lane: bigint, state: text, attempt: bigint,
-         created_at_ms: bigint, expires_at_ms: bigint, finished_at_ms: bigint, error: text),
-    "WHERE r.bucket >= 0 ON CONFLICT (bucket, id) DO NOTHING RETURNING id"
+         created_at_ms: bigint, expires_at_ms: bigint, finished_at_ms: bigint, error: text, command_uuid: text),
+    "WHERE r.bucket >= 0 ON CONFLICT DO NOTHING RETURNING id"
 );
 
 /// Stores tasks; answers the ids of those that were not there yet.

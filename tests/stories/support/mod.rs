@@ -1,5 +1,6 @@
 //! What the stories share.
 
+pub mod apple;
 pub mod browser;
 pub mod cut;
 pub mod device;

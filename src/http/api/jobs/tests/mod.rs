@@ -16,6 +16,7 @@ use crate::intake::group::Kind;
 use crate::model::Id;
 use crate::model::token::hash;
 use crate::protocol::agent::{SyncAnswer, TaskAnswer, parse_sync};
+use crate::store::contacts::Way;
 use crate::store::testing::{TOKEN_HASH, api_key, number};
 use crate::store::{Db, tallies};
 
@@ -109,6 +110,7 @@ impl Site {
     async fn heard(&self, said: &[(Id, Value)]) -> Vec<Heard> {
         let contact = |(device_id, said): &(Id, Value)| Contact {
             device_id: *device_id,
+            way: Way::Agent,
             token_hash: TOKEN_HASH.into(),
             said: Said::Sync(Box::new(parse_sync(said.to_string().as_bytes()).unwrap())),
         };

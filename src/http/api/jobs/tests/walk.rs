@@ -116,7 +116,7 @@ async fn a_phone_that_comes_in_while_its_job_is_cancelled_leaves_nothing_open() 
         let job = site.order(json!({"kind": "scan", "target": {"all": true}})).await;
         let path = format!("/jobs/{}", job["id"].as_str().unwrap());
         let mut contact = db.begin(Class::Results).await.unwrap();
-        make_early(&mut contact, &mut site.clock.moment(), &[(made[0].0, START_MS)]).await.unwrap();
+        make_early(&mut contact, &mut site.clock.moment(), &[(made[0].0, START_MS)], &[made[0].1]).await.unwrap();
         assert_eq!(site.post(&format!("{path}/cancel")).await.0, StatusCode::OK);
         site.turn().await;
         contact.commit().await.unwrap();

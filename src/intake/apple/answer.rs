@@ -1,0 +1,176 @@
+//! The next command: one an answer, the urgent first, each again under the same id until its final status has come.
+
+use serde_json::{Value, json};
+
+use super::super::answers::{Out, note, reset};
+use super::super::contacts::{Heard, Visit};
+use crate::app::App;
+use crate::clock::Moment;
+use crate::model::kind::Kind;
+use crate::model::schedule::{DOCUMENT_PATIENCE_MS, OpenWork};
+use crate::model::{Denial, Lane};
+use crate::ops::jobs;
+use crate::ops::mdm::plan::{self, Facing, Next, Progress};
+use crate::ops::mdm::{checkin, command_id, own};
+use crate::protocol::apple::command::Command;
+use crate::protocol::apple::{Status, profile};
+use crate::store::feed::Entry;
+use crate::store::tasks::{OpenTask, TaskChange};
+
+/// NotNow as the last word: the device comes by itself when it can; the server asks after so long, doubling.
+const LOCKED_FIRST_MS: i64 = 30 * 60_000;
+/// NotNow and then something else: the device does not come by itself.
+const PUT_OFF_FIRST_MS: i64 = 5 * 60_000;
+const PUT_OFF_LAST_MS: i64 = 6 * 3_600_000;
+/// A command that was put off is given once more in the same conversation, not oftener.
+const PER_SESSION_MAX: u32 = 2;
+/// The command that ends a management that is over, where no task does.
+const REMOVE: &str = "remove";
+
+/// A command on its way.
+struct Going {
+    uuid: String,
+    command: Command,
+    task: Option<usize>,
+}
+
+/// Gives the visit its next command and sets its wake by what is left open.
+pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visit<'_>, open: Vec<OpenTask>, out: &mut Out) -> Heard {
+    let now_ms = moment.now_ms;
+    let status = visit.report().map_or(Status::Idle, |report| report.status);
+    let is_denied = visit.standing.denied.is_some();
+    let mut open: Vec<OpenTask> =
+        open.into_iter().filter(|task| !is_denied || Kind::named(&task.kind).is_some_and(|kind| kind.for_denied)).collect();
+    let facing = facing(app, visit);
+    let mut going = None;
+    let mut at = 0;
+    while going.is_none() && at < open.len() {
+        let task = &open[at];
+        let progress = Progress::read(task.progress.as_deref());
+        if is_skipped(task, &progress, status) {
+            at += 1;
+            continue;
+        }
+        let params = jobs::load_params(&app.seal, &task.kind, task.job_id, &task.params);
+        match plan::next(&task.kind, &params, &progress, &facing, now_ms) {
+            Next::Send(command) => {
+                let uuid = command_id::of(task.id, task.command_uuid.as_deref(), progress.step);
+                going = Some(Going { uuid, command, task: Some(at) });
+            }
+            Next::Wait(_) => at += 1,
+            Next::Fail(code, message) => {
+                let task = open.remove(at);
+                fail(visit, &task, code, message, out);
+            }
+        }
+    }
+    if going.is_none() {
+        going = by_itself(app, visit, status, &facing, now_ms, out);
+    }
+    let fresh = going.as_ref().and_then(|going| going.task).map_or(0, |at| deliver(visit, &open[at], status, out));
+    visit.fruitful |= fresh > 0;
+    let work = left_open(visit, &open, going.as_ref(), status, now_ms);
+    reset(moment, visit, work, out);
+    note(moment, visit, fresh, None, out);
+    Heard::Command(going.map(|going| going.command.to_xml(&going.uuid)))
+}
+
+fn facing(app: &App, visit: &Visit<'_>) -> Facing {
+    let standing = &visit.standing;
+    let name = checkin::secret_name(standing.device_id, "unlock_token");
+    let sealed = visit.reported.enrollment.as_ref().and_then(|enrollment| enrollment.unlock_token.as_ref());
+    let unlock_token = sealed.and_then(|sealed| app.seal.open(&name, sealed).ok());
+    Facing { platform: standing.platform.clone(), unlock_token, profile: profile::identifier(&app.config.public_url) }
+}
+
+/// After a NotNow nothing that was put off is given; after any other status it is, but not for ever in one conversation.
+fn is_skipped(task: &OpenTask, progress: &Progress, status: Status) -> bool {
+    let Some(not_now) = progress.not_now.as_ref().filter(|_| task.state == "not_now") else { return false };
+    match status {
+        Status::NotNow => true,
+        Status::Idle => false,
+        _ => not_now.in_this_session >= PER_SESSION_MAX,
+    }
+}
+
+/// What the server wants by itself, behind every task: a management that is over is removed, a device is asked about itself.
+fn by_itself(app: &App, visit: &Visit<'_>, status: Status, facing: &Facing, now_ms: i64, out: &mut Out) -> Option<Going> {
+    if !visit.standing.subject.is_empty() || status == Status::NotNow || visit.reported.own_put_off {
+        return None;
+    }
+    if let Some(denied) = &visit.standing.denied {
+        // Once a conversation: its own report asks for the next command too.
+        let is_over = Denial::named(denied).is_some_and(Denial::is_for_good) && status == Status::Idle;
+        let uuid = format!("{REMOVE}.{}", visit.standing.id);
+        return is_over.then(|| Going { uuid, command: Command::remove_profile(&facing.profile), task: None });
+    }
+    let enrollment = visit.reported.enrollment.as_ref()?;
+    let (uuid, command, begun) = own::next(enrollment, app.config.mdm.refresh_every_s, now_ms)?;
+    out.refreshes.extend(begun);
+    Some(Going { uuid, command, task: None })
+}
+
+/// Notes that a task goes out; answers 1 where it does so for the first time.
+fn deliver(visit: &Visit<'_>, task: &OpenTask, status: Status, out: &mut Out) -> i64 {
+    let mut change = TaskChange::delivered(task.id);
+    let mut progress = Progress::read(task.progress.as_deref());
+    if status == Status::Idle
+        && let Some(not_now) = progress.not_now.as_mut()
+        && not_now.in_this_session > 0
+    {
+        // A new conversation: what it may be given is counted anew. Its state stays as it is.
+        not_now.in_this_session = 0;
+        change.progress = Some(progress.text());
+    }
+    out.deliveries.push(change);
+    if task.state != "queued" {
+        return 0;
+    }
+    out.counts.push((jobs::topic(task.job_id), "queued".into(), -1));
+    out.counts.push((jobs::topic(task.job_id), "delivered".into(), 1));
+    let data = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind});
+    out.entries.push(Entry { kind: "task.delivered", actor: None, device_id: Some(visit.standing.device_id), data });
+    1
+}
+
+/// A task that cannot become a command ends here, with its reason.
+fn fail(visit: &Visit<'_>, task: &OpenTask, code: &str, message: &str, out: &mut Out) {
+    let error = json!({"code": code, "message": message, "chain": []});
+    let (id, bucket) = (task.id, task.id.bucket());
+    out.deliveries.push(TaskChange {
+        bucket,
+        id,
+        state: "failed".into(),
+        progress: None,
+        error: Some(error.to_string()),
+        result: None,
+        late: None,
+    });
+    out.counts.push((jobs::topic(task.job_id), task.state.clone(), -1));
+    out.counts.push((jobs::topic(task.job_id), "failed".into(), 1));
+    let data: Value = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind, "error": error});
+    out.entries.push(Entry { kind: "task.failed", actor: None, device_id: Some(visit.standing.device_id), data });
+}
+
+fn left_open(visit: &Visit<'_>, open: &[OpenTask], going: Option<&Going>, status: Status, now_ms: i64) -> Vec<OpenWork> {
+    let mut work: Vec<OpenWork> = open
+        .iter()
+        .map(|task| {
+            let progress = Progress::read(task.progress.as_deref());
+            let patience_ms = match (&progress.not_now, progress.wait_until_ms) {
+                (Some(not_now), _) if task.state == "not_now" => {
+                    let first_ms = if status == Status::NotNow { LOCKED_FIRST_MS } else { PUT_OFF_FIRST_MS };
+                    (first_ms << not_now.count.saturating_sub(1).min(8)).min(PUT_OFF_LAST_MS)
+                }
+                (_, Some(until_ms)) if until_ms > now_ms => until_ms - now_ms,
+                _ => Kind::named(&task.kind).map_or(DOCUMENT_PATIENCE_MS, Kind::patience_ms),
+            };
+            OpenWork { last_ms: now_ms, patience_ms, urgent: task.lane == Lane::Urgent.rank() && task.state != "not_now" }
+        })
+        .collect();
+    let is_asked = going.is_some_and(|going| going.task.is_none()) || visit.reported.own_put_off;
+    if is_asked {
+        work.push(OpenWork { last_ms: now_ms, patience_ms: DOCUMENT_PATIENCE_MS, urgent: false });
+    }
+    work
+}

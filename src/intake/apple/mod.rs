@@ -1,0 +1,49 @@
+//! Apple devices' reports in the intake: one command's status in, the next command out.
+
+mod answer;
+mod take;
+
+pub(super) use answer::answer;
+pub(super) use take::take;
+
+use std::collections::HashMap;
+
+use super::contacts::Visit;
+use crate::error::Result;
+use crate::model::Id;
+use crate::protocol::apple::Report;
+use crate::store::Conn;
+use crate::store::apple::{self as store, Enrollment};
+
+/// What a report found and did.
+#[derive(Clone, Debug, Default)]
+pub struct Reported {
+    /// 1 where it spoke of a command that is known.
+    pub results: i64,
+    /// The enrollment that the channel belongs to.
+    pub enrollment: Option<Enrollment>,
+    /// True where the device put a question of the server off.
+    pub own_put_off: bool,
+}
+
+/// Reads the enrollments of the devices that report.
+pub(super) async fn open(conn: &mut Conn, visits: &mut [Visit<'_>]) -> Result<()> {
+    let ids: Vec<Id> = visits.iter().filter(|visit| visit.report().is_some()).map(|visit| visit.standing.device_id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut known: HashMap<Id, Enrollment> = store::of_devices(conn, &ids).await?.into_iter().map(|row| (row.device_id, row)).collect();
+    for visit in visits.iter_mut().filter(|visit| visit.report().is_some()) {
+        visit.reported.enrollment = known.remove(&visit.standing.device_id);
+    }
+    Ok(())
+}
+
+/// What is left of a report whose values the database refuses: its status alone; `None` where there is no more to leave out.
+pub(super) fn bare(report: &Report) -> Option<Report> {
+    if report.body.is_empty() {
+        return None;
+    }
+    let command_uuid = report.command_uuid.clone().filter(|id| !id.contains('\0'));
+    Some(Report { from: report.from.clone(), status: report.status, command_uuid, chain: Vec::new(), body: plist::Dictionary::new() })
+}

@@ -1,0 +1,182 @@
+//! What devices say of their commands. The first final status of a command counts; a repeat changes nothing and is answered alike.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::{Value, json};
+
+use super::super::contacts::Visit;
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::model::Id;
+use crate::ops::mdm::plan::{self, Progress, Took};
+use crate::ops::mdm::{command_id, own};
+use crate::ops::{alarms, jobs};
+use crate::protocol::apple::{Report, Status, facts};
+use crate::store::feed::{self, Entry};
+use crate::store::tasks::{self, Command, Spoken, TaskChange};
+use crate::store::{Conn, apple as store, tallies};
+
+/// A device could not read a command: a fault of the server, or of the operator who wrote it. The subject is the device.
+pub const FORMAT_ALARM: &str = "apple_command_format";
+
+/// What the reports of a group change.
+#[derive(Default)]
+struct Changes {
+    tasks: Vec<TaskChange>,
+    /// (job, task, state before, state after)
+    moves: Vec<(Id, Id, String, String)>,
+    entries: Vec<Entry>,
+    refreshes: Vec<store::Refresh>,
+    alarms: Vec<(Id, String)>,
+}
+
+/// Takes the reports in; answers the facts that they told, by device.
+pub(in crate::intake) async fn take(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    visits: &mut [Visit<'_>],
+) -> Result<HashMap<Id, BTreeMap<String, Value>>> {
+    let mut told = HashMap::new();
+    let spoken: Vec<Spoken> = visits.iter().filter_map(spoken).collect();
+    let mut by_id: HashMap<(Id, String), Command> = HashMap::new();
+    for command in tasks::commands(conn, &spoken).await? {
+        let name = command.command_uuid.clone().unwrap_or_else(|| command.id.to_string());
+        by_id.insert((command.channel_id, name), command);
+    }
+    let mut changes = Changes::default();
+    for visit in visits.iter_mut() {
+        let Some(report) = visit.report().cloned() else { continue };
+        let Some(uuid) = report.command_uuid.clone() else { continue };
+        if report.status == Status::Acknowledged {
+            let facts = facts::of(&report);
+            if !facts.is_empty() {
+                told.insert(visit.standing.device_id, facts);
+            }
+        }
+        if own::is_own(&uuid) {
+            asked(visit, &report, &uuid, moment.now_ms, &mut changes);
+            continue;
+        }
+        let named = command_id::read(&uuid);
+        let step = named.map_or(0, |(_, step)| step);
+        let key = |name: String| (visit.standing.id, name);
+        let command = by_id.get(&key(uuid.clone())).or_else(|| by_id.get(&key(named?.0.to_string())));
+        match command {
+            Some(command) => of_task(visit, command, step, &report, moment.now_ms, &mut changes),
+            None => tracing::debug!(device = %visit.standing.device_id, "a report names a command that is not known"),
+        }
+    }
+    changes.write(conn, moment).await?;
+    Ok(told)
+}
+
+fn spoken(visit: &Visit<'_>) -> Option<Spoken> {
+    let command_uuid = visit.report()?.command_uuid.clone().filter(|uuid| !own::is_own(uuid))?;
+    let id = command_id::read(&command_uuid).map(|(id, _)| id);
+    Some(Spoken { bucket: visit.standing.id.bucket(), channel_id: visit.standing.id, id, command_uuid })
+}
+
+/// The answer to a question of the server itself.
+fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, now_ms: i64, changes: &mut Changes) {
+    if report.status == Status::NotNow {
+        visit.reported.own_put_off = true;
+        return;
+    }
+    let Some(enrollment) = &mut visit.reported.enrollment else { return };
+    let Some(row) = own::take(enrollment, uuid, now_ms) else { return };
+    enrollment.refresh_started_ms = row.started_ms;
+    enrollment.refresh_step = row.step;
+    enrollment.refreshed_at_ms = row.refreshed_at_ms;
+    changes.refreshes.push(row);
+    visit.reported.results = 1;
+    visit.fruitful = true;
+}
+
+fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, now_ms: i64, changes: &mut Changes) {
+    visit.reported.results = 1;
+    if task.finished_at_ms.is_some() {
+        // What comes after a cancelling or an expiry is kept; a repeat of the end says nothing new.
+        if task.late.is_none() && !matches!(task.state.as_str(), "done" | "failed") && report.status != Status::NotNow {
+            let said = json!({"status": format!("{:?}", report.status), "chain": report.chain, "at_ms": now_ms}).to_string();
+            changes.tasks.push(change(task.id, "late", None, None, None, Some(said)));
+            changes.entries.push(entry("task.late", task, json!({})));
+        }
+        return;
+    }
+    let mut progress = Progress::read(task.progress.as_deref());
+    if progress.step != step && task.command_uuid.is_none() {
+        return;
+    }
+    visit.fruitful = true;
+    if report.status == Status::NotNow {
+        progress.put_off(now_ms);
+        changes.tasks.push(change(task.id, "not_now", Some(progress.text()), None, None, None));
+        if task.state != "not_now" {
+            changes.moves.push((task.job_id, task.id, task.state.clone(), "not_now".into()));
+            changes.entries.push(entry("task.not_now", task, json!({})));
+        }
+        return;
+    }
+    if report.status == Status::CommandFormatError {
+        changes.alarms.push((task.device_id, format!("the device cannot read the command of task {} ({})", task.id, task.kind)));
+    }
+    let params: Value = serde_json::from_str(&task.params).unwrap_or_default();
+    let (state, progress, error, result) = match plan::take(&task.kind, &params, &progress, report, now_ms) {
+        Took::Goes(progress) => ("running", Some(progress.text()), None, None),
+        Took::Done(result) => ("done", None, None, Some(result.to_string())),
+        Took::Failed(error) => ("failed", None, Some(error), None),
+    };
+    if task.state != state {
+        changes.moves.push((task.job_id, task.id, task.state.clone(), state.into()));
+        let kind = match state {
+            "done" => "task.done",
+            "failed" => "task.failed",
+            _ => "task.progressed",
+        };
+        changes.entries.push(entry(kind, task, error.as_ref().map_or_else(|| json!({}), |error| json!({"error": error}))));
+    }
+    changes.tasks.push(change(task.id, state, progress, error.map(|error| error.to_string()), result, None));
+}
+
+impl Changes {
+    async fn write(self, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
+        let mut rows = self.tasks;
+        rows.sort_by_key(|row| (row.bucket, row.id));
+        let took: HashSet<Id> = tasks::apply(conn, &rows, moment.now_ms).await?.into_iter().map(|applied| applied.id).collect();
+        store::refresh(conn, &self.refreshes).await?;
+        let counts: Vec<(String, String, i64)> = self
+            .moves
+            .into_iter()
+            .filter(|(_, id, _, _)| took.contains(id))
+            .flat_map(|(job, _, was, state)| [(jobs::topic(job), was, -1), (jobs::topic(job), state, 1)])
+            .collect();
+        for (_, state, _) in counts.iter().filter(|(_, _, n)| *n > 0) {
+            metrics::counter!("muster_results_total", "outcome" => state.clone()).increment(1);
+        }
+        tallies::add(conn, moment, &counts).await?;
+        feed::append(conn, moment, &self.entries).await?;
+        for (device, detail) in &self.alarms {
+            alarms::open(conn, moment, FORMAT_ALARM, &device.to_string(), detail).await?;
+        }
+        Ok(())
+    }
+}
+
+fn change(
+    id: Id,
+    state: &str,
+    progress: Option<String>,
+    error: Option<String>,
+    result: Option<String>,
+    late: Option<String>,
+) -> TaskChange {
+    TaskChange { bucket: id.bucket(), id, state: state.to_owned(), progress, error, result, late }
+}
+
+fn entry(kind: &'static str, task: &Command, more: Value) -> Entry {
+    let mut data = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind});
+    if let (Some(data), Value::Object(more)) = (data.as_object_mut(), more) {
+        data.extend(more);
+    }
+    Entry { kind, actor: None, device_id: Some(task.device_id), data }
+}

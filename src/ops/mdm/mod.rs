@@ -1,0 +1,87 @@
+//! What Apple devices do: they enroll, tell where they can be nudged, leave; and how tasks become commands.
+
+mod admit;
+mod authenticate;
+pub mod checkin;
+pub mod command_id;
+pub mod own;
+pub mod plan;
+pub mod raw;
+
+pub use authenticate::authenticate;
+pub use checkin::checkin;
+
+use crate::error::Result;
+use crate::model::Id;
+use crate::protocol::apple::{Checkin, Enrollee};
+use crate::store::{Conn, devices};
+
+/// The key under which a device with a UDID is found.
+pub const UDID: &str = "udid";
+/// The key under which a device is found that tells only its EnrollmentID.
+pub const ENROLLMENT_ID: &str = "enrollment_id";
+
+/// What the settings say about Apple devices.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Devices that a user may have unless the user's own limit says otherwise; 0 for any number.
+    pub devices_per_user: i64,
+    /// False where any certificate of the CA lets a new device in.
+    pub known_certificate: bool,
+    /// True where a known device may enroll again under another token.
+    pub reenrollment: bool,
+    /// The server asks a device about itself when the last answers are older; 0 for never.
+    pub refresh_every_s: i64,
+}
+
+/// The certificate with which a device speaks.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// SHA-256 of its DER, lower-case hex.
+    pub hash: String,
+    /// What is known of it, where this server issued it.
+    pub issued: Option<Issued>,
+}
+
+/// For whom this server issued a certificate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Issued {
+    /// The enrollment token whose profile carried the challenge.
+    pub token_id: Option<Id>,
+    /// The device whose identity it renews.
+    pub renews: Option<Id>,
+}
+
+/// A check-in message as it arrived.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    pub checkin: Checkin,
+    pub credential: Credential,
+    /// The peer's address, for the token's record.
+    pub remote: String,
+}
+
+/// What a check-in is answered. A refusal is an outcome, not an error: what it leaves behind is committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// 200 without a body.
+    Accepted,
+    /// 200 with a property list.
+    Plist(Vec<u8>),
+    /// 410: the user is not managed.
+    NotManaged,
+    /// 400: not a message for this server.
+    Unsupported(&'static str),
+    /// 403: code and sentence.
+    Refused(&'static str, &'static str),
+}
+
+/// The kind of the key under which an enrollee's device is found.
+pub fn key_kind(from: &Enrollee) -> &'static str {
+    if from.is_user_enrollment { ENROLLMENT_ID } else { UDID }
+}
+
+/// The device of an enrollee.
+pub async fn device_of(conn: &mut Conn, from: &Enrollee) -> Result<Option<Id>> {
+    devices::by_key(conn, key_kind(from), &from.id).await
+}

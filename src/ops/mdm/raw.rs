@@ -1,0 +1,72 @@
+//! Commands as operators write them: `apple_command`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+use crate::model::Fault;
+use crate::protocol::apple::command::Command;
+use crate::protocol::apple::connect::dictionary_of;
+use crate::protocol::apple::reading;
+
+/// Characters of a CommandUUID.
+const UUID_CHARS_MAX: usize = 64;
+
+/// The command of these parameters, and its own id where it has one: `{"command": {...}}`, or `{"plist": base64}` of the whole
+/// `{Command, CommandUUID?}`.
+pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
+    let fault = |pointer: &str, detail: &str| Fault { pointer: format!("/params{pointer}"), detail: detail.to_owned() };
+    let given = params.get("command_uuid").and_then(Value::as_str).map(str::to_owned);
+    let (keys, own, pointer) = match (params.get("command"), params.get("plist").and_then(Value::as_str)) {
+        (Some(Value::Object(map)), None) => (dictionary_of(map), None, "/command"),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text.trim()).map_err(|_| fault("/plist", "must be base64"))?;
+            let mut outer = reading::dictionary(&bytes).map_err(|error| fault("/plist", &error.to_string()))?;
+            let keys = outer.remove("Command").and_then(plist::Value::into_dictionary);
+            let own = outer.remove("CommandUUID").and_then(plist::Value::into_string);
+            (keys.ok_or_else(|| fault("/plist", "must hold a dictionary Command"))?, own, "/plist")
+        }
+        _ => return Err(fault("", "give either command or plist")),
+    };
+    let command = Command::given(keys).ok_or_else(|| fault(pointer, "the command needs a RequestType"))?;
+    let own = given.or(own).filter(|own| !own.is_empty());
+    if own.as_ref().is_some_and(|own| own.chars().count() > UUID_CHARS_MAX || own.contains('\0')) {
+        return Err(fault("/command_uuid", "take at most 64 characters"));
+    }
+    Ok((command, own))
+}
+
+/// What is wrong with the parameters of this kind, beyond their types.
+pub fn check(kind: &str, params: &Map<String, Value>) -> Option<Fault> {
+    if kind == "apple_command" { command(&Value::Object(params.clone())).err() } else { None }
+}
+
+/// The id that the operator chose for the command of a job.
+pub fn own_uuid(kind: &str, params: &str) -> Option<String> {
+    if kind != "apple_command" {
+        return None;
+    }
+    command(&serde_json::from_str(params).ok()?).ok()?.1
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_command_comes_as_json_or_as_a_property_list_and_its_faults_have_places() {
+        let (json_form, own) =
+            command(&json!({"command": {"RequestType": "X", "Payload": {"$data": "AQI="}}, "command_uuid": "u1"})).unwrap();
+        assert_eq!((json_form.request_type(), own.as_deref()), ("X", Some("u1")));
+        let text = "<plist><dict><key>CommandUUID</key><string>u2</string><key>Command</key><dict><key>RequestType</key><string>X</string><key>Payload</key><data>AQI=</data></dict></dict></plist>";
+        let (plist_form, own) = command(&json!({"plist": STANDARD.encode(text)})).unwrap();
+        assert_eq!((&plist_form, own.as_deref()), (&json_form, Some("u2")));
+        let pointer = |params: Value| command(&params).unwrap_err().pointer;
+        assert_eq!(pointer(json!({})), "/params");
+        assert_eq!(pointer(json!({"command": {"A": 1}})), "/params/command");
+        assert_eq!(pointer(json!({"plist": "%"})), "/params/plist");
+        assert_eq!(pointer(json!({"plist": "AAAA"})), "/params/plist");
+    }
+}

@@ -1,0 +1,168 @@
+//! Commands: what a device is told to do, as the property list that it gets.
+
+use plist::{Dictionary, Value};
+
+/// The queries of DeviceInformation whose answers become facts. A device leaves out what it does not know or may not tell.
+const QUERIES: &[&str] = &[
+    "DeviceName",
+    "OSVersion",
+    "BuildVersion",
+    "SupplementalOSVersionExtra",
+    "ModelName",
+    "Model",
+    "ProductName",
+    "SerialNumber",
+    "DeviceCapacity",
+    "AvailableDeviceCapacity",
+    "BatteryLevel",
+    "IsSupervised",
+    "IsMultiUser",
+    "IsActivationLockEnabled",
+    "IsMDMLostModeEnabled",
+    "IsDeviceLocatorServiceEnabled",
+    "IsCloudBackupEnabled",
+    "TimeZone",
+    "WiFiMAC",
+    "BluetoothMAC",
+    "EthernetMAC",
+    "CellularTechnology",
+    "HostName",
+    "IsAppleSilicon",
+];
+
+/// A command: `RequestType` and what belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command(Dictionary);
+
+impl Command {
+    /// A command without further keys.
+    pub fn new(request_type: &str) -> Command {
+        let mut keys = Dictionary::new();
+        keys.insert("RequestType".into(), Value::String(request_type.into()));
+        Command(keys)
+    }
+
+    /// A command as an operator wrote it; `None` without a `RequestType`.
+    pub fn given(keys: Dictionary) -> Option<Command> {
+        keys.get("RequestType")?.as_string().filter(|name| !name.is_empty())?;
+        Some(Command(keys))
+    }
+
+    /// The same with one more key.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Command {
+        self.0.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same with one more key where there is a value.
+    #[must_use]
+    pub fn with_some(self, key: &str, value: Option<&str>) -> Command {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
+    }
+
+    /// What it is called.
+    pub fn request_type(&self) -> &str {
+        self.0.get("RequestType").and_then(Value::as_string).unwrap_or_default()
+    }
+
+    /// The XML property list that is answered.
+    pub fn to_xml(&self, command_uuid: &str) -> Vec<u8> {
+        let mut outer = Dictionary::new();
+        outer.insert("CommandUUID".into(), Value::String(command_uuid.into()));
+        outer.insert("Command".into(), Value::Dictionary(self.0.clone()));
+        xml(&Value::Dictionary(outer))
+    }
+
+    /// What the device is asked about itself.
+    pub fn device_information() -> Command {
+        Command::new("DeviceInformation").with("Queries", texts(QUERIES.iter().copied()))
+    }
+
+    /// Which of these apps are managed, and how far they have come; of all managed ones without a name.
+    pub fn managed_application_list(app: Option<&str>) -> Command {
+        let command = Command::new("ManagedApplicationList");
+        match app {
+            Some(app) => command.with("Identifiers", texts([app].into_iter())),
+            None => command,
+        }
+    }
+
+    /// Locks the screen, with words for whoever finds it. The PIN is for Macs, which stay locked until it is typed.
+    pub fn device_lock(message: Option<&str>, phone: Option<&str>, pin: Option<&str>) -> Command {
+        Command::new("DeviceLock").with_some("Message", message).with_some("PhoneNumber", phone).with_some("PIN", pin)
+    }
+
+    /// Takes the passcode away, by the token that the device gave when it enrolled.
+    pub fn clear_passcode(unlock_token: Vec<u8>) -> Command {
+        Command::new("ClearPasscode").with("UnlockToken", Value::Data(unlock_token))
+    }
+
+    /// Erases everything. The PIN is for Macs.
+    pub fn erase_device(pin: Option<&str>) -> Command {
+        Command::new("EraseDevice").with_some("PIN", pin)
+    }
+
+    /// Removes a profile; the enrollment's own ends the management.
+    pub fn remove_profile(identifier: &str) -> Command {
+        Command::new("RemoveProfile").with("Identifier", identifier)
+    }
+
+    /// Installs or replaces a profile.
+    pub fn install_profile(profile: Vec<u8>) -> Command {
+        Command::new("InstallProfile").with("Payload", Value::Data(profile))
+    }
+
+    /// Installs an app as a managed one that goes with the enrollment: from a manifest, by its number in the store, or by its bundle id.
+    pub fn install_application(bundle_id: &str, manifest_url: Option<&str>, store_id: Option<i64>) -> Command {
+        let command = Command::new("InstallApplication").with("ManagementFlags", Value::Integer(1.into()));
+        match (manifest_url, store_id) {
+            (Some(url), _) => command.with("ManifestURL", url),
+            (None, Some(number)) => command.with("iTunesStoreID", Value::Integer(number.into())),
+            (None, None) => command.with("Identifier", bundle_id),
+        }
+    }
+
+    /// Removes a managed app.
+    pub fn remove_application(bundle_id: &str) -> Command {
+        Command::new("RemoveApplication").with("Identifier", bundle_id)
+    }
+
+    /// Marks a supervised device as lost: only then does it tell where it is.
+    pub fn enable_lost_mode(message: &str) -> Command {
+        Command::new("EnableLostMode").with("Message", message)
+    }
+}
+
+fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> Value {
+    Value::Array(texts.map(|text| Value::String(text.to_owned())).collect())
+}
+
+/// A value as an XML property list.
+pub fn xml(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing into memory does not fail, and none of our values is one that XML cannot say.
+    value.to_writer_xml(&mut bytes).ok();
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::apple::reading;
+
+    #[test]
+    fn a_command_stands_beside_its_id() {
+        let bytes = Command::device_lock(Some("lost & found"), None, Some("123456")).to_xml("id-1");
+        let read = reading::dictionary(&bytes).unwrap();
+        assert_eq!(read.get("CommandUUID").and_then(Value::as_string), Some("id-1"));
+        let command = read.get("Command").and_then(Value::as_dictionary).unwrap();
+        assert_eq!(command.get("RequestType").and_then(Value::as_string), Some("DeviceLock"));
+        assert_eq!(command.get("Message").and_then(Value::as_string), Some("lost & found"));
+        assert!(command.get("PhoneNumber").is_none());
+        assert_eq!(Command::given(Dictionary::new()), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! Tasks as Apple's reports name them: by the id of their command.
+
+use serde::Serialize;
+use sqlx::FromRow;
+
+use super::lock;
+use crate::error::Result;
+use crate::model::Id;
+use crate::store::batch::rows_sql;
+use crate::store::{Conn, Sql, rows_json};
+
+/// What a report names.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spoken {
+    pub bucket: i64,
+    pub channel_id: Id,
+    /// The task's own id, where the command has it.
+    pub id: Option<Id>,
+    pub command_uuid: String,
+}
+
+/// A task that a report speaks of, finished ones included.
+#[derive(Clone, Debug, FromRow)]
+pub struct Command {
+    pub id: Id,
+    pub job_id: Id,
+    pub device_id: Id,
+    pub channel_id: Id,
+    pub kind: String,
+    pub state: String,
+    pub finished_at_ms: Option<i64>,
+    pub late: Option<String>,
+    pub progress: Option<String>,
+    pub command_uuid: Option<String>,
+    /// The job's parameters, JSON text.
+    pub params: String,
+}
+
+const BY_ID: Sql = rows_sql!(
+    "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state, t.finished_at_ms, t.late, t.progress, t.command_uuid, j.params FROM ",
+    rows(bucket: bigint, channel_id: text, id: text),
+    "JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id JOIN job j ON j.id = t.job_id \
+     WHERE t.command_uuid IS NULL AND ($2 < 0 OR t.bucket = $2)"
+);
+
+const BY_UUID: Sql = rows_sql!(
+    "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state, t.finished_at_ms, t.late, t.progress, t.command_uuid, j.params FROM ",
+    rows(bucket: bigint, channel_id: text, command_uuid: text),
+    "JOIN task t ON t.bucket = r.bucket AND t.channel_id = r.channel_id AND t.command_uuid = r.command_uuid JOIN job j ON j.id = t.job_id \
+     WHERE t.command_uuid IS NOT NULL AND ($2 < 0 OR t.bucket = $2)"
+);
+
+/// The tasks that reports name, locked; another channel's command is not found.
+pub async fn commands(conn: &mut Conn, spoken: &[Spoken]) -> Result<Vec<Command>> {
+    if spoken.is_empty() {
+        return Ok(Vec::new());
+    }
+    lock(conn, spoken.iter().filter_map(|one| one.id)).await?;
+    let named: Vec<&Spoken> = spoken.iter().filter(|one| one.id.is_some()).collect();
+    let mut found: Vec<Command> = Vec::new();
+    if !named.is_empty() {
+        found = sqlx::query_as(BY_ID.on(conn.dialect())).bind(rows_json(&named)).bind(-1_i64).fetch_all(conn.raw()).await?;
+    }
+    if found.len() < spoken.len() {
+        let by_uuid: Vec<Command> =
+            sqlx::query_as(BY_UUID.on(conn.dialect())).bind(rows_json(spoken)).bind(-1_i64).fetch_all(conn.raw()).await?;
+        found.extend(by_uuid);
+    }
+    Ok(found)
+}

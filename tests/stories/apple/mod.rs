@@ -1,0 +1,3 @@
+//! Apple devices.
+
+mod commands;
