@@ -13,7 +13,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 
 use super::board::Kept;
-use super::faults::{Canned, Fault};
+use super::faults::{self, Canned, Fault};
 use super::message;
 use super::oauth;
 use super::serve::{Answer, Outcome};
@@ -51,7 +51,7 @@ impl Inner {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
         let read = message::read(body);
-        let fault = self.faults.next_send(read.as_ref().ok().map(|message| message.address.as_str()));
+        let fault = faults::next_send(&self.faults, read.as_ref().ok().map(|message| message.address.as_str()));
         let leaves = matches!(fault, Some(Fault::GoAway));
         if let Some(outcome) = suffer(fault).await {
             return outcome;
@@ -93,7 +93,7 @@ impl Inner {
 
     async fn token(&self, body: &[u8]) -> Outcome {
         self.counts.token_requests.fetch_add(1, Ordering::Relaxed);
-        if let Some(outcome) = suffer(self.faults.next_oauth()).await {
+        if let Some(outcome) = suffer(faults::next_oauth(&self.faults)).await {
             return outcome;
         }
         let now_ms = self.clock.now_ms();

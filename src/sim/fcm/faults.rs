@@ -1,16 +1,12 @@
 //! Faults on demand: each answer and each failure that FCM and Google's token endpoint are known for.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-
 use bytes::Bytes;
 use serde_json::json;
 
+pub use super::super::plans::{Plans, Times};
+
 /// Bodies of [`Fault::huge`].
 const HUGE_BYTES: usize = 1_048_576;
-/// Faults that wait for their turn, per scope.
-const PLANS_MAX: usize = 1_000;
 
 /// What happens to a request instead of the ordinary course.
 #[derive(Clone, Debug)]
@@ -209,59 +205,16 @@ pub enum Scope {
     OAuth,
 }
 
-/// How often a fault happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Times {
-    Next(u32),
-    UntilCleared,
+/// The control handle. An address comes before all.
+pub type Faults = Plans<Scope, Fault>;
+
+pub(super) fn next_send(faults: &Faults, address: Option<&str>) -> Option<Fault> {
+    if !faults.any() {
+        return None;
+    }
+    address.and_then(|address| faults.take(&Scope::Address(address.to_owned()))).or_else(|| faults.take(&Scope::Send))
 }
 
-/// The control handle. Faults of one scope follow each other in the order in which they were set; an address comes before all.
-#[derive(Debug, Default)]
-pub struct Faults {
-    any: AtomicBool,
-    plans: Mutex<HashMap<Scope, Vec<(Times, Fault)>>>,
-}
-
-impl Faults {
-    /// Sets a fault; more than 1,000 waiting in one scope are not kept.
-    pub fn set(&self, scope: Scope, times: Times, fault: Fault) {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = plans.entry(scope).or_default();
-        if waiting.len() < PLANS_MAX && times != Times::Next(0) {
-            waiting.push((times, fault));
-        }
-        self.any.store(true, Ordering::SeqCst);
-    }
-
-    /// Ends all faults.
-    pub fn clear(&self) {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.any.store(false, Ordering::SeqCst);
-    }
-
-    pub(super) fn next_oauth(&self) -> Option<Fault> {
-        self.any.load(Ordering::SeqCst).then(|| self.take(&Scope::OAuth)).flatten()
-    }
-
-    pub(super) fn next_send(&self, address: Option<&str>) -> Option<Fault> {
-        if !self.any.load(Ordering::SeqCst) {
-            return None;
-        }
-        address.and_then(|address| self.take(&Scope::Address(address.to_owned()))).or_else(|| self.take(&Scope::Send))
-    }
-
-    fn take(&self, scope: &Scope) -> Option<Fault> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = plans.get_mut(scope)?;
-        let (times, fault) = waiting.first_mut()?;
-        let fault = fault.clone();
-        if let Times::Next(left) = times {
-            *left -= 1;
-            if *left == 0 {
-                waiting.remove(0);
-            }
-        }
-        Some(fault)
-    }
+pub(super) fn next_oauth(faults: &Faults) -> Option<Fault> {
+    faults.any().then(|| faults.take(&Scope::OAuth)).flatten()
 }
