@@ -18,7 +18,7 @@ use crate::config::{Config, Fcm, Push};
 use crate::model::Role;
 use crate::server::Server;
 use crate::sim::fcm::StandIn;
-use crate::sim::fleet::{Fleet, Plan};
+use crate::sim::fleet::{Carriers, Fleet, Plan};
 
 const PHONES: usize = 200;
 /// The phones' first activations are spread over this time.
@@ -65,8 +65,8 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
 
     let director = Director::new(&url, &key);
     let enrollment_token = director.prepare(PHONES).await.context("the demo's users and policies cannot be made")?;
-    let plan = Plan { server: url.clone(), enrollment_token, phones: PHONES, arrive_within: ARRIVE_WITHIN, lively: true };
-    let fleet = Fleet::start(&plan, &fcm, &clock, &stop);
+    let plan = Plan { server: url.clone(), enrollment_token, phones: PHONES, iphone_every: 0, arrive_within: ARRIVE_WITHIN, lively: true };
+    let fleet = Fleet::start(&plan, &Carriers { fcm, apns: None }, &clock, &stop);
     let signal = CancellationToken::new();
     tokio::spawn(stop_on_signal(signal.clone()));
     let directing = director.direct(&fleet, &signal, seconds.map(Duration::from_secs));

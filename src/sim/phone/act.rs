@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::Memory;
+use super::{Kind, Memory};
 use crate::model::Id;
 
 /// Carries out a task and notes its result.
@@ -54,8 +54,10 @@ pub fn perform(task: &Value, fails: bool, memory: &mut Memory, rng: &mut StdRng,
 }
 
 /// Something that the phone notices by itself: mostly harmless.
-pub fn something_happens(rng: &mut StdRng, memory: &mut Memory, now_ms: i64, id: Id) -> Value {
-    let (kind, data) = match rng.random_range(0..100) {
+pub fn something_happens(kind: &Kind, rng: &mut StdRng, memory: &mut Memory, now_ms: i64, id: Id) -> Value {
+    // An app on iOS sees its own surroundings only.
+    let sees = if kind.keeps_time() { 100 } else { 65 };
+    let (kind, data) = match rng.random_range(0..sees) {
         0..=44 => ("fact_changed", json!({"key": "battery_percent", "value": rng.random_range(5..100)})),
         45..=64 => {
             ("web_page_blocked", json!({"url": "https://blocked.example/", "category": "phishing", "action": "blocked", "count": 1}))

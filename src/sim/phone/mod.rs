@@ -1,6 +1,7 @@
-//! A simulated Android phone: our agent protocol over real HTTP, nudges from the FCM stand-in, and the habits of real phones.
+//! A simulated phone: our agent protocol over real HTTP, nudges from the stand-ins of FCM or APNs, and the habits of real phones.
 
 mod act;
+mod kind;
 mod state;
 mod talk;
 
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use kind::Kind;
 pub use state::Memory;
 use talk::{Heard, Talk};
 
@@ -21,12 +23,15 @@ use crate::clock::Clock;
 
 /// A phone that could not get through tries again after this long, as the protocol asks for compliance changes.
 const RETRY: Duration = Duration::from_secs(60);
+/// Longer than any run of the simulation.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Events waiting on the phone; the oldest are dropped beyond it.
 const EVENTS_MAX: usize = 256;
 
 /// Who the phone is.
 #[derive(Clone, Debug)]
 pub struct Identity {
+    pub kind: Kind,
     pub email: String,
     pub hardware_id: String,
     pub serial: String,
@@ -49,6 +54,8 @@ pub struct Habits {
     pub event_every: Option<Duration>,
     /// Mean time between absences (offline, reboot); `None` for never.
     pub absent_every: Option<Duration>,
+    /// Mean time between two times that somebody opens the app; `None` for never.
+    pub opened_every: Option<Duration>,
     /// How long an absence lasts at most.
     pub absent_for: Duration,
     /// How long the phone takes to act on a task at most.
@@ -66,6 +73,7 @@ impl Default for Habits {
             cannot_obey: None,
             event_every: None,
             absent_every: None,
+            opened_every: None,
             absent_for: Duration::from_secs(20),
             acts_within: Duration::from_millis(50),
             retry: RETRY,
@@ -119,6 +127,7 @@ enum Wake {
     Point,
     Event,
     Absence,
+    Opened,
     Stop,
 }
 
@@ -165,6 +174,7 @@ impl Phone {
         let mut next_sync = self.sync("launch", &line.address).await;
         let mut next_event = self.in_about(self.habits.event_every);
         let mut next_absence = self.in_about(self.habits.absent_every);
+        let mut next_opened = self.in_about(self.habits.opened_every);
         while self.talk.is_activated() {
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
@@ -172,6 +182,7 @@ impl Phone {
                 () = tokio::time::sleep_until(next_sync) => Wake::Point,
                 () = tokio::time::sleep_until(next_event) => Wake::Event,
                 () = tokio::time::sleep_until(next_absence) => Wake::Absence,
+                () = tokio::time::sleep_until(next_opened) => Wake::Opened,
             };
             match wake {
                 Wake::Stop => return,
@@ -183,11 +194,16 @@ impl Phone {
                 Wake::Point => next_sync = self.sync("periodic", &line.address).await,
                 Wake::Event => {
                     next_event = self.in_about(self.habits.event_every);
-                    let event = act::something_happens(&mut self.rng, &mut self.memory, self.clock.now_ms(), self.clock.moment().id());
+                    let (now_ms, id) = (self.clock.now_ms(), self.clock.moment().id());
+                    let event = act::something_happens(&self.identity.kind, &mut self.rng, &mut self.memory, now_ms, id);
                     self.memory.remember_event(event, EVENTS_MAX);
                     if !self.send_events().await {
                         next_event = next_event.min(Instant::now() + self.habits.retry);
                     }
+                }
+                Wake::Opened => {
+                    next_opened = self.in_about(self.habits.opened_every);
+                    next_sync = self.sync("launch", &line.address).await;
                 }
                 Wake::Absence => {
                     let away = self.habits.absent_for.mul_f64(self.rng.random_range(0.1..1.0));
@@ -216,6 +232,9 @@ impl Phone {
                     let said = self.memory.heard(&answer, &self.progress);
                     let worked = self.work(&answer).await;
                     if !(said || worked || self.memory.has_results()) {
+                        if !self.identity.kind.keeps_time() {
+                            return Instant::now() + NEVER;
+                        }
                         let seconds = answer["next_sync_in_s"].as_u64().unwrap_or(10_800);
                         return Instant::now() + Duration::from_secs(seconds);
                     }
@@ -267,7 +286,6 @@ impl Phone {
     }
 
     fn in_about(&mut self, mean: Option<Duration>) -> Instant {
-        const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
         Instant::now() + mean.map_or(NEVER, |mean| mean.mul_f64(self.rng.random_range(0.3..1.7)))
     }
 }

@@ -81,7 +81,7 @@ impl Memory {
             "cause": cause,
             "have": [],
             "policy": {"version": self.policy, "details": self.details},
-            "push": {"provider": "fcm", "kind": "token", "value": push},
+            "push": {"provider": who.kind.push_provider(), "kind": "token", "value": push},
             "results": self.results,
             "events": self.events.iter().take(256).collect::<Vec<_>>(),
         });

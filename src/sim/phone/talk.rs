@@ -43,15 +43,18 @@ impl Talk {
 
     /// Silent activation; true where the server admitted the phone.
     pub async fn activate(&mut self, who: &Identity, push: &str, _now_ms: i64) -> bool {
-        let body = json!({
+        let mut body = json!({
             "token": self.enrollment_token,
             "email": who.email,
             "device": {
-                "platform": "android", "hardware_id": who.hardware_id, "serial": who.serial, "model": who.model,
-                "os_version": who.os_version, "agent_version": env!("CARGO_PKG_VERSION"), "management_mode": "device_owner",
+                "platform": who.kind.platform(), "hardware_id": who.hardware_id, "serial": who.serial, "model": who.model,
+                "os_version": who.os_version, "agent_version": env!("CARGO_PKG_VERSION"), "management_mode": who.kind.management_mode(),
             },
-            "push": {"provider": "fcm", "kind": "token", "value": push},
+            "push": {"provider": who.kind.push_provider(), "kind": "token", "value": push},
         });
+        if let Some(app) = who.kind.app() {
+            body["device"]["app"] = json!(app);
+        }
         let request = self.client.post(format!("{}/agent/v1/activate", self.server)).json(&body);
         let Ok(response) = request.send().await else { return false };
         if !response.status().is_success() {
