@@ -14,6 +14,7 @@ use crate::store::findings::{self as store, Closing, FindingKey, Met, NewFinding
 pub const MALWARE: &str = "malware";
 pub const PASSWORD_OVERDUE: &str = "password_overdue";
 pub const PASSWORD_NOT_SET: &str = "password_not_set";
+pub const PASSWORD_NOT_COMPLIANT: &str = "password_not_compliant";
 pub const USB_DEBUGGING: &str = "usb_debugging";
 pub const DEVICE_ADMIN: &str = "device_admin";
 pub const PROFILE_CHANGED: &str = "profile_changed";
@@ -22,8 +23,18 @@ pub const ROOTED: &str = "rooted";
 pub const SILENCE: &str = "silence";
 
 /// Every kind of finding.
-pub const KINDS: [&str; 9] =
-    [MALWARE, PASSWORD_OVERDUE, PASSWORD_NOT_SET, USB_DEBUGGING, DEVICE_ADMIN, PROFILE_CHANGED, ENCRYPTION_OFF, ROOTED, SILENCE];
+pub const KINDS: [&str; 10] = [
+    MALWARE,
+    PASSWORD_OVERDUE,
+    PASSWORD_NOT_SET,
+    PASSWORD_NOT_COMPLIANT,
+    USB_DEBUGGING,
+    DEVICE_ADMIN,
+    PROFILE_CHANGED,
+    ENCRYPTION_OFF,
+    ROOTED,
+    SILENCE,
+];
 
 pub const HOUR_MS: i64 = 3_600_000;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
@@ -119,6 +130,8 @@ pub async fn from_facts(conn: &mut Conn, moment: &mut Moment, devices: &[(Id, Ve
                 "usb_debugging" => (USB_DEBUGGING, value, now_ms),
                 "device_admin" => (DEVICE_ADMIN, !value, now_ms),
                 "password_set" => (PASSWORD_NOT_SET, !value, now_ms + PASSWORD_MS),
+                // The word of an Apple device, in which its profiles' rules count.
+                "passcode_compliant" => (PASSWORD_NOT_COMPLIANT, !value, now_ms + PASSWORD_MS),
                 // Only an event says that the password's date has passed; a report can only say that it is right again.
                 "password_compliant" if value => (PASSWORD_OVERDUE, false, now_ms),
                 _ => continue,

@@ -143,6 +143,12 @@ pub async fn put(conn: &mut Conn, job: &JobRow) -> Result<()> {
     Ok(())
 }
 
+/// Names devices whose channel has a task with the command's id already. The caller has made the job, or holds its row.
+pub async fn put_duplicates(conn: &mut Conn, id: Id, duplicates: &str) -> Result<()> {
+    sqlx::query("UPDATE job SET duplicate_devices = $2 WHERE id = $1").bind(id).bind(duplicates).execute(conn.raw()).await?;
+    Ok(())
+}
+
 /// Devices of everybody, of one bucket after (`bucket`, `after`), that were made no later than `made_ms`. Announced, parked and
 /// unmanaged devices are no part of a set.
 pub async fn everybody(conn: &mut Conn, bucket: i64, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {

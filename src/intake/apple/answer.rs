@@ -158,10 +158,7 @@ fn left_open(visit: &Visit<'_>, open: &[OpenTask], going: Option<&Going>, status
         .map(|task| {
             let progress = Progress::read(task.progress.as_deref());
             let patience_ms = match (&progress.not_now, progress.wait_until_ms) {
-                (Some(not_now), _) if task.state == "not_now" => {
-                    let first_ms = if status == Status::NotNow { LOCKED_FIRST_MS } else { PUT_OFF_FIRST_MS };
-                    (first_ms << not_now.count.saturating_sub(1).min(8)).min(PUT_OFF_LAST_MS)
-                }
+                (Some(not_now), _) if task.state == "not_now" => put_off_ms(not_now.count, status),
                 (_, Some(until_ms)) if until_ms > now_ms => until_ms - now_ms,
                 _ => Kind::named(&task.kind).map_or(DOCUMENT_PATIENCE_MS, Kind::patience_ms),
             };
@@ -173,4 +170,22 @@ fn left_open(visit: &Visit<'_>, open: &[OpenTask], going: Option<&Going>, status
         work.push(OpenWork { last_ms: now_ms, patience_ms: DOCUMENT_PATIENCE_MS, urgent: false });
     }
     work
+}
+
+/// How long to wait for a device that said NotNow so often, and this last.
+fn put_off_ms(count: u32, last: Status) -> i64 {
+    let first_ms = if last == Status::NotNow { LOCKED_FIRST_MS } else { PUT_OFF_FIRST_MS };
+    (first_ms << count.saturating_sub(1).min(8)).min(PUT_OFF_LAST_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locked_device_is_asked_after_half_an_hour_one_that_went_on_after_five_minutes_each_doubling_to_six_hours() {
+        let minutes = |last| [1, 2, 3, 8, 100].map(|count| put_off_ms(count, last) / 60_000);
+        assert_eq!(minutes(Status::NotNow), [30, 60, 120, 360, 360]);
+        assert_eq!(minutes(Status::Acknowledged), [5, 10, 20, 360, 360]);
+    }
 }

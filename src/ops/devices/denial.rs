@@ -9,7 +9,7 @@ use crate::model::{Actor, BULK_ABOVE, Denial, Id, Lane, Role};
 use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
 use crate::ops::devices::Device;
 use crate::ops::tasks::{self, EndCause};
-use crate::ops::{findings, jobs};
+use crate::ops::{findings, jobs, mdm};
 use crate::store::devices::{self, DeviceRow};
 use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Raise};
@@ -58,6 +58,12 @@ pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: 
 
 /// The earlier device leaves: no token opens its channel, its hardware is the newcomer's, which comes in by its next activation.
 async fn admit_parked(conn: &mut Conn, moment: &mut Moment, row: &DeviceRow) -> Result<()> {
+    if row.hardware_id.is_none() {
+        // No agent: it knocked as an Apple device.
+        mdm::admitted(conn, moment, row).await?;
+        devices::set_state(conn, row.id, "expected", moment.now_ms).await?;
+        return Ok(());
+    }
     let key = hardware_key_of(&row.platform, &row.app, row.hardware_id.as_deref().unwrap_or_default());
     if let Some(former) = devices::by_key(conn, HARDWARE, &key).await?.filter(|former| *former != row.id) {
         let channels = devices::channels_of(conn, &[former]).await?;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::{Actor, Denial, Id, Lane, Role, nullable, text};
 use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
 use crate::ops::tasks::{self, EndCause};
-use crate::ops::{findings, labels as label_ops, settle, tokens};
+use crate::ops::{findings, labels as label_ops, mdm, settle, tokens};
 use crate::store::channels::{self, ChannelView};
 use crate::store::devices::{self, DeviceRow};
 use crate::store::feed::{self, Entry};
@@ -131,8 +131,8 @@ pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: 
     if new.send_mail == Some(true) {
         return Err(Error::invalid("/send_mail", "mail is not set up; hand the link over yourself"));
     }
-    if !matches!(new.platform.as_str(), "android" | "ios") {
-        return Err(Error::invalid("/platform", "take android or ios"));
+    if !matches!(new.platform.as_str(), "android" | "ios" | "macos" | "tvos" | "visionos" | "watchos") {
+        return Err(Error::invalid("/platform", "take android, ios, macos, tvos, visionos or watchos"));
     }
     let user = user_named(conn, "/user", &new.user).await?;
     let label_ids = label_ops::ids(conn, "/labels", &new.labels).await?;
@@ -224,6 +224,7 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
     devices::delete(conn, id).await?;
     tasks::end_open(conn, moment, &channels, EndCause::Left).await?;
     findings::close_all(conn, moment, &[id], "deleted").await?;
+    mdm::forget(conn, &row).await?;
     if let Some(hardware_id) = &row.hardware_id {
         let key = hardware_key_of(&row.platform, &row.app, hardware_id);
         devices::drop_key(conn, HARDWARE, &key, id).await?;

@@ -49,6 +49,7 @@ pub(super) struct Made {
 /// so the same devices twice do no harm. A task that is ordered again is made only for a device that can do it now.
 pub(super) async fn make(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wanted]) -> Result<Vec<Made>> {
     let (fresh, made) = insert(conn, moment, job, wanted).await?;
+    note_duplicates(conn, job, wanted).await?;
     let lane = if Selector::of(job).bulk { Lane::Bulk } else { lane_of(job) };
     let raises: Vec<Raise> =
         fresh.iter().filter(|task| task.finished_at_ms.is_none()).map(|task| Raise { channel_id: task.channel_id, lane }).collect();
@@ -101,6 +102,28 @@ pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]
         }
     }
     Ok(())
+}
+
+/// Notes the devices that were passed over because their channel has a command of that id.
+async fn note_duplicates(conn: &mut Conn, job: &JobRow, wanted: &[Wanted]) -> Result<()> {
+    let Some(command_uuid) = raw::own_uuid(&job.kind, &job.params) else { return Ok(()) };
+    let kind = Kind::named(&job.kind);
+    let aims = jobs::aims(conn, &wanted.iter().map(|wanted| wanted.device).collect::<Vec<_>>()).await?;
+    let rows: Vec<NewTask> = aims
+        .iter()
+        .filter_map(|aim| new_task(job, kind, aim, None, job.created_at_ms))
+        .map(|row| NewTask { command_uuid: Some(command_uuid.clone()), ..row })
+        .collect();
+    let taken = tasks::taken(conn, &rows).await?;
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let before = jobs::get(conn, job.id).await?.map(|job| job.duplicate_devices).unwrap_or_default();
+    let mut known: Vec<Id> = serde_json::from_str(&before).unwrap_or_default();
+    known.extend(taken);
+    known.sort_unstable();
+    known.dedup();
+    jobs::put_duplicates(conn, job.id, &json!(known).to_string()).await
 }
 
 /// Stores and counts what was not there yet.

@@ -2,13 +2,15 @@
 
 use serde_json::json;
 
-use super::authenticate::{begin, parked_key};
+use super::authenticate::begin;
+use super::leave::parked_key;
 use super::{Answer, Arrival, Credential, Rules, key_kind};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
 use crate::ops::activate::PARKED;
 use crate::ops::devices as device_ops;
+use crate::protocol::apple::Enrollee;
 use crate::protocol::apple::checkin::{Authenticate, platform_of};
 use crate::store::devices::{self, DeviceRow};
 use crate::store::feed::{self, Entry};
@@ -145,7 +147,7 @@ pub(super) async fn park(
     let from = &arrival.checkin.from;
     let user_id = entrance.user.as_ref().map(|user| user.id);
     let id = moment.id();
-    let parked = devices::claim_key(conn, PARKED, &parked_key(from, user_id), id).await?;
+    let parked = devices::claim_key(conn, PARKED, &parked_key(key_kind(from), &from.id, user_id), id).await?;
     match parked {
         Some(parked) => {
             if devices::get(conn, parked).await?.is_some_and(|row| row.denied.is_some()) {
@@ -168,7 +170,13 @@ pub(super) async fn park(
     Ok(CONFLICT)
 }
 
+/// How a device is managed; says also by which kind of key it is found.
+pub(super) fn mode_of(from: &Enrollee) -> &'static str {
+    if from.is_user_enrollment { super::leave::USER_ENROLLMENT } else { "mdm" }
+}
+
 fn new_device(id: Id, arrival: &Arrival, said: &Authenticate, entrance: &Entrance, state: &str, now_ms: i64) -> DeviceRow {
+    let from = &arrival.checkin.from;
     let wanted = entrance.token.as_ref().and_then(|token| token.serial.clone());
     DeviceRow {
         id,
@@ -177,11 +185,11 @@ fn new_device(id: Id, arrival: &Arrival, said: &Authenticate, entrance: &Entranc
         app: String::new(),
         hardware_id: None,
         serial: said.serial.clone().or(wanted),
-        udid: Some(arrival.checkin.from.id.clone()),
+        udid: Some(from.id.clone()),
         model: said.product.clone(),
         os_version: said.os_version.clone(),
         agent_version: String::new(),
-        management_mode: "mdm".into(),
+        management_mode: mode_of(from).into(),
         state: state.into(),
         state_since_ms: now_ms,
         denied: None,

@@ -3,20 +3,16 @@
 use serde_json::json;
 
 use super::admit::{self, Entrance};
-use super::{Answer, Arrival, Credential, Rules, device_of, key_kind};
+use super::{Answer, Arrival, CERTIFICATE, Credential, Rules, device_of, hold, key_kind};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Denial, Id};
 use crate::ops::tasks::{self, EndCause};
-use crate::protocol::apple::Enrollee;
 use crate::protocol::apple::checkin::{Authenticate, platform_of};
+use crate::store::Conn;
 use crate::store::apple::{self, Enrollment, NewChannel};
 use crate::store::devices::{self, DeviceRow};
 use crate::store::feed::{self, Entry};
-use crate::store::{Conn, channels_lock};
-
-/// The certificate that a device speaks with, by its hash: one certificate serves one device.
-const CERTIFICATE: &str = "certificate";
 
 pub(super) const UNKNOWN_CERTIFICATE: Answer =
     Answer::Refused("certificate_unknown", "this certificate opens no enrollment of this device");
@@ -85,13 +81,13 @@ async fn returning(
     device: DeviceRow,
     same_certificate: bool,
 ) -> Result<Answer> {
-    let before = apple::locked(conn, device.id).await?;
+    let (_, before) = hold(conn, device.id).await?;
     let is_renewal = arrival.credential.issued.is_some_and(|issued| issued.renews == Some(device.id));
     if is_renewal && let Some(before) = before {
         renewed(conn, moment, arrival, said, before).await?;
         return Ok(Answer::Accepted);
     }
-    let is_enrolled = before.as_ref().is_some_and(|before| before.state != "left");
+    let is_enrolled = before.as_ref().is_some_and(|before| before.state == "enrolled");
     let same_token = match (&entrance.token, &before) {
         (Some(token), Some(before)) => before.token_id == Some(token.id) || token.device_id == Some(device.id),
         (Some(token), None) => token.device_id == Some(device.id) || device.state == "expected",
@@ -118,8 +114,6 @@ async fn renewed(conn: &mut Conn, moment: &mut Moment, arrival: &Arrival, said: 
     let is_new = before.certificate_hash != hash;
     let former = if is_new { Some(before.certificate_hash.clone()) } else { before.former_certificate_hash.clone() };
     let row = Enrollment { certificate_hash: hash.clone(), former_certificate_hash: former.clone(), topic: said.topic.clone(), ..before };
-    let channels = devices::channels_of(conn, &[device_id]).await?;
-    channels_lock(conn, &channels).await?;
     apple::put(conn, &row).await?;
     apple::pin(conn, device_id, &hash, former.as_deref()).await?;
     devices::move_key(conn, CERTIFICATE, &hash, device_id).await?;
@@ -136,9 +130,7 @@ pub(super) async fn begin(
     mut device: DeviceRow,
 ) -> Result<()> {
     let Arrival { checkin: crate::protocol::apple::Checkin { from, .. }, credential, .. } = arrival;
-    let before = apple::locked(conn, device.id).await?;
-    let channels = devices::channels_of(conn, &[device.id]).await?;
-    channels_lock(conn, &channels).await?;
+    let (channels, before) = hold(conn, device.id).await?;
     let former = before.as_ref().map(|before| before.certificate_hash.clone()).filter(|former| *former != credential.hash);
     let token_id = entrance.token.as_ref().map(|token| token.id).or(before.as_ref().and_then(|before| before.token_id));
     device.platform = platform_of(&said.product).into();
@@ -147,7 +139,7 @@ pub(super) async fn begin(
     device.os_version = if said.os_version.is_empty() { device.os_version } else { said.os_version.clone() };
     device.udid = Some(from.id.clone());
     device.user_id = entrance.user.as_ref().map(|user| user.id).or(device.user_id);
-    device.management_mode = if from.is_user_enrollment { "user_enrollment" } else { "mdm" }.into();
+    device.management_mode = admit::mode_of(from).into();
     devices::update(conn, &device).await?;
     crate::ops::devices::reindex_by_id(conn, device.id).await?;
     devices::move_key(conn, CERTIFICATE, &credential.hash, device.id).await?;
@@ -195,9 +187,4 @@ async fn tell(conn: &mut Conn, moment: &mut Moment, kind: &'static str, device: 
 /// The device that has this certificate.
 async fn device_by(conn: &mut Conn, credential: &Credential) -> Result<Option<Id>> {
     devices::by_key(conn, CERTIFICATE, &credential.hash).await
-}
-
-/// What a parked newcomer is found by again.
-pub(super) fn parked_key(from: &Enrollee, user: Option<Id>) -> String {
-    format!("{}/{}/{}", key_kind(from), from.id, user.map(|id| id.to_string()).unwrap_or_default())
 }

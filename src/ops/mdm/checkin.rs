@@ -3,12 +3,11 @@
 use serde_json::json;
 
 use super::authenticate::{UNKNOWN_CERTIFICATE, authenticate};
-use super::{Answer, Arrival, Rules, device_of};
+use super::{Answer, Arrival, Rules, device_of, hold, leave};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Id, Lane};
-use crate::ops::tasks::{self, EndCause};
-use crate::ops::{findings, settle};
+use crate::ops::settle;
 use crate::protocol::apple::CheckinMessage;
 use crate::protocol::apple::checkin::{Secret, TokenUpdate};
 use crate::protocol::apple::command::xml;
@@ -16,7 +15,7 @@ use crate::seal::Seal;
 use crate::store::apple::{self, Address, Enrollment, NewChannel};
 use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Raise};
-use crate::store::{Conn, channels_lock, devices};
+use crate::store::{Conn, devices};
 
 /// Applies one message in the caller's transaction.
 pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: Rules, arrival: &Arrival) -> Result<Answer> {
@@ -28,7 +27,7 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
         _ => {}
     }
     let Some(device_id) = device_of(conn, &checkin.from).await? else { return Ok(UNKNOWN_CERTIFICATE) };
-    let Some(enrollment) = apple::locked(conn, device_id).await? else { return Ok(UNKNOWN_CERTIFICATE) };
+    let (channels, Some(enrollment)) = hold(conn, device_id).await? else { return Ok(UNKNOWN_CERTIFICATE) };
     if !enrollment.admits(&arrival.credential.hash) {
         return Ok(UNKNOWN_CERTIFICATE);
     }
@@ -40,7 +39,7 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
         _ if enrollment.state == "left" => Ok(Answer::Refused("enrollment_over", "this enrollment has ended; enroll again")),
         CheckinMessage::TokenUpdate(update) if is_device => token_update(conn, moment, seal, rules, arrival, enrollment, update).await,
         CheckinMessage::TokenUpdate(update) => user_token_update(conn, moment, seal, arrival, enrollment, update).await,
-        CheckinMessage::CheckOut if is_device => check_out(conn, moment, enrollment).await,
+        CheckinMessage::CheckOut if is_device => leave::check_out(conn, moment, channels, enrollment).await,
         CheckinMessage::SetBootstrapToken(token) if is_device => set_bootstrap(conn, moment, seal, enrollment, token.as_ref()).await,
         CheckinMessage::GetBootstrapToken if is_device => Ok(get_bootstrap(seal, &enrollment)),
         _ => Ok(Answer::Unsupported("this is no message of a user")),
@@ -69,8 +68,6 @@ async fn token_update(
 ) -> Result<Answer> {
     let device_id = enrollment.device_id;
     let Some(channel) = apple::channel_of(conn, device_id, "").await? else { return Ok(UNKNOWN_CERTIFICATE) };
-    let channels = devices::channels_of(conn, &[device_id]).await?;
-    channels_lock(conn, &channels).await?;
     let is_first = enrollment.state == "pending";
     // Until now the certificate before stood beside the pinned one; the one that speaks now is the one.
     let certificate_hash = arrival.credential.hash.clone();
@@ -127,7 +124,6 @@ async fn user_token_update(
         enrollment_token_id: enrollment.token_id,
     };
     let channel = apple::put_user(conn, &new, &arrival.checkin.from.user, moment.now_ms).await?;
-    channels_lock(conn, &[channel]).await?;
     let magic = seal.seal(moment, &magic_name(channel), &update.push_magic.0);
     apple::address(conn, channel, &Address { token: update.token.clone(), topic: update.topic.clone(), magic }, moment.now_ms).await?;
     if channel == new.id {
@@ -135,26 +131,6 @@ async fn user_token_update(
         let actor = Some(format!("device:{device_id}"));
         feed::append(conn, moment, &[Entry { kind: "device.user_enrolled", actor, device_id: Some(device_id), data }]).await?;
     }
-    Ok(Answer::Accepted)
-}
-
-/// The device says that its management was removed: its channels close, its tasks end.
-async fn check_out(conn: &mut Conn, moment: &mut Moment, enrollment: Enrollment) -> Result<Answer> {
-    let device_id = enrollment.device_id;
-    let channels = devices::channels_of(conn, &[device_id]).await?;
-    channels_lock(conn, &channels).await?;
-    let agent = crate::store::channels::credentials(conn, device_id).await?;
-    let ours: Vec<Id> = channels.into_iter().filter(|channel| agent.as_ref().is_none_or(|agent| agent.id != *channel)).collect();
-    apple::leave(conn, device_id).await?;
-    // The certificate stays known, so that a farewell that is repeated is answered alike.
-    apple::put(conn, &Enrollment { state: "left".into(), unlock_token: None, bootstrap_token: None, ..enrollment }).await?;
-    tasks::end_open(conn, moment, &ours, EndCause::Left).await?;
-    if agent.is_none() {
-        devices::set_state(conn, device_id, "unmanaged", moment.now_ms).await?;
-        findings::close_all(conn, moment, &[device_id], "left").await?;
-    }
-    let actor = Some(format!("device:{device_id}"));
-    feed::append(conn, moment, &[Entry { kind: "device.left", actor, device_id: Some(device_id), data: json!({}) }]).await?;
     Ok(Answer::Accepted)
 }
 

@@ -4,22 +4,28 @@ mod admit;
 mod authenticate;
 pub mod checkin;
 pub mod command_id;
+mod leave;
 pub mod own;
 pub mod plan;
 pub mod raw;
 
 pub use authenticate::authenticate;
 pub use checkin::checkin;
+pub use leave::{admitted, forget};
 
 use crate::error::Result;
 use crate::model::Id;
 use crate::protocol::apple::{Checkin, Enrollee};
-use crate::store::{Conn, devices};
+use crate::store::apple::{self, Enrollment};
+use crate::store::{Conn, channels_lock, devices};
 
 /// The key under which a device with a UDID is found.
 pub const UDID: &str = "udid";
 /// The key under which a device is found that tells only its EnrollmentID.
 pub const ENROLLMENT_ID: &str = "enrollment_id";
+
+/// The certificate that a device speaks with, by its hash: one certificate serves one device.
+pub const CERTIFICATE: &str = "certificate";
 
 /// What the settings say about Apple devices.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +85,14 @@ pub enum Answer {
 /// The kind of the key under which an enrollee's device is found.
 pub fn key_kind(from: &Enrollee) -> &'static str {
     if from.is_user_enrollment { ENROLLMENT_ID } else { UDID }
+}
+
+/// Locks the channels of a device and then its enrollment, which is answered with them: check-ins of one device wait for each other and
+/// for its contacts.
+async fn hold(conn: &mut Conn, device: Id) -> Result<(Vec<Id>, Option<Enrollment>)> {
+    let channels = devices::channels_of(conn, &[device]).await?;
+    channels_lock(conn, &channels).await?;
+    Ok((channels, apple::locked(conn, device).await?))
 }
 
 /// The device of an enrollee.

@@ -58,6 +58,8 @@ pub async fn end_open(conn: &mut Conn, moment: &mut Moment, channels: &[Id], cau
         }
         let (state, message) = match (kind.as_str(), is_delivered(&was.was)) {
             ("wipe", true) if cause == EndCause::ReEnrolled => ("done", "the device enrolled anew after the wipe was delivered"),
+            // The device has removed its management, as it was told.
+            ("retire", true) if cause == EndCause::Left => ("done", "the device left after it was told to"),
             ("wipe", true) if gone => ("failed", "the device left after the wipe was delivered"),
             ("wipe", false) if was.was == "awaiting_approval" => continue,
             ("wipe", false) => {

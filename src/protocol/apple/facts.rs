@@ -121,8 +121,8 @@ fn security_info(security: &Dictionary, facts: &mut Facts) {
     let enrolled = |key: &str| status.and_then(|status| status.get(key)).and_then(truth);
     let known = [
         ("password_set", present),
-        ("password_compliant", flag("PasscodeCompliant")),
-        ("password_compliant_with_profiles", flag("PasscodeCompliantWithProfiles")),
+        ("passcode_compliant", flag("PasscodeCompliant")),
+        ("passcode_compliant_with_profiles", flag("PasscodeCompliantWithProfiles")),
         ("encrypted", flag("FDE_Enabled").or(protected)),
         ("system_integrity_protection", flag("SystemIntegrityProtectionEnabled")),
         ("remote_desktop", flag("RemoteDesktopEnabled")),
@@ -192,7 +192,7 @@ mod tests {
             json!({"os_version": "18.1", "product_name": "iPhone15,2", "model": "iPhone15,2", "battery_percent": 57, "storage_total_bytes": 128_000_000_000_i64, "supervised": true})
         );
         let security = "<key>SecurityInfo</key><dict><key>HardwareEncryptionCaps</key><integer>3</integer><key>PasscodePresent</key><false/><key>PasscodeCompliant</key><string>false</string></dict>";
-        assert_eq!(facts(security), json!({"password_set": false, "password_compliant": false, "encrypted": false}));
+        assert_eq!(facts(security), json!({"password_set": false, "passcode_compliant": false, "encrypted": false}));
         let apps = "<key>InstalledApplicationList</key><array><dict><key>Identifier</key><string>b</string></dict><dict><key>Identifier</key><string>a</string><key>ShortVersion</key><string>2</string><key>Name</key><string>A</string></dict><string>no</string></array>";
         assert_eq!(facts(apps)["apps"], json!([{"id": "a", "name": "A", "version": "2"}, {"id": "b", "name": null, "version": null}]));
         let managed = "<key>ManagedApplicationList</key><dict><key>a</key><dict><key>Status</key><string>Managed</string></dict></dict>";

@@ -126,6 +126,16 @@ pub async fn put(conn: &mut Conn, row: &Enrollment) -> Result<()> {
     Ok(())
 }
 
+/// Removes the enrollment of a deleted device.
+pub async fn delete(conn: &mut Conn, device: Id) -> Result<()> {
+    sqlx::query("DELETE FROM apple_enrollment WHERE bucket = $1 AND device_id = $2")
+        .bind(device.bucket())
+        .bind(device)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
 /// How far the server has come with asking a device about itself.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refresh {

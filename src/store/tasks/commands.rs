@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::FromRow;
 
-use super::lock;
+use super::{NewTask, lock};
 use crate::error::Result;
 use crate::model::Id;
 use crate::store::batch::rows_sql;
@@ -49,6 +49,22 @@ const BY_UUID: Sql = rows_sql!(
     "JOIN task t ON t.bucket = r.bucket AND t.channel_id = r.channel_id AND t.command_uuid = r.command_uuid JOIN job j ON j.id = t.job_id \
      WHERE t.command_uuid IS NOT NULL AND ($2 < 0 OR t.bucket = $2)"
 );
+
+const TAKEN: Sql = rows_sql!(
+    "SELECT r.device_id FROM ",
+    rows(bucket: bigint, id: text, device_id: text, channel_id: text, command_uuid: text),
+    "JOIN task t ON t.bucket = r.bucket AND t.channel_id = r.channel_id AND t.command_uuid = r.command_uuid \
+     WHERE t.command_uuid IS NOT NULL AND t.id <> r.id ORDER BY r.device_id"
+);
+
+/// The devices among those of these tasks whose channel has another task with the same command's id.
+pub async fn taken(conn: &mut Conn, tasks: &[NewTask]) -> Result<Vec<Id>> {
+    let named: Vec<&NewTask> = tasks.iter().filter(|task| task.command_uuid.is_some()).collect();
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_scalar(TAKEN.on(conn.dialect())).bind(rows_json(&named)).fetch_all(conn.raw()).await?)
+}
 
 /// The tasks that reports name, locked; another channel's command is not found.
 pub async fn commands(conn: &mut Conn, spoken: &[Spoken]) -> Result<Vec<Command>> {

@@ -4,7 +4,7 @@ mod commands;
 mod intake;
 mod list;
 
-pub use commands::{Command, Spoken, commands};
+pub use commands::{Command, Spoken, commands, taken};
 pub use intake::{Applied, Key, OpenTask, TaskChange, TaskRow, apply, find, open_for};
 pub use list::{Filter, REASONS, TaskView, get, list, reasons};
 

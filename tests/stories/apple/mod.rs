@@ -1,3 +1,5 @@
 //! Apple devices.
 
+mod bad_input;
 mod commands;
+mod enrollment;

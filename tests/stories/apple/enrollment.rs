@@ -1,0 +1,136 @@
+//! Devices enroll, come again, are mistaken for others, and leave.
+
+use plist::{Dictionary, Value as Plist};
+use serde_json::json;
+
+use super::commands::{each, state, task};
+use crate::support::apple::{AppleDevice, behind_proxy, texts};
+use crate::support::server::TestServer;
+
+#[tokio::test]
+async fn whoever_shows_anothers_udid_is_parked_and_the_enrollment_that_there_is_stays() {
+    each(async |server| {
+        let phone = AppleDevice::named("A");
+        let id = phone.enroll(&server).await;
+        phone.settle(&server).await;
+        let lock = task(&server, "lock", json!({}), &id).await;
+        let thief = AppleDevice { certificate: b"another certificate".to_vec(), ..phone.clone() };
+        thief.authenticate(&server).await.expect(403);
+        thief.token_update(&server, Dictionary::new()).await.expect(403);
+        thief.idle(&server).await.expect(403);
+        thief.acknowledge(&server, &lock).await.expect(403);
+        thief.checkin(&server, "CheckOut", Dictionary::new()).await.expect(403);
+        assert_eq!(phone.idle(&server).await.request().0, lock, "nothing has changed for the real one");
+        let parked = server.get("/devices?state=pending_approval").await["items"].as_array().unwrap().clone();
+        assert_eq!(parked.len(), 1);
+        let newcomer = parked[0]["id"].as_str().unwrap().to_owned();
+        thief.authenticate(&server).await.expect(403);
+        assert_eq!(server.get("/devices?state=pending_approval").await["items"].as_array().unwrap().len(), 1, "parked once");
+        server.post(&format!("/devices/{newcomer}/authorize"), json!({})).await.expect(200);
+        phone.idle(&server).await.expect(403);
+        assert_eq!(server.get(&format!("/devices/{id}")).await["state"], "unmanaged");
+        assert_eq!(state(&server, &lock).await, "cancelled");
+        assert_eq!(thief.enroll(&server).await, newcomer, "the admitted one comes in");
+        thief.settle(&server).await;
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_serves_one_device_and_a_device_may_come_again_with_the_one_it_has() {
+    each(async |server| {
+        let phone = AppleDevice::named("B");
+        let id = phone.enroll(&server).await;
+        let other = AppleDevice { certificate: phone.certificate.clone(), ..AppleDevice::named("C") };
+        other.authenticate(&server).await.expect(403);
+        assert_eq!(server.call("GET", &format!("/devices/{}", other.udid), None).await.status, 404);
+        phone.settle(&server).await;
+        let (wipe, restart) = (task(&server, "wipe", json!({}), &id).await, task(&server, "restart", json!({}), &id).await);
+        assert_eq!(phone.idle(&server).await.request(), (wipe.clone(), "EraseDevice".into()));
+        phone.authenticate(&server).await.expect(200);
+        assert_eq!(state(&server, &wipe).await, "done", "that it enrolls anew proves the wipe");
+        assert_eq!(state(&server, &restart).await, "cancelled");
+        assert_eq!(server.get(&format!("/devices/{id}")).await["channels"][0]["push_state"], "none", "nothing is sent before TokenUpdate");
+        phone.token_update(&server, Dictionary::new()).await.expect(200);
+        assert_eq!(phone.idle(&server).await.request().1, "DeviceInformation", "it is asked anew");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_device_that_checks_out_is_unmanaged_and_may_enroll_again() {
+    each(async |server| {
+        let phone = AppleDevice::named("D");
+        AppleDevice::named("nobody").checkin(&server, "CheckOut", Dictionary::new()).await.expect(403);
+        let id = phone.enroll(&server).await;
+        phone.settle(&server).await;
+        let retire = server.post(&format!("/devices/{id}/retire"), json!({})).await;
+        assert_eq!(retire.status, 202, "{}", retire.body);
+        let (uuid, request) = phone.idle(&server).await.request();
+        assert_eq!(request, "RemoveProfile");
+        phone.checkin(&server, "CheckOut", Dictionary::new()).await.expect(200);
+        phone.checkin(&server, "CheckOut", Dictionary::new()).await.expect(200);
+        assert_eq!(state(&server, &uuid).await, "done", "it has left as it was told");
+        assert_eq!(server.get(&format!("/devices/{id}")).await["state"], "unmanaged");
+        phone.idle(&server).await.expect(403);
+        phone.token_update(&server, Dictionary::new()).await.expect(403);
+        phone.authenticate(&server).await.expect(403);
+        server.post(&format!("/devices/{id}/authorize"), json!({})).await.expect(200);
+        let fresh = AppleDevice { certificate: b"fresh".to_vec(), ..phone.clone() };
+        assert_eq!(fresh.enroll(&server).await, id);
+        assert_eq!(server.get(&format!("/devices/{id}")).await["state"], "active");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn users_of_a_mac_have_channels_of_their_own_and_it_keeps_its_bootstrap_token_here() {
+    each(async |server| {
+        let mac = AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("E") };
+        let id = mac.enroll(&server).await;
+        let user = || texts(&[("UserID", "11111111-1111-1111-1111-111111111111"), ("UserShortName", "ada")]);
+        mac.connect(&server, "Idle", None, user()).await.expect(403);
+        mac.checkin(&server, "UserAuthenticate", user()).await.expect(410);
+        mac.token_update(&server, user()).await.expect(200);
+        let device = server.get(&format!("/devices/{id}")).await;
+        assert_eq!(device["channels"].as_array().unwrap().len(), 2);
+        assert!(mac.connect(&server, "Idle", None, user()).await.command().is_none(), "a user's channel has a queue of its own");
+        let lock = task(&server, "lock", json!({"pin": "123456"}), &id).await;
+        assert!(mac.connect(&server, "Idle", None, user()).await.command().is_none());
+        let (uuid, command) = mac.idle(&server).await.command().unwrap();
+        assert_eq!((uuid, command.get("PIN").and_then(Plist::as_string)), (lock, Some("123456")));
+        assert!(mac.checkin(&server, "GetBootstrapToken", Dictionary::new()).await.expect(200).body.is_empty());
+        let token: Dictionary = [("BootstrapToken".to_owned(), Plist::Data(b"boot".to_vec()))].into_iter().collect();
+        mac.checkin(&server, "SetBootstrapToken", token.clone()).await.expect(200);
+        let told = mac.checkin(&server, "GetBootstrapToken", Dictionary::new()).await.expect(200);
+        let answer = plist::from_bytes::<Plist>(&told.body).unwrap().into_dictionary().unwrap();
+        assert_eq!(answer.get("BootstrapToken"), token.get("BootstrapToken"));
+        mac.checkin(&server, "SetBootstrapToken", Dictionary::new()).await.expect(200);
+        assert!(mac.checkin(&server, "GetBootstrapToken", Dictionary::new()).await.expect(200).body.is_empty());
+        mac.checkin(&server, "GetToken", texts(&[("TokenServiceType", "com.apple.maid")])).await.expect(400);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_certificate_that_this_server_issued_nobody_new_comes_in() {
+    let server = TestServer::with(|config| {
+        behind_proxy(config);
+        config.mdm.require_known_certificate = true;
+    })
+    .await;
+    AppleDevice::named("F").authenticate(&server).await.expect(403);
+    server.stop().await;
+    // A header from an address that is no proxy's is no certificate.
+    let server = TestServer::with(|config| {
+        behind_proxy(config);
+        config.trusted_proxies.clear();
+    })
+    .await;
+    AppleDevice::named("G").authenticate(&server).await.expect(403);
+    server.stop().await;
+}
