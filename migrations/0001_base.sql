@@ -203,6 +203,7 @@ CREATE TABLE channel (
 CREATE UNIQUE INDEX channel_device ON channel (bucket, device_id, kind, subject);
 CREATE INDEX channel_moves ON channel (label_set_id, generation);
 CREATE INDEX channel_stack ON channel (stack_id);
+CREATE INDEX channel_quarantined ON channel (push_provider, push_since_ms) WHERE push_state = 'quarantined';
 
 -- An Apple device's enrollment, one row a device: pending after Authenticate, enrolled after TokenUpdate, left after CheckOut.
 -- identifier is the UDID or EnrollmentID, certificate_hash the SHA-256 of the pinned certificate, former_certificate_hash the one that

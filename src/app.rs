@@ -79,11 +79,18 @@ impl App {
     /// A server without listeners, workers and senders.
     #[cfg(test)]
     pub fn for_tests(db: &Db, clock: &Clock) -> App {
+        App::for_tests_with(db, clock, Vec::new()).0
+    }
+
+    /// A server with these senders, without listeners and workers; what it takes in waits for its committers.
+    #[cfg(test)]
+    pub fn for_tests_with(db: &Db, clock: &Clock, senders: Vec<Arc<Sender>>) -> (App, crate::intake::Committers) {
         let process = clock.moment().id().to_string();
-        let (config, bells, senders, feed_tail) = <(Config, Bells, Vec<Arc<Sender>>, Tail)>::default();
-        let (intake, _) = crate::intake::new(1);
+        let (config, bells, feed_tail) = <(Config, Bells, Tail)>::default();
+        let (intake, committers) = crate::intake::new(1);
         let seal = Seal::new(&[7; 32]);
-        App::new(Shared { config, seal, intake, db: db.clone(), clock: clock.clone(), bells, senders, process, feed_tail })
+        let (db, clock) = (db.clone(), clock.clone());
+        (App::new(Shared { config, seal, intake, db, clock, bells, senders, process, feed_tail }), committers)
     }
 
     /// The senders of this server that have a credential, as the store asks for them: names between spaces.

@@ -32,6 +32,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_activations_total", "Activations by outcome."),
     ("muster_nudges_total", "Nudges by provider, lane, result and reason."),
     ("muster_nudges_saved_total", "Nudges not sent because the device had come before."),
+    ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_oauth_mints_total", "Access tokens fetched from the OAuth endpoint."),
 ];

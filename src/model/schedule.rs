@@ -17,6 +17,11 @@ const NEAR_MS: i64 = 60_000;
 pub const LEASE_MS: i64 = 60_000;
 /// Jitter on top of [`LEASE_MS`], so that the wakes of a dead process do not come due together.
 pub const LEASE_JITTER_MS: i64 = 15_000;
+/// Periodic calls and retries that wait longer than this were not merely slowed down: nobody was there to send them. They are then spread
+/// by phase instead of leaving together.
+pub const LATE_MS: i64 = 10 * 60_000;
+/// Over how long the calls of a set of channels with open work are spread that come back together.
+pub const SPREAD_MS: i64 = 10 * 60_000;
 /// The least time between two nudges of a channel for urgent work.
 pub const GAP_URGENT_MS: i64 = 10_000;
 /// The least time between two nudges of a channel for anything else.

@@ -123,6 +123,15 @@ impl Db {
         self.readers.close().await;
     }
 
+    /// For tests that live through days: SQLite's commits no longer wait for the disk.
+    #[cfg(test)]
+    pub async fn hasten(&self) {
+        if self.dialect == Dialect::Sqlite {
+            let mut conn = self.writers.acquire().await.unwrap();
+            sqlx::raw_sql("PRAGMA synchronous = OFF").execute(&mut *conn).await.unwrap();
+        }
+    }
+
     async fn writer_turn(&self, class: Class) -> Option<Turn> {
         match self.dialect {
             Dialect::Sqlite => Some(self.turns.take(class).await),

@@ -3,6 +3,8 @@
 #[path = "../../tests/stories/support/postgres.rs"]
 mod postgres;
 
+pub mod fleet;
+
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use futures_util::FutureExt;

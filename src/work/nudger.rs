@@ -9,13 +9,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::change;
+use crate::clock::Moment;
 use crate::error::Result;
-use crate::model::schedule::{HIGH_PER_DAY_MAX, LEASE_JITTER_MS, LEASE_MS, Next, Rhythm, after_accepted, after_failure, expires_at_ms};
+use crate::model::schedule::{
+    HIGH_PER_DAY_MAX, LATE_MS, LEASE_JITTER_MS, LEASE_MS, Next, Rhythm, after_accepted, after_failure, expires_at_ms,
+};
 use crate::model::{Id, Lane};
 use crate::ops::alarms;
 use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender};
-use crate::store::Class;
 use crate::store::wakes::{self, Answered, Claim, Claimed, Restored, Target};
+use crate::store::{Class, Conn};
 
 /// How often due wakes are looked for when no bell rings: other processes' changes are seen then.
 const TICK: Duration = Duration::from_millis(200);
@@ -23,6 +27,8 @@ const TICK: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_millis(10);
 /// Wakes claimed in one statement.
 const CLAIM_MAX: usize = 500;
+/// Overdue wakes spread in one statement.
+const SPREAD_MAX: i64 = 500;
 /// Answers written back in one statement.
 const ANSWERS_MAX: usize = 500;
 /// Answers that may wait for the database: more than any sender's claims.
@@ -103,9 +109,12 @@ async fn claim_and_send(
     answers: &mpsc::Sender<Outcome>,
 ) -> Result<usize> {
     let now_ms = app.clock.now_ms();
-    let lanes = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
+    let due = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
+    let (late, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|(lane, oldest_ms)| may_wait(*lane) && now_ms - oldest_ms > LATE_MS);
+    let spread = spread_late(app, sender, &late, now_ms).await?;
+    let lanes: Vec<Lane> = due.into_iter().map(|(lane, _)| lane).collect();
     if lanes.is_empty() {
-        return Ok(0);
+        return Ok(spread);
     }
     let mut moment = app.clock.moment();
     let lease_id = moment.id();
@@ -138,7 +147,7 @@ async fn claim_and_send(
     let ids: Vec<Id> = claimed.iter().map(|wake| wake.channel_id).collect();
     let mut targets: HashMap<Id, Target> =
         wakes::targets(&mut app.db.read().await?, &ids, lease_id).await?.into_iter().map(|target| (target.channel_id, target)).collect();
-    let found = claimed.len();
+    let found = claimed.len() + spread;
     for wake in claimed {
         // A wake without a target lost its lease or its device meanwhile; its lease lapses by itself.
         if let Some(target) = targets.remove(&wake.channel_id) {
@@ -151,6 +160,25 @@ async fn claim_and_send(
         }
     }
     Ok(found)
+}
+
+/// The lanes whose calls may come later; what an operator ordered leaves as soon as the pace allows.
+fn may_wait(lane: Lane) -> bool {
+    matches!(lane, Lane::Retry | Lane::Periodic)
+}
+
+/// After hours in which nobody sent (the server was down, the provider broken) every channel is overdue. Called all at once they would
+/// come all at once, and again three hours later; by their phases they come evenly from the first second. Answers how many were moved.
+async fn spread_late(app: &App, sender: &Sender, late: &[(Lane, i64)], now_ms: i64) -> Result<usize> {
+    let mut spread = 0;
+    for (lane, _) in late {
+        let mut conn = app.db.begin(Class::Nudger).await?;
+        let rows = wakes::postpone(&mut conn, sender.name(), *lane, SPREAD_MAX, now_ms).await?;
+        conn.commit().await?;
+        metrics::counter!("muster_nudges_postponed_total").increment(rows);
+        spread += usize::try_from(rows).unwrap_or(0);
+    }
+    Ok(spread)
 }
 
 async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent {
@@ -265,31 +293,35 @@ fn answered(outcome: &Outcome, now_ms: i64, jitter: i64) -> Answered {
 /// Turns what a sender has to say into alarms, and gives tokens back where their deaths were our fault.
 async fn heed_notices(app: &App, sender: &Sender) -> Result<()> {
     for notice in sender.take_notices() {
-        let mut conn = app.db.begin(Class::Operators).await?;
-        let mut moment = app.clock.moment();
-        let name = sender.name();
-        match notice {
-            Notice::Fault { code, detail } => {
-                alarms::open(&mut conn, &mut moment, "push_fault", name, &format!("{code}: {detail}")).await?
-            }
-            Notice::Recovered => alarms::close(&mut conn, &mut moment, "push_fault", name).await?,
-            Notice::Bug { detail } => alarms::open(&mut conn, &mut moment, "push_request_refused", name, &detail).await?,
-            Notice::DeathRush => {
-                let detail = "more than 30 % of the last answers were dead tokens; they stay dead until the devices register again";
-                alarms::open(&mut conn, &mut moment, "push_death_rush", name, detail).await?;
-            }
-            Notice::MassDeath { since_ms } => {
-                let detail =
-                    "so many tokens were refused at once that the fault must be ours: the sender stopped and the tokens were restored";
-                alarms::open(&mut conn, &mut moment, "push_mass_death", name, detail).await?;
-                while wakes::restore(&mut conn, provider_of(name), name, Restored::Since(since_ms), RESTORE_MAX, moment.now_ms).await? > 0 {
-                }
-            }
+        let (name, since_ms) = (sender.name(), if let Notice::MassDeath { since_ms } = &notice { Some(*since_ms) } else { None });
+        change!(app, Class::Operators, |conn, moment| tell(conn, moment, name, &notice).await)?;
+        if let Some(since_ms) = since_ms {
+            while restore(app, sender, Restored::Since(since_ms)).await? == RESTORE_MAX.unsigned_abs() {}
         }
-        conn.commit().await?;
-        app.bells.ring();
     }
     Ok(())
+}
+
+async fn tell(conn: &mut Conn, moment: &mut Moment, name: &str, notice: &Notice) -> Result<()> {
+    match notice {
+        Notice::Fault { code, detail } => alarms::open(conn, moment, "push_fault", name, &format!("{code}: {detail}")).await,
+        Notice::Recovered => alarms::close(conn, moment, "push_fault", name).await,
+        Notice::Bug { detail } => alarms::open(conn, moment, "push_request_refused", name, detail).await,
+        Notice::DeathRush => {
+            let detail = "more than 30 % of the last answers were dead tokens; they stay dead until the devices register again";
+            alarms::open(conn, moment, "push_death_rush", name, detail).await
+        }
+        Notice::MassDeath { .. } => {
+            let detail = "so many tokens were refused at once that the fault must be ours: the sender stopped and the tokens were restored";
+            alarms::open(conn, moment, "push_mass_death", name, detail).await
+        }
+    }
+}
+
+/// Some quarantined addresses, in a transaction of their own; answers how many were looked at.
+async fn restore(app: &App, sender: &Sender, which: Restored) -> Result<u64> {
+    let (name, provider) = (sender.name(), provider_of(sender.name()));
+    change!(app, Class::Nudger, |conn, moment| wakes::restore(conn, provider, name, which, RESTORE_MAX, moment.now_ms).await)
 }
 
 /// The provider whose addresses a sender serves.
@@ -300,11 +332,10 @@ fn provider_of(sender: &str) -> &'static str {
 /// Gives addresses back whose 24 hours of quarantine are over.
 pub async fn release_quarantined(app: &App) -> Result<()> {
     for sender in &app.senders {
-        let mut conn = app.db.begin(Class::Background).await?;
-        let now_ms = app.clock.now_ms();
-        wakes::restore(&mut conn, provider_of(sender.name()), sender.name(), Restored::Before(now_ms - DAY_MS), RESTORE_MAX, now_ms)
-            .await?;
-        conn.commit().await?;
+        while restore(app, sender, Restored::Before(app.clock.now_ms() - DAY_MS)).await? == RESTORE_MAX.unsigned_abs() {}
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::lock;
 use crate::error::Result;
-use crate::model::{Id, Lane};
+use crate::model::Id;
+use crate::model::schedule::{GAP_MS, GAP_URGENT_MS, LAZY_MS, PERIOD_S, SPREAD_MS};
 use crate::store::batch::rows_sql;
 use crate::store::{Conn, Sql, rows_json};
 
@@ -56,8 +57,8 @@ pub async fn answer(conn: &mut Conn, answers: &[Answered]) -> Result<u64> {
     let done = sqlx::query(ANSWER.on(conn.dialect()))
         .bind(rows_json(answers))
         .bind(-1_i64)
-        .bind(crate::model::schedule::GAP_URGENT_MS)
-        .bind(crate::model::schedule::GAP_MS)
+        .bind(GAP_URGENT_MS)
+        .bind(GAP_MS)
         .execute(conn.raw())
         .await?;
     Ok(done.rows_affected())
@@ -123,15 +124,20 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
     .fetch_all(conn.raw())
     .await?;
     crate::store::channels_lock(conn, &ids).await?;
-    let rows: Vec<Death<'_>> = ids.iter().map(|id| Death { bucket: id.bucket(), channel_id: *id, value: "" }).collect();
-    let json = rows_json(&rows);
-    sqlx::query(REVIVE.on(conn.dialect())).bind(&json).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
-    lock(conn, &ids).await?;
+    let dead = |ids: &[Id]| rows_json(&ids.iter().map(|id| Death { bucket: id.bucket(), channel_id: *id, value: "" }).collect::<Vec<_>>());
+    // Between the look and the lock a device may have registered anew, or its address may have died: those are left alone.
+    let revived: Vec<Id> =
+        sqlx::query_scalar(REVIVE.on(conn.dialect())).bind(dead(&ids)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
+    lock(conn, &revived).await?;
     sqlx::query(UNMUTE.on(conn.dialect()))
-        .bind(&json)
+        .bind(dead(&revived))
         .bind(sender)
         .bind(now_ms)
-        .bind(Lane::Periodic.rank())
+        .bind(SPREAD_MS)
+        .bind(PERIOD_S)
+        .bind(LAZY_MS)
+        .bind(GAP_URGENT_MS)
+        .bind(GAP_MS)
         .bind(-1_i64)
         .execute(conn.raw())
         .await?;
@@ -141,10 +147,19 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
 const REVIVE: Sql = rows_sql!(
     "UPDATE channel AS c SET push_state = 'active', push_since_ms = $2 FROM ",
     rows(bucket: bigint, channel_id: text, value: text),
-    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_state = 'quarantined'"
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_state = 'quarantined' RETURNING id"
 );
+// A fleet that comes back together is no herd: what has nothing open waits for its point, what has is called within ten minutes by its
+// phase, the urgent at once; and none before its gap has passed.
 const UNMUTE: Sql = rows_sql!(
-    "UPDATE wakes AS w SET sender = $2, due_at_ms = CASE WHEN w.open_work = 1 OR w.lane < $4 THEN $3 ELSE w.due_at_ms END FROM ",
+    "UPDATE wakes AS w SET sender = $2, attempt = 0, due_at_ms = CASE \
+       WHEN w.open_work = 0 THEN $3 - ($3 - w.phase_s * 1000) % ($5 * 1000) + $5 * 1000 + w.lazy * $6 \
+       WHEN w.lane = 0 AND w.nudged_at_ms IS NOT NULL AND w.nudged_at_ms + CASE WHEN w.gap_ms > $7 THEN w.gap_ms ELSE $7 END > $3 \
+         THEN w.nudged_at_ms + CASE WHEN w.gap_ms > $7 THEN w.gap_ms ELSE $7 END \
+       WHEN w.lane = 0 THEN $3 \
+       WHEN w.nudged_at_ms IS NOT NULL AND w.nudged_at_ms + CASE WHEN w.gap_ms > $8 THEN w.gap_ms ELSE $8 END > $3 + w.phase_s * $4 / $5 \
+         THEN w.nudged_at_ms + CASE WHEN w.gap_ms > $8 THEN w.gap_ms ELSE $8 END \
+       ELSE $3 + w.phase_s * $4 / $5 END FROM ",
     rows(bucket: bigint, channel_id: text, value: text),
-    "WHERE ($5 < 0 OR w.bucket = $5) AND w.bucket = r.bucket AND w.channel_id = r.channel_id"
+    "WHERE ($9 < 0 OR w.bucket = $9) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.sender = ''"
 );

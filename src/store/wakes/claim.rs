@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::error::Result;
+use crate::model::schedule::{LAZY_MS, PERIOD_S, SPREAD_MS};
 use crate::model::{Id, Lane};
 use crate::store::batch::rows_sql;
 use crate::store::{Conn, Sql, rows_json};
@@ -68,22 +69,58 @@ pub async fn claim(conn: &mut Conn, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     Ok(rows)
 }
 
-/// The lanes of this sender in which something is due; a read that spares the writer when nothing is.
-pub async fn due_lanes(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<Lane>> {
+/// The lanes of this sender in which something is due, each with the instant since which its oldest wake waits; a read that spares the
+/// writer when nothing is.
+pub async fn due_lanes(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<(Lane, i64)>> {
     let mut due = Vec::new();
     for lane in Lane::ALL {
-        let found: Option<i64> =
-            sqlx::query_scalar("SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = $2 AND due_at_ms <= $3 LIMIT 1")
-                .bind(sender)
-                .bind(lane.rank())
-                .bind(now_ms)
-                .fetch_optional(conn.raw())
-                .await?;
-        if found.is_some() {
-            due.push(lane);
+        let oldest: Option<i64> = sqlx::query_scalar(
+            "SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = $2 AND due_at_ms <= $3 ORDER BY sender, lane, due_at_ms LIMIT 1",
+        )
+        .bind(sender)
+        .bind(lane.rank())
+        .bind(now_ms)
+        .fetch_optional(conn.raw())
+        .await?;
+        if let Some(oldest) = oldest {
+            due.push((lane, oldest));
         }
     }
     Ok(due)
+}
+
+// The newest first: as long as any is left, the oldest is, and says that there is more to do. What a dead process had claimed lapsed
+// long ago; a late answer of it no longer matches.
+macro_rules! postpone {
+    ($lock:literal) => {
+        concat!(
+            "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
+             WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 \
+             ORDER BY sender DESC, lane DESC, due_at_ms DESC LIMIT $5",
+            $lock,
+            ") UPDATE wakes AS w SET lease_id = NULL, next_due_ms = NULL, due_at_ms = CASE WHEN w.open_work = 1 THEN $4 + w.phase_s * $6 / $7 \
+             ELSE $4 - ($4 - w.phase_s * 1000) % ($7 * 1000) + $7 * 1000 + w.lazy * $8 END FROM d \
+             WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id"
+        )
+    };
+}
+const POSTPONE: Sql = Sql { sqlite: postpone!(""), postgres: postpone!(" FOR UPDATE SKIP LOCKED") };
+
+/// Spreads up to `rows_max` overdue wakes of one sender and lane by their phases: those without open work go to their next point, those
+/// with it over the next [`SPREAD_MS`]. Answers how many.
+pub async fn postpone(conn: &mut Conn, sender: &str, lane: Lane, rows_max: i64, now_ms: i64) -> Result<u64> {
+    let done = sqlx::query(POSTPONE.on(conn.dialect()))
+        .bind(-1_i64)
+        .bind(sender)
+        .bind(lane.rank())
+        .bind(now_ms)
+        .bind(rows_max)
+        .bind(SPREAD_MS)
+        .bind(PERIOD_S)
+        .bind(LAZY_MS)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// What a claimed wake needs to become a nudge, read just before sending.

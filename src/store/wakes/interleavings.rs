@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::model::schedule::{self, GAP_URGENT_MS, Rhythm, after_accepted, after_contact, after_failure};
 use crate::store::testing::each_database;
+use crate::store::testing::fleet::fleet;
 use crate::store::{Class, Db};
 
 const CHANNELS: usize = 1000;
@@ -22,6 +23,7 @@ struct Model {
     sent_ms: Option<i64>,
     flying: Option<(Claimed, Id, i64)>,
     dead: bool,
+    quarantined: bool,
     sends: i64,
 }
 
@@ -34,24 +36,12 @@ struct World {
 
 impl World {
     async fn new(db: Db) -> World {
-        let mut moment = Moment::fixed(START_MS, 42);
-        let ids: Vec<Id> = (0..CHANNELS).map(|_| moment.id()).collect();
+        db.hasten().await;
+        let moment = Moment::fixed(START_MS, 42);
+        let ids: Vec<Id> = fleet(&db, &Clock::moved(START_MS, 42), 0, CHANNELS).await.into_iter().map(|member| member.channel_id).collect();
+        // The gap is that of the lane.
         let mut conn = db.begin(Class::Operators).await.unwrap();
-        for id in &ids {
-            let phase_s = schedule::phase_s(*id);
-            sqlx::query(
-                "INSERT INTO wakes (bucket, channel_id, sender, lane, due_at_ms, work_seq, open_work, urgent_open, step, attempt, fruitless, \
-                 changed_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy) \
-                 VALUES ($1, $2, 'fcm', 4, $3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, $4, 0)",
-            )
-            .bind(id.bucket())
-            .bind(*id)
-            .bind(schedule::next_point_ms(START_MS, phase_s))
-            .bind(phase_s)
-            .execute(conn.raw())
-            .await
-            .unwrap();
-        }
+        sqlx::query("UPDATE wakes SET gap_ms = 0").execute(conn.raw()).await.unwrap();
         conn.commit().await.unwrap();
         let models = ids.iter().map(|id| (*id, Model::default())).collect();
         World { db, moment, models, ids }
@@ -86,7 +76,7 @@ impl World {
             conn.commit().await.unwrap();
             for wake in claimed {
                 let model = self.models.get_mut(&wake.channel_id).unwrap();
-                assert!(!model.dead, "a dead address was claimed");
+                assert!(!model.dead && !model.quarantined, "a dead address was claimed");
                 if let Some((_, _, since_ms)) = &model.flying {
                     assert!(now_ms - since_ms >= schedule::LEASE_MS, "two nudges of one channel in flight");
                 }
@@ -103,7 +93,7 @@ impl World {
     /// Answers part of what flies; `lossy` leaves some to lapse and lets some fail or die.
     async fn answer_some(&mut self, lossy: bool) {
         let now_ms = self.moment.now_ms;
-        let (mut rows, mut dead) = (Vec::new(), Vec::new());
+        let (mut rows, mut dead, mut suspect) = (Vec::new(), Vec::new(), Vec::new());
         for id in self.ids.clone() {
             if lossy && self.moment.below(3) == 0 {
                 continue;
@@ -121,10 +111,15 @@ impl World {
             let lane = Lane::from_rank(wake.lane);
             let next = match fate {
                 0..=13 => after_accepted(&rhythm, lane, wake.open_work == 1, wake.step, now_ms),
-                14..=17 => after_failure(&rhythm, lane, wake.step, wake.attempt, None, jitter, now_ms),
+                14..=16 => after_failure(&rhythm, lane, wake.step, wake.attempt, None, jitter, now_ms),
                 _ => {
-                    dead.push(id);
-                    model.dead = true;
+                    let address = (id, id.to_string());
+                    if fate == 17 {
+                        suspect.push(address)
+                    } else {
+                        dead.push(address)
+                    }
+                    (model.quarantined, model.dead) = (fate == 17, fate == 18);
                     after_accepted(&rhythm, lane, wake.open_work == 1, wake.step, now_ms)
                 }
             };
@@ -144,16 +139,25 @@ impl World {
         }
         let mut conn = self.db.begin(Class::Nudger).await.unwrap();
         answer(&mut conn, &rows).await.unwrap();
-        // The address dies with its channel row elsewhere; here its wake is what counts.
-        for id in &dead {
-            sqlx::query("UPDATE wakes SET sender = '', lease_id = NULL, next_due_ms = NULL WHERE bucket = $1 AND channel_id = $2")
-                .bind(id.bucket())
-                .bind(*id)
-                .execute(conn.raw())
-                .await
-                .unwrap();
-        }
         conn.commit().await.unwrap();
+        for (state, addresses) in [("dead", dead), ("quarantined", suspect)] {
+            let mut conn = self.db.begin(Class::Nudger).await.unwrap();
+            kill(&mut conn, state, &addresses, now_ms).await.unwrap();
+            conn.commit().await.unwrap();
+        }
+    }
+
+    /// Quarantined addresses come back, a few at a time, while answers of others are still under way.
+    async fn restore_some(&mut self, rows_max: i64) {
+        let now_ms = self.moment.now_ms;
+        let mut conn = self.db.begin(Class::Nudger).await.unwrap();
+        restore(&mut conn, "fcm", "fcm", Restored::Since(0), rows_max, now_ms).await.unwrap();
+        let left: Vec<Id> =
+            sqlx::query_scalar("SELECT id FROM channel WHERE push_state = 'quarantined'").fetch_all(conn.raw()).await.unwrap();
+        conn.commit().await.unwrap();
+        for (id, model) in &mut self.models {
+            model.quarantined &= left.contains(id);
+        }
     }
 
     /// Channels come; work may appear between what a contact reads and what it writes.
@@ -206,6 +210,14 @@ impl World {
         let rows: Vec<Readdress> = ids.iter().map(|id| Readdress { bucket: id.bucket(), channel_id: *id, sender: "fcm".into() }).collect();
         let mut conn = self.db.begin(Class::Contacts).await.unwrap();
         readdress(&mut conn, &rows, now_ms).await.unwrap();
+        for id in &ids {
+            sqlx::query("UPDATE channel SET push_state = 'active' WHERE bucket = $1 AND id = $2")
+                .bind(id.bucket())
+                .bind(*id)
+                .execute(conn.raw())
+                .await
+                .unwrap();
+        }
         conn.commit().await.unwrap();
         for id in ids {
             let model = self.models.get_mut(&id).unwrap();
@@ -227,13 +239,17 @@ async fn live(db: Db) {
     for _ in 0..EPOCHS {
         for _ in 0..STEPS {
             world.moment.now_ms += [1, 900, 7_000, 61_000, 600_000][world.moment.below(5) as usize];
-            match world.moment.below(5) {
+            match world.moment.below(6) {
                 0 => {
                     let ids = world.some(4);
                     world.change(&ids).await;
                 }
                 1 | 2 => world.claim_all().await,
                 3 => world.answer_some(true).await,
+                4 => {
+                    let rows_max = 1 + world.moment.below(20);
+                    world.restore_some(rows_max).await;
+                }
                 _ => {
                     let ids = world.some(6);
                     let leaves_open = world.moment.below(2) == 0;
@@ -244,6 +260,7 @@ async fn live(db: Db) {
         world.register().await;
         world.check_counts();
     }
+    world.restore_some(i64::try_from(CHANNELS).unwrap()).await;
     // From here nothing new happens: within a day everybody whose last change is unseen must be called after it.
     for _ in 0..200 {
         world.moment.now_ms += 450_000;
@@ -254,6 +271,45 @@ async fn live(db: Db) {
         let answered = model.came_ms >= model.changed_ms || model.sent_ms.is_some_and(|sent| sent >= model.changed_ms);
         assert!(answered, "channel {id}: changed at {}, came at {}, nudged at {:?}", model.changed_ms, model.came_ms, model.sent_ms);
     }
+}
+
+/// A fleet whose addresses were set aside by our own fault comes back: none before its gap, none all at once.
+async fn herd(db: Db) {
+    let mut world = World::new(db).await;
+    let now_ms = START_MS + 5_000;
+    let half: Vec<Id> = world.ids.iter().copied().step_by(2).collect();
+    let raises: Vec<Raise> = half.iter().map(|id| Raise { channel_id: *id, lane: Lane::Change }).collect();
+    let addresses: Vec<(Id, String)> = world.ids.iter().map(|id| (*id, id.to_string())).collect();
+    let mut conn = world.db.begin(Class::Operators).await.unwrap();
+    raise(&mut conn, &raises, START_MS).await.unwrap();
+    sqlx::query("UPDATE wakes SET nudged_at_ms = $1").bind(START_MS).execute(conn.raw()).await.unwrap();
+    kill(&mut conn, "quarantined", &addresses, START_MS).await.unwrap();
+    // One device registers anew before it is restored, and its nudge is under way.
+    let newcomer = half[0];
+    sqlx::query("UPDATE channel SET push_state = 'active' WHERE id = $1").bind(newcomer).execute(conn.raw()).await.unwrap();
+    readdress(&mut conn, &[Readdress { bucket: newcomer.bucket(), channel_id: newcomer, sender: "fcm".into() }], now_ms).await.unwrap();
+    while restore(&mut conn, "fcm", "fcm", Restored::Since(START_MS), 100, now_ms).await.unwrap() > 0 {}
+    let due: Vec<(Id, i64, i64)> =
+        sqlx::query_as("SELECT channel_id, open_work, due_at_ms FROM wakes WHERE sender = 'fcm'").fetch_all(conn.raw()).await.unwrap();
+    conn.commit().await.unwrap();
+    assert_eq!(due.len(), CHANNELS);
+    let mut minutes = [0; 11];
+    for (id, open_work, due_ms) in due {
+        if open_work == 0 {
+            assert_eq!(due_ms, schedule::next_point_ms(now_ms, schedule::phase_s(id)), "what has nothing open waits for its point");
+        } else if id != newcomer {
+            assert!(due_ms >= START_MS + schedule::GAP_MS, "{} ms after the last nudge", due_ms - START_MS);
+            minutes[usize::try_from((due_ms - now_ms) / 60_000).unwrap()] += 1;
+        }
+    }
+    // The gap holds the first minute's back into the second.
+    assert!(minutes[1..].iter().all(|n| *n <= 110), "{minutes:?}");
+    world.moment.now_ms = now_ms;
+}
+
+#[tokio::test]
+async fn a_restored_fleet_keeps_its_gaps_and_is_no_herd() {
+    each_database(herd).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod contact;
 mod interleavings;
 
 pub use answer::{Answered, Restored, answer, kill, restore};
-pub use claim::{Claim, Claimed, Target, claim, due_lanes, targets};
+pub use claim::{Claim, Claimed, Target, claim, due_lanes, postpone, targets};
 pub use contact::{Readdress, Reset, readdress, reset};
 
 use serde::Serialize;
