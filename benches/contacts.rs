@@ -26,6 +26,19 @@ struct Plan {
 /// What a run came to: per second, median and 99th percentile in milliseconds.
 struct Row(f64, f64, f64);
 
+/// The intake's groups so far: how many, contacts in them, seconds that they took.
+fn groups() -> [f64; 3] {
+    let text = muster::telemetry::metrics().render();
+    let of = |name: &str| -> f64 { text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).sum() };
+    [of("muster_commit_seconds_count"), of("muster_intake_batch_size_sum"), of("muster_commit_seconds_sum")]
+}
+
+fn told_groups(work: &str, before: [f64; 3]) {
+    let now = groups();
+    let [count, contacts, seconds] = [now[0] - before[0], now[1] - before[1], now[2] - before[2]];
+    println!("{:<12} {work}: {count:.0} groups of {:.1}, {:.2} ms each", "", contacts / count, seconds / count * 1000.0);
+}
+
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let mut plan = Plan { seconds: 8, connections: 64, devices: 2_000, postgres: None };
@@ -104,6 +117,7 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
         Arc::new(tokens.lock().map(|tokens| tokens.iter().filter(|token| !token.is_empty()).cloned().collect()).unwrap_or_default());
     let sync = format!("{base}/agent/v1/sync");
     let version = client.post(&sync).bearer_auth(&tokens[0]).json(&json!({"cause": "launch"})).send().await?.json::<Value>().await?["policy"]["version"].clone();
+    let before = groups();
     let idle = {
         let (tokens, client, sync, version) = (tokens.clone(), client.clone(), sync.clone(), version.clone());
         load(plan.connections, None, plan.seconds, move |n| {
@@ -116,6 +130,7 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
         })
         .await?
     };
+    told_groups("idle contacts", before);
     let job = api("/jobs", json!({"kind": "refresh", "target": {"all": true}})).await?["id"].as_str().unwrap_or_default().to_owned();
     // The cycles are measured once the job's tasks are all made: what making them costs the intake is measured by itself.
     loop {
@@ -126,6 +141,7 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let before = groups();
     let cycle = {
         let (tokens, client, sync) = (tokens.clone(), client.clone(), sync.clone());
         load(plan.connections, Some(tokens.len()), plan.seconds * 10, move |n| {
@@ -148,6 +164,7 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
         })
         .await?
     };
+    told_groups("cycles", before);
     stop.cancel();
     running.await??;
     Ok((activation, idle, cycle))
