@@ -184,11 +184,12 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
             .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
             .connect_with(options.clone())
     };
-    // The writer first: it turns the file to WAL, which the readers then find.
+    // The writer first: it turns the file to WAL, which the readers then find. Statistics that somebody's ANALYZE has left are dropped:
+    // without them SQLite looks every row up by its key; those of a table that was small that day make it read the table whole.
     let writers = pool(
         1,
         "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864; \
-         PRAGMA wal_autocheckpoint = 4000; \
+         PRAGMA wal_autocheckpoint = 4000; DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4; \
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
     )
     .await?;
@@ -216,4 +217,27 @@ async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
 /// Statements are not logged: their parameters are devices' data.
 fn quiet(url: &str) -> std::result::Result<AnyConnectOptions, sqlx::Error> {
     Ok(url.parse::<AnyConnectOptions>()?.disable_statement_logging())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn statistics_left_in_a_sqlite_file_are_dropped_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("muster.db").display());
+        let analyzed = async |db: &Db| -> i64 {
+            let found = "SELECT COUNT(*) FROM sqlite_master WHERE name = 'sqlite_stat1'";
+            sqlx::query_scalar(found).fetch_one(db.begin(Class::Operators).await.unwrap().raw()).await.unwrap()
+        };
+        let db = Db::open(&url).await.unwrap();
+        db.migrate().await.unwrap();
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        sqlx::raw_sql("INSERT INTO meta (name, value) VALUES ('a', 'b'); ANALYZE").execute(conn.raw()).await.unwrap();
+        conn.commit().await.unwrap();
+        assert_eq!(analyzed(&db).await, 1);
+        db.close().await;
+        assert_eq!(analyzed(&Db::open(&url).await.unwrap()).await, 0);
+    }
 }
