@@ -208,7 +208,8 @@ CREATE INDEX channel_quarantined ON channel (push_provider, push_since_ms) WHERE
 -- An Apple device's enrollment, one row a device: pending after Authenticate, enrolled after TokenUpdate, left after CheckOut.
 -- identifier is the UDID or EnrollmentID, certificate_hash the SHA-256 of the pinned certificate, former_certificate_hash the one that
 -- stands beside it until TokenUpdate. unlock_token and bootstrap_token are sealed. refresh_step counts the commands by which the
--- server asks a device about itself; refresh_started_ms is null while it asks nothing.
+-- server asks a device about itself; refresh_started_ms is null while it asks nothing. renew_at_ms is when it is next given a profile
+-- that renews its certificate.
 CREATE TABLE apple_enrollment (
   bucket BIGINT NOT NULL,
   device_id TEXT NOT NULL,
@@ -217,6 +218,7 @@ CREATE TABLE apple_enrollment (
   token_id TEXT,
   certificate_hash TEXT NOT NULL,
   former_certificate_hash TEXT,
+  renew_at_ms BIGINT,
   topic TEXT NOT NULL,
   unlock_token TEXT,
   bootstrap_token TEXT,
@@ -228,6 +230,29 @@ CREATE TABLE apple_enrollment (
   refreshed_at_ms BIGINT,
   PRIMARY KEY (bucket, device_id)
 );
+
+-- One-time challenges of enrollment profiles and renewals: who shows one gets one certificate. device_id is the device whose identity
+-- is renewed by it.
+CREATE TABLE scep_challenge (
+  hash TEXT NOT NULL PRIMARY KEY,
+  token_id TEXT,
+  device_id TEXT,
+  created_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  used_at_ms BIGINT
+);
+
+-- Identities that this server issued, by the SHA-256 of their DER; what they came by says whom they let in.
+CREATE TABLE certificate (
+  hash TEXT NOT NULL PRIMARY KEY,
+  serial TEXT NOT NULL,
+  token_id TEXT,
+  device_id TEXT,
+  issued_at_ms BIGINT NOT NULL,
+  expires_at_ms BIGINT NOT NULL,
+  revoked_at_ms BIGINT
+);
+CREATE INDEX certificate_device ON certificate (device_id);
 
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
 -- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses.

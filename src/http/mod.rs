@@ -30,6 +30,13 @@ pub fn router(app: App, parts: &[Part]) -> Router {
     if parts.contains(&Part::Mdm) {
         router = router.nest("/mdm", mdm());
     }
+    if parts.contains(&Part::Mdm) || parts.contains(&Part::Agent) {
+        router = router.merge(enroll());
+    }
+    if !parts.contains(&Part::Console) {
+        // The enrollment page looks alike wherever it is served.
+        router = router.route("/assets/{name}", get(console::assets::asset));
+    }
     if parts.contains(&Part::Api) {
         router = router.nest("/api/v1", api()).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
     }
@@ -53,6 +60,14 @@ fn mdm() -> Router<App> {
         .route("/checkin", put(mdm::message).post(mdm::message))
         .route("/connect", put(mdm::message).post(mdm::message))
         .layer(middleware::from_fn(mdm::guard::guard))
+}
+
+/// What a person sees who got an enrollment link.
+fn enroll() -> Router<App> {
+    Router::new()
+        .route("/enroll/{token}", get(mdm::enroll::show))
+        .route("/enroll/{token}/profile.mobileconfig", get(mdm::enroll::profile))
+        .layer(middleware::from_fn(console::layout::headers))
 }
 
 /// The operator API.

@@ -75,6 +75,8 @@ pub(super) struct Out {
     carried: Vec<Carried>,
     pub entries: Vec<Entry>,
     pub refreshes: Vec<Refresh>,
+    /// Devices whose identity is renewed, and when it is tried again.
+    pub renewals: Vec<(Id, i64)>,
 }
 
 impl Out {
@@ -84,6 +86,9 @@ impl Out {
         self.deliveries.sort_by_key(|change| (change.bucket, change.id));
         tasks::apply(conn, &self.deliveries, moment.now_ms).await?;
         store::refresh(conn, &self.refreshes).await?;
+        for (device, at_ms) in &self.renewals {
+            store::renew_at(conn, *device, *at_ms).await?;
+        }
         tallies::add(conn, moment, &self.counts).await?;
         contacts::carry(conn, &self.carried, moment.now_ms).await?;
         feed::append(conn, moment, &self.entries).await

@@ -246,7 +246,7 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
     }
     let mut work = false;
     if !visits.is_empty() {
-        apple::open(conn, &mut visits).await?;
+        apple::open(app, conn, moment, &mut visits).await?;
         settle::take_in(conn, moment, &mut visits).await?;
         for (at, answer) in answers::give_out(app, conn, moment, &mut visits).await? {
             heard[at] = Some(answer);

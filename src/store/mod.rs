@@ -8,6 +8,7 @@ mod turns;
 
 pub mod alarms;
 pub mod apple;
+pub mod certificates;
 pub mod channels;
 pub mod console;
 pub mod contacts;

@@ -2,8 +2,10 @@
 //!
 //! A 401 on these paths makes devices remove their management, so none ever leaves: [`guard`] stands around everything.
 
+pub mod enroll;
 pub mod guard;
 pub mod identity;
+mod qr;
 pub mod refusal;
 
 use axum::extract::{Extension, Request, State};
@@ -51,7 +53,7 @@ async fn checkin(app: &App, message: &Message, bytes: &Bytes, presented: Present
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "a check-in may have at most 1 MiB"));
     }
     let checkin = Checkin::of(message)?;
-    let credential = Credential { hash: presented.hash, issued: None };
+    let credential = Credential::of(&mut app.db.read().await?, presented.hash).await?;
     match app.intake.checkin(Arrival { checkin, credential, remote }).await? {
         Answer::Accepted => Ok(empty()),
         Answer::Plist(bytes) => Ok(plist(bytes)),

@@ -10,8 +10,9 @@ use crate::model::kind::Kind;
 use crate::model::schedule::{DOCUMENT_PATIENCE_MS, OpenWork};
 use crate::model::{Denial, Lane};
 use crate::ops::jobs;
+use crate::ops::mdm::own::{self, Keep, Own};
 use crate::ops::mdm::plan::{self, Facing, Next, Progress};
-use crate::ops::mdm::{checkin, command_id, own};
+use crate::ops::mdm::{checkin, command_id};
 use crate::protocol::apple::command::Command;
 use crate::protocol::apple::{Status, profile};
 use crate::store::feed::Entry;
@@ -24,8 +25,6 @@ const PUT_OFF_FIRST_MS: i64 = 5 * 60_000;
 const PUT_OFF_LAST_MS: i64 = 6 * 3_600_000;
 /// A command that was put off is given once more in the same conversation, not oftener.
 const PER_SESSION_MAX: u32 = 2;
-/// The command that ends a management that is over, where no task does.
-const REMOVE: &str = "remove";
 
 /// A command on its way.
 struct Going {
@@ -65,7 +64,7 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
         }
     }
     if going.is_none() {
-        going = by_itself(app, visit, status, &facing, now_ms, out);
+        going = by_itself(app, visit, status, &facing, now_ms, out).map(|own| Going { uuid: own.uuid, command: own.command, task: None });
     }
     let fresh = going.as_ref().and_then(|going| going.task).map_or(0, |at| deliver(visit, &open[at], status, out));
     visit.fruitful |= fresh > 0;
@@ -94,20 +93,24 @@ fn is_skipped(task: &OpenTask, progress: &Progress, status: Status) -> bool {
 }
 
 /// What the server wants by itself, behind every task: a management that is over is removed, a device is asked about itself.
-fn by_itself(app: &App, visit: &Visit<'_>, status: Status, facing: &Facing, now_ms: i64, out: &mut Out) -> Option<Going> {
+fn by_itself(app: &App, visit: &mut Visit<'_>, status: Status, facing: &Facing, now_ms: i64, out: &mut Out) -> Option<Own> {
     if !visit.standing.subject.is_empty() || status == Status::NotNow || visit.reported.own_put_off {
         return None;
     }
+    let renewal = visit.reported.renewal.take();
+    let enrollment = visit.reported.enrollment.as_ref()?;
     if let Some(denied) = &visit.standing.denied {
         // Once a conversation: its own report asks for the next command too.
         let is_over = Denial::named(denied).is_some_and(Denial::is_for_good) && status == Status::Idle;
-        let uuid = format!("{REMOVE}.{}", visit.standing.id);
-        return is_over.then(|| Going { uuid, command: Command::remove_profile(&facing.profile), task: None });
+        return is_over.then(|| own::removal(enrollment, &facing.profile));
     }
-    let enrollment = visit.reported.enrollment.as_ref()?;
-    let (uuid, command, begun) = own::next(enrollment, app.config.mdm.refresh_every_s, now_ms)?;
-    out.refreshes.extend(begun);
-    Some(Going { uuid, command, task: None })
+    let own = own::next(enrollment, app.config.mdm.refresh_every_s, renewal, now_ms)?;
+    match &own.keep {
+        Keep::Nothing => {}
+        Keep::Refresh(row) => out.refreshes.push(row.clone()),
+        Keep::RenewAt(at_ms) => out.renewals.push((enrollment.device_id, *at_ms)),
+    }
+    Some(own)
 }
 
 /// Notes that a task goes out; answers 1 where it does so for the first time.

@@ -9,8 +9,12 @@ pub(super) use take::take;
 use std::collections::HashMap;
 
 use super::contacts::Visit;
+use crate::app::App;
+use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
+use crate::ops::ca;
+use crate::ops::mdm::own;
 use crate::protocol::apple::Report;
 use crate::store::Conn;
 use crate::store::apple::{self as store, Enrollment};
@@ -22,19 +26,27 @@ pub struct Reported {
     pub results: i64,
     /// The enrollment that the channel belongs to.
     pub enrollment: Option<Enrollment>,
+    /// The profile that renews its identity, where that is to be renewed.
+    pub renewal: Option<Vec<u8>>,
     /// True where the device put a question of the server off.
     pub own_put_off: bool,
 }
 
-/// Reads the enrollments of the devices that report.
-pub(super) async fn open(conn: &mut Conn, visits: &mut [Visit<'_>]) -> Result<()> {
+/// Reads the enrollments of the devices that report, and makes the profiles for those whose identity is to be renewed.
+pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     let ids: Vec<Id> = visits.iter().filter(|visit| visit.report().is_some()).map(|visit| visit.standing.device_id).collect();
     if ids.is_empty() {
         return Ok(());
     }
     let mut known: HashMap<Id, Enrollment> = store::of_devices(conn, &ids).await?.into_iter().map(|row| (row.device_id, row)).collect();
     for visit in visits.iter_mut().filter(|visit| visit.report().is_some()) {
-        visit.reported.enrollment = known.remove(&visit.standing.device_id);
+        let Some(enrollment) = known.remove(&visit.standing.device_id) else { continue };
+        if visit.standing.subject.is_empty() && visit.standing.denied.is_none() && own::is_to_be_renewed(&enrollment, moment.now_ms) {
+            let secret = ca::challenge(conn, moment, enrollment.token_id, Some(enrollment.device_id)).await?;
+            let profile = ca::profile(&app.config, &enrollment.topic, secret.reveal());
+            visit.reported.renewal = Some(profile);
+        }
+        visit.reported.enrollment = Some(enrollment);
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ struct Changes {
     moves: Vec<(Id, Id, String, String)>,
     entries: Vec<Entry>,
     refreshes: Vec<store::Refresh>,
+    configured: Vec<Id>,
     alarms: Vec<(Id, String)>,
 }
 
@@ -83,11 +84,19 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, now_ms: i64, change
         return;
     }
     let Some(enrollment) = &mut visit.reported.enrollment else { return };
-    let Some(row) = own::take(enrollment, uuid, now_ms) else { return };
-    enrollment.refresh_started_ms = row.started_ms;
-    enrollment.refresh_step = row.step;
-    enrollment.refreshed_at_ms = row.refreshed_at_ms;
-    changes.refreshes.push(row);
+    match own::take(enrollment, uuid, now_ms) {
+        None => return,
+        Some(own::Took::Configured) => {
+            enrollment.awaiting_configuration = 0;
+            changes.configured.push(enrollment.device_id);
+        }
+        Some(own::Took::Refresh(row)) => {
+            enrollment.refresh_started_ms = row.started_ms;
+            enrollment.refresh_step = row.step;
+            enrollment.refreshed_at_ms = row.refreshed_at_ms;
+            changes.refreshes.push(row);
+        }
+    }
     visit.reported.results = 1;
     visit.fruitful = true;
 }
@@ -144,6 +153,9 @@ impl Changes {
         rows.sort_by_key(|row| (row.bucket, row.id));
         let took: HashSet<Id> = tasks::apply(conn, &rows, moment.now_ms).await?.into_iter().map(|applied| applied.id).collect();
         store::refresh(conn, &self.refreshes).await?;
+        for device in self.configured {
+            store::configured(conn, device).await?;
+        }
         let counts: Vec<(String, String, i64)> = self
             .moves
             .into_iter()

@@ -113,7 +113,9 @@ async fn renewed(conn: &mut Conn, moment: &mut Moment, arrival: &Arrival, said: 
     let hash = arrival.credential.hash.clone();
     let is_new = before.certificate_hash != hash;
     let former = if is_new { Some(before.certificate_hash.clone()) } else { before.former_certificate_hash.clone() };
-    let row = Enrollment { certificate_hash: hash.clone(), former_certificate_hash: former.clone(), topic: said.topic.clone(), ..before };
+    let renew_at_ms = arrival.credential.issued.map(|issued| issued.renew_at_ms);
+    let (certificate_hash, former_certificate_hash) = (hash.clone(), former.clone());
+    let row = Enrollment { certificate_hash, former_certificate_hash, renew_at_ms, topic: said.topic.clone(), ..before };
     apple::put(conn, &row).await?;
     apple::pin(conn, device_id, &hash, former.as_deref()).await?;
     devices::move_key(conn, CERTIFICATE, &hash, device_id).await?;
@@ -160,6 +162,7 @@ pub(super) async fn begin(
         token_id,
         certificate_hash: credential.hash.clone(),
         former_certificate_hash: former,
+        renew_at_ms: credential.issued.map(|issued| issued.renew_at_ms),
         topic: said.topic.clone(),
         unlock_token: before.and_then(|before| before.unlock_token),
         bootstrap_token: None,

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::model::Id;
 use crate::protocol::apple::{Checkin, Enrollee};
 use crate::store::apple::{self, Enrollment};
-use crate::store::{Conn, channels_lock, devices};
+use crate::store::{Conn, certificates, channels_lock, devices};
 
 /// The key under which a device with a UDID is found.
 pub const UDID: &str = "udid";
@@ -56,6 +56,24 @@ pub struct Issued {
     pub token_id: Option<Id>,
     /// The device whose identity it renews.
     pub renews: Option<Id>,
+    /// When it is to be renewed: after two thirds of its life, or 30 days before its end.
+    pub renew_at_ms: i64,
+}
+
+/// So long before its end a certificate is renewed at the latest.
+const RENEW_BEFORE_MS: i64 = 30 * 86_400_000;
+
+impl Credential {
+    /// The credential of a certificate, with what is known of it. One that was revoked is as good as unknown.
+    pub async fn of(conn: &mut Conn, hash: String) -> Result<Credential> {
+        let known = certificates::find(conn, &hash).await?.filter(|known| known.revoked_at_ms.is_none());
+        let issued = known.map(|known| {
+            let life_ms = known.expires_at_ms - known.issued_at_ms;
+            let renew_at_ms = (known.issued_at_ms + life_ms * 2 / 3).min(known.expires_at_ms - RENEW_BEFORE_MS);
+            Issued { token_id: known.token_id, renews: known.device_id, renew_at_ms }
+        });
+        Ok(Credential { hash, issued })
+    }
 }
 
 /// A check-in message as it arrived.

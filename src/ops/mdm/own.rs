@@ -1,52 +1,115 @@
-//! What the server asks a device by itself, behind all tasks. It keeps no tasks for that: how far it has come stands in the enrollment,
-//! so a million devices that are asked every three hours make no rows.
+//! What the server tells a device by itself, behind all tasks: it renews its identity, asks it about itself, ends its Setup Assistant.
+//!
+//! No tasks are kept for that: how far it has come stands in the enrollment, so a million devices that are asked every three hours make no
+//! rows. What a device proves by its deeds (a renewed identity, an answer) ends the asking. Declarative management is to join here.
 
+use super::plan;
 use crate::protocol::apple::command::Command;
 use crate::store::apple::{Enrollment, Refresh};
 
-use super::plan;
+const REFRESH: &str = "refresh";
+const CONFIGURED: &str = "configured";
+const RENEW: &str = "renew";
+const REMOVE: &str = "remove";
+/// After a profile that renews an identity was given, so long passes until it is given again.
+const RENEW_AGAIN_MS: i64 = 86_400_000;
 
-const PREFIX: &str = "refresh";
+/// Something that the server says by itself.
+#[derive(Debug)]
+pub struct Own {
+    pub uuid: String,
+    pub command: Command,
+    /// What is to be kept of its being said.
+    pub keep: Keep,
+}
 
-/// The next question to a device, with its id, and what is to be kept of its being asked; `None` where nothing is to be asked.
-pub fn next(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<(String, Command, Option<Refresh>)> {
-    if enrollment.state != "enrolled" || every_s <= 0 {
+/// What is kept when it is said.
+#[derive(Debug)]
+pub enum Keep {
+    Nothing,
+    /// The asking begins.
+    Refresh(Refresh),
+    /// When the identity is next to be renewed.
+    RenewAt(i64),
+}
+
+/// True where the identity of a device is to be renewed now.
+pub fn is_to_be_renewed(enrollment: &Enrollment, now_ms: i64) -> bool {
+    enrollment.state == "enrolled" && enrollment.renew_at_ms.is_some_and(|at| at <= now_ms)
+}
+
+/// What comes next; `None` where there is nothing to say. `renewal` is the profile that renews the identity, where it is to be renewed.
+pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, now_ms: i64) -> Option<Own> {
+    if enrollment.state != "enrolled" {
         return None;
     }
-    let (started_ms, step, begins) = match enrollment.refresh_started_ms {
-        Some(started_ms) => (started_ms, enrollment.refresh_step, false),
-        None if is_due(enrollment, every_s, now_ms) => (now_ms, 0, true),
+    if let Some(profile) = renewal.filter(|_| is_to_be_renewed(enrollment, now_ms)) {
+        let keep = Keep::RenewAt(now_ms + RENEW_AGAIN_MS);
+        return Some(Own { uuid: format!("{RENEW}.{now_ms}"), command: Command::install_profile(profile), keep });
+    }
+    question(enrollment, every_s, now_ms).or_else(|| configured(enrollment))
+}
+
+/// The command that ends the management of a device that is denied for good, where no task does.
+pub fn removal(enrollment: &Enrollment, profile: &str) -> Own {
+    let uuid = format!("{REMOVE}.{}", enrollment.authenticated_at_ms);
+    Own { uuid, command: Command::remove_profile(profile), keep: Keep::Nothing }
+}
+
+fn question(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<Own> {
+    if every_s <= 0 {
+        return None;
+    }
+    let is_due = enrollment.refreshed_at_ms.is_none_or(|at| at + every_s * 1000 <= now_ms);
+    let (started_ms, step, keep) = match enrollment.refresh_started_ms {
+        Some(started_ms) => (started_ms, enrollment.refresh_step, Keep::Nothing),
+        None if is_due => (now_ms, 0, Keep::Refresh(row(enrollment, Some(now_ms), 0, enrollment.refreshed_at_ms))),
         None => return None,
     };
     let command = plan::refresh(None).into_iter().nth(usize::try_from(step).ok()?)?;
-    Some((id(started_ms, step), command, begins.then(|| row(enrollment, Some(started_ms), 0, enrollment.refreshed_at_ms))))
+    Some(Own { uuid: question_id(started_ms, step), command, keep })
 }
 
-/// True where the answers that are known are too old.
-fn is_due(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> bool {
-    enrollment.refreshed_at_ms.is_none_or(|at| at + every_s * 1000 <= now_ms)
+/// A device that sits in Setup Assistant goes on once it is told that everything was said.
+fn configured(enrollment: &Enrollment) -> Option<Own> {
+    let is_waiting = enrollment.awaiting_configuration == 1;
+    is_waiting.then(|| Own { uuid: configured_id(enrollment), command: Command::new("DeviceConfigured"), keep: Keep::Nothing })
 }
 
-/// Where the asking stands after a final status; `None` where the id is not that of the present question.
-pub fn take(enrollment: &Enrollment, command_uuid: &str, now_ms: i64) -> Option<Refresh> {
+/// What a final status changes.
+#[derive(Debug)]
+pub enum Took {
+    Refresh(Refresh),
+    Configured,
+}
+
+/// What a final status of one of these commands changes; `None` where it is not about the present one.
+pub fn take(enrollment: &Enrollment, command_uuid: &str, now_ms: i64) -> Option<Took> {
+    if command_uuid == configured_id(enrollment) && enrollment.awaiting_configuration == 1 {
+        return Some(Took::Configured);
+    }
     let started_ms = enrollment.refresh_started_ms?;
-    if command_uuid != id(started_ms, enrollment.refresh_step) {
+    if command_uuid != question_id(started_ms, enrollment.refresh_step) {
         return None;
     }
     let step = enrollment.refresh_step + 1;
     let is_over = usize::try_from(step).is_ok_and(|step| step >= plan::refresh(None).len());
     let (started_ms, step, refreshed_at_ms) =
         if is_over { (None, 0, Some(now_ms)) } else { (Some(started_ms), step, enrollment.refreshed_at_ms) };
-    Some(row(enrollment, started_ms, step, refreshed_at_ms))
+    Some(Took::Refresh(row(enrollment, started_ms, step, refreshed_at_ms)))
 }
 
-/// True for an id of such a question, present or past.
+/// True for an id of such a command, present or past.
 pub fn is_own(command_uuid: &str) -> bool {
-    command_uuid.starts_with("refresh.")
+    command_uuid.split_once('.').is_some_and(|(word, _)| [REFRESH, CONFIGURED, RENEW, REMOVE].contains(&word))
 }
 
-fn id(started_ms: i64, step: i64) -> String {
-    format!("{PREFIX}.{started_ms}.{step}")
+fn question_id(started_ms: i64, step: i64) -> String {
+    format!("{REFRESH}.{started_ms}.{step}")
+}
+
+fn configured_id(enrollment: &Enrollment) -> String {
+    format!("{CONFIGURED}.{}", enrollment.authenticated_at_ms)
 }
 
 fn row(enrollment: &Enrollment, started_ms: Option<i64>, step: i64, refreshed_at_ms: Option<i64>) -> Refresh {

@@ -26,6 +26,8 @@ pub struct Enrollment {
     pub certificate_hash: String,
     /// The one before it, which stands until TokenUpdate.
     pub former_certificate_hash: Option<String>,
+    /// When it is next given a profile that renews its certificate; none for one that was issued elsewhere.
+    pub renew_at_ms: Option<i64>,
     pub topic: String,
     /// Sealed.
     pub unlock_token: Option<String>,
@@ -50,7 +52,7 @@ impl Enrollment {
 macro_rules! select {
     ($tail:literal) => {
         concat!(
-            "SELECT device_id, identifier, state, token_id, certificate_hash, former_certificate_hash, topic, unlock_token, bootstrap_token, \
+            "SELECT device_id, identifier, state, token_id, certificate_hash, former_certificate_hash, renew_at_ms, topic, unlock_token, bootstrap_token, \
                awaiting_configuration, authenticated_at_ms, enrolled_at_ms, refresh_started_ms, refresh_step, refreshed_at_ms \
              FROM apple_enrollment WHERE bucket = $1 AND device_id = $2",
             $tail
@@ -79,7 +81,7 @@ struct Key {
 }
 
 const OF: Sql = rows_sql!(
-    "SELECT e.device_id, e.identifier, e.state, e.token_id, e.certificate_hash, e.former_certificate_hash, e.topic, e.unlock_token, \
+    "SELECT e.device_id, e.identifier, e.state, e.token_id, e.certificate_hash, e.former_certificate_hash, e.renew_at_ms, e.topic, e.unlock_token, \
        e.bootstrap_token, e.awaiting_configuration, e.authenticated_at_ms, e.enrolled_at_ms, e.refresh_started_ms, e.refresh_step, \
        e.refreshed_at_ms FROM ",
     rows(bucket: bigint, id: text),
@@ -97,13 +99,13 @@ pub async fn put(conn: &mut Conn, row: &Enrollment) -> Result<()> {
     sqlx::query(
         "INSERT INTO apple_enrollment (bucket, device_id, identifier, state, token_id, certificate_hash, former_certificate_hash, topic, \
            unlock_token, bootstrap_token, awaiting_configuration, authenticated_at_ms, enrolled_at_ms, refresh_started_ms, refresh_step, \
-           refreshed_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+           refreshed_at_ms, renew_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
          ON CONFLICT (bucket, device_id) DO UPDATE SET identifier = excluded.identifier, state = excluded.state, token_id = excluded.token_id, \
            certificate_hash = excluded.certificate_hash, former_certificate_hash = excluded.former_certificate_hash, topic = excluded.topic, \
            unlock_token = excluded.unlock_token, bootstrap_token = excluded.bootstrap_token, \
            awaiting_configuration = excluded.awaiting_configuration, authenticated_at_ms = excluded.authenticated_at_ms, \
            enrolled_at_ms = excluded.enrolled_at_ms, refresh_started_ms = excluded.refresh_started_ms, refresh_step = excluded.refresh_step, \
-           refreshed_at_ms = excluded.refreshed_at_ms",
+           refreshed_at_ms = excluded.refreshed_at_ms, renew_at_ms = excluded.renew_at_ms",
     )
     .bind(row.device_id.bucket())
     .bind(row.device_id)
@@ -121,8 +123,30 @@ pub async fn put(conn: &mut Conn, row: &Enrollment) -> Result<()> {
     .bind(row.refresh_started_ms)
     .bind(row.refresh_step)
     .bind(row.refreshed_at_ms)
+    .bind(row.renew_at_ms)
     .execute(conn.raw())
     .await?;
+    Ok(())
+}
+
+/// The device has been told that its configuration is complete.
+pub async fn configured(conn: &mut Conn, device: Id) -> Result<()> {
+    sqlx::query("UPDATE apple_enrollment SET awaiting_configuration = 0 WHERE bucket = $1 AND device_id = $2")
+        .bind(device.bucket())
+        .bind(device)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+/// Notes when a device is next given a profile that renews its certificate.
+pub async fn renew_at(conn: &mut Conn, device: Id, at_ms: i64) -> Result<()> {
+    sqlx::query("UPDATE apple_enrollment SET renew_at_ms = $3 WHERE bucket = $1 AND device_id = $2")
+        .bind(device.bucket())
+        .bind(device)
+        .bind(at_ms)
+        .execute(conn.raw())
+        .await?;
     Ok(())
 }
 
