@@ -22,6 +22,9 @@ pub enum Error {
     /// The server has more to do than it can; try again in so many seconds.
     #[error("the server is busy; try again in {retry_after_s} s")]
     Busy { retry_after_s: i64 },
+    /// The disk of the database is full: nothing can be written until somebody makes room.
+    #[error("the disk of the database is full")]
+    Full,
     /// The database said no, or did not answer.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -56,9 +59,17 @@ impl Error {
     pub fn trouble(&self) -> Trouble {
         match self {
             Error::Database(error) => Trouble::of(error),
+            Error::Full => Trouble::Away,
             _ => Trouble::Other,
         }
     }
+}
+
+/// True where the disk of the database is full (SQLITE_FULL, SQLSTATE 53100).
+pub fn is_full(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else { return false };
+    let code = database.code().unwrap_or_default();
+    if database.as_error().downcast_ref::<sqlx::sqlite::SqliteError>().is_none() { code == "53100" } else { code == "13" }
 }
 
 /// Database errors by what the caller does about them.

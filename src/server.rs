@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, Bells, Shared, Tail};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::serve::{self, Bound};
+use crate::http::serve::{self, Bound, Patience};
 use crate::http::tls::Certificate;
 use crate::ops::settle;
 use crate::push::{Sender, fcm};
@@ -79,7 +79,8 @@ impl Server {
                 _ => None,
             };
             let tcp = TcpListener::bind(listener.address).await.with_context(|| format!("{} cannot be listened on", listener.address))?;
-            bound.push(Bound { listener: tcp, tls, router: http::router(app.clone(), &listener.serves) });
+            let router = http::router(app.clone(), &listener.serves);
+            bound.push(Bound { listener: tcp, tls, router, patience: Patience::default() });
         }
         Ok(Server { app, bound, certificate, committers, _alone: alone })
     }

@@ -34,6 +34,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_nudges_saved_total", "Nudges not sent because the device had come before."),
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
+    ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
     ("muster_oauth_mints_total", "Access tokens fetched from the OAuth endpoint."),
 ];
 const GAUGES: &[(&str, &str)] = &[

@@ -5,11 +5,14 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Refusal, Trouble};
+use crate::error::{Error, Refusal, Trouble, is_full};
 use crate::model::Fault;
 
 /// Seconds after which a client may try again when the database is away.
 const AWAY_RETRY_AFTER_S: i64 = 5;
+
+/// Seconds after which a client may try again when the disk of the database is full.
+const FULL_RETRY_AFTER_S: i64 = 30;
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ impl From<Error> for Problem {
                 retry_after_s: Some(retry_after_s),
                 ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", format!("the server is busy; try again in {retry_after_s} s"))
             },
+            Error::Full => full(),
+            Error::Database(error) if is_full(&error) => full(),
             Error::Database(error) if matches!(trouble, Trouble::Away | Trouble::Repeat) => {
                 tracing::warn!(%error, "the database does not answer");
                 Problem {
@@ -89,6 +94,15 @@ impl From<Error> for Problem {
             }
         }
     }
+}
+
+/// Phones keep what they have to say and come again; somebody must make room meanwhile.
+fn full() -> Problem {
+    tracing::error!("the disk of the database is full: nothing can be written until there is room; reading goes on");
+    metrics::counter!("muster_database_full_total").increment(1);
+    let detail =
+        "the disk of the server's database is full; what was accepted is safe, and everything goes on by itself once there is room";
+    Problem { retry_after_s: Some(FULL_RETRY_AFTER_S), ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database_full", detail) }
 }
 
 impl IntoResponse for Problem {

@@ -7,11 +7,10 @@ use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::error::Problem;
+use super::serve::Patience;
 use crate::app::App;
 use crate::model::Fault;
 
-/// How long a peer may take to send a body.
-const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How large a body of the operator API may be.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
@@ -46,7 +45,8 @@ pub async fn body(request: Request, bytes_max: usize) -> Result<Bytes, Problem> 
     if declared.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large());
     }
-    let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(request.into_body(), bytes_max));
+    let patience = request.extensions().get::<Patience>().copied().unwrap_or_default();
+    let read = tokio::time::timeout(patience.body, axum::body::to_bytes(request.into_body(), bytes_max));
     let Ok(outcome) = read.await else {
         return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body took too long; send it again"));
     };

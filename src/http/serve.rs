@@ -10,7 +10,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -22,8 +22,10 @@ use tower::ServiceExt;
 const CONNECTIONS_MAX: usize = 20_000;
 /// How long a peer may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer may take to send the head of a request.
+/// How long a peer may take to send the head of a request; a connection that says nothing for so long is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a peer may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in hand may take to end once the server stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// After an accept that failed (too many open files): how long to leave the listener alone.
@@ -33,18 +35,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// How much a listener bears from its peers. Tests are less patient.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub connections_max: usize,
+    pub handshake: Duration,
+    pub header: Duration,
+    /// Given to the handlers as an extension of every request.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { connections_max: CONNECTIONS_MAX, handshake: HANDSHAKE_TIMEOUT, header: HEADER_TIMEOUT, body: BODY_TIMEOUT }
+    }
+}
+
 /// One bound address, ready to serve.
 pub struct Bound {
     pub listener: TcpListener,
     pub tls: Option<TlsAcceptor>,
     pub router: Router,
+    pub patience: Patience,
 }
 
 /// Serves one address until `stop`, then drains.
 pub async fn serve(bound: Bound, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let Bound { listener, tls, router, patience } = bound;
+    let slots = Arc::new(Semaphore::new(patience.connections_max));
     let graceful = GracefulShutdown::new();
-    let Bound { listener, tls, router } = bound;
     loop {
         let slot = tokio::select! {
             () = stop.cancelled() => break,
@@ -64,7 +83,7 @@ pub async fn serve(bound: Bound, stop: CancellationToken) {
         };
         let (tls, router, watcher) = (tls.clone(), router.clone(), graceful.watcher());
         tokio::spawn(async move {
-            connection(stream, peer, tls, router, watcher).await;
+            connection(stream, peer, tls, router, patience, watcher).await;
             drop(slot);
         });
     }
@@ -73,31 +92,51 @@ pub async fn serve(bound: Bound, stop: CancellationToken) {
     tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.ok();
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, router: Router, patience: Patience, watcher: Watcher) {
     // Small answers leave at once; a socket that refuses the option still works.
     stream.set_nodelay(true).ok();
+    let spoke = CancellationToken::new();
+    let heard = spoke.clone();
     let service = TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
+        heard.cancel();
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(patience);
         router.clone().oneshot(request.map(Body::new))
     }));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.header);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(60))).max_concurrent_streams(128);
     let outcome = match tls {
-        None => watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()).await,
-        Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()).await,
+        None => {
+            let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
+            unless_silent(served, &spoke, patience.header).await
+        }
+        Some(acceptor) => match tokio::time::timeout(patience.handshake, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
+                unless_silent(served, &spoke, patience.header).await
+            }
             // A peer that cannot or will not shake hands is everyday life on an open port.
             Ok(Err(_)) | Err(_) => return,
         },
     };
-    if let Err(error) = outcome {
+    if let Some(Err(error)) = outcome {
         tracing::debug!(%peer, %error, "a connection ended early");
     }
 }
+
+/// Ends a connection whose first request does not come in time. The library's own limit begins only once it knows the version of HTTP,
+/// and so never for a peer that says nothing at all, or half of a word.
+async fn unless_silent<T>(served: impl Future<Output = T>, spoke: &CancellationToken, limit: Duration) -> Option<T> {
+    tokio::select! {
+        outcome = served => Some(outcome),
+        () = async {
+            if tokio::time::timeout(limit, spoke.cancelled()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

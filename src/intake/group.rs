@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::app::REPEATS_MAX;
-use crate::error::{Error, Result, Trouble};
+use crate::error::{Error, Result, Trouble, is_full};
 
 /// Items committed together at most.
 pub const GROUP_MAX: usize = 256;
@@ -165,11 +165,14 @@ async fn settle<K: Kind>(kind: &K, items: &[K::Item]) -> Vec<Result<K::Outcome>>
         }
         Err(error) => {
             let again = error.trouble() == Trouble::Away || error.trouble() == Trouble::Repeat;
+            let full = matches!(&error, Error::Database(error) if is_full(error));
             let message = error.to_string();
             let mut outcomes: Vec<Result<K::Outcome>> = Vec::with_capacity(items.len());
             outcomes.push(Err(error));
             outcomes.extend(items.iter().skip(1).map(|_| {
-                Err(if again {
+                Err(if full {
+                    Error::Full
+                } else if again {
                     Error::Database(sqlx::Error::PoolTimedOut)
                 } else {
                     Error::Database(sqlx::Error::Protocol(message.clone()))

@@ -1,12 +1,13 @@
 //! The database: pools, transactions and the one writer of SQLite.
 
 use std::path::Path;
-use std::sync::Once;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
 
 use super::migrate;
 use super::turns::{Class, Turn, Turns};
@@ -15,6 +16,8 @@ use crate::error::Result;
 /// How long anything waits for a connection before the database counts as away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const SQLITE_READERS_MAX: u32 = 4;
+/// The pages that a SQLite file may grow to where nothing else is said: 4 TiB.
+const SQLITE_PAGES_MAX: i64 = 1_073_741_823;
 /// Few, so that each has planned its statements soon; the intake needs two, the nudger and the workers one each.
 const POSTGRES_WRITERS_MAX: u32 = 12;
 const POSTGRES_READERS_MAX: u32 = 12;
@@ -51,6 +54,8 @@ pub struct Db {
     writers: AnyPool,
     readers: AnyPool,
     turns: Turns,
+    /// The pages that SQLite's file may grow to.
+    pages_max: Arc<AtomicI64>,
 }
 
 /// A connection in use: inside a transaction (from [`Db::begin`]) or for reading (from [`Db::read`]).
@@ -123,6 +128,23 @@ impl Db {
         self.readers.close().await;
     }
 
+    /// For drills of a full disk: SQLite's file may grow by `pages` more (of 4 KiB) and no further; `None` takes the limit away. Does
+    /// nothing on PostgreSQL.
+    pub async fn cap_growth(&self, pages: Option<i64>) -> Result<()> {
+        if self.dialect == Dialect::Postgres {
+            return Ok(());
+        }
+        let _turn = self.writer_turn(Class::Operators).await;
+        let mut conn = self.writers.acquire().await?;
+        let most = match pages {
+            Some(more) => sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&mut *conn).await? + more,
+            None => SQLITE_PAGES_MAX,
+        };
+        self.pages_max.store(most, Ordering::Relaxed);
+        cap(&mut conn, most).await?;
+        Ok(())
+    }
+
     /// For tests that live through days: SQLite's commits no longer wait for the disk.
     #[cfg(test)]
     pub async fn hasten(&self) {
@@ -177,11 +199,22 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
     }
     let separator = if path.contains('?') { '&' } else { '?' };
     let options = quiet(&format!("sqlite://{path}{separator}mode=rwc"))?;
+    let pages_max = Arc::new(AtomicI64::new(SQLITE_PAGES_MAX));
     let pool = |connections: u32, setup: &'static str| {
+        let pages_max = pages_max.clone();
         AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
+            .after_connect(move |conn, _| {
+                let most = pages_max.load(Ordering::Relaxed);
+                Box::pin(async move {
+                    sqlx::raw_sql(setup).execute(&mut *conn).await?;
+                    cap(conn, most).await
+                })
+            })
+            // A full disk or a failed write makes SQLite undo the transaction by itself. The driver then believes it still open, and
+            // every further one would fail for ever: such a connection is closed, and another takes its place.
+            .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
             .connect_with(options.clone())
     };
     // The writer first: it turns the file to WAL, which the readers then find. Statistics that somebody's ANALYZE has left are dropped:
@@ -198,20 +231,36 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
         "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
     )
     .await?;
-    Ok(Db { dialect: Dialect::Sqlite, writers, readers, turns: Turns::default() })
+    Ok(Db { dialect: Dialect::Sqlite, writers, readers, turns: Turns::default(), pages_max })
 }
 
 async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
     let options = quiet(url)?;
+    let pages_max = Arc::new(AtomicI64::new(SQLITE_PAGES_MAX));
     let pool = |connections: u32, setup: &'static str| {
+        let pages_max = pages_max.clone();
         AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
+            .after_connect(move |conn, _| {
+                let most = pages_max.load(Ordering::Relaxed);
+                Box::pin(async move {
+                    sqlx::raw_sql(setup).execute(&mut *conn).await?;
+                    cap(conn, most).await
+                })
+            })
+            // A full disk or a failed write makes SQLite undo the transaction by itself. The driver then believes it still open, and
+            // every further one would fail for ever: such a connection is closed, and another takes its place.
+            .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
             .connect_with(options.clone())
     };
     let (writers, readers) = (pool(POSTGRES_WRITERS_MAX, POSTGRES_WRITER).await?, pool(POSTGRES_READERS_MAX, POSTGRES_READER).await?);
-    Ok(Db { dialect: Dialect::Postgres, writers, readers, turns: Turns::default() })
+    Ok(Db { dialect: Dialect::Postgres, writers, readers, turns: Turns::default(), pages_max: Arc::default() })
+}
+
+/// The text is a number of ours; a PRAGMA takes no parameters.
+async fn cap(conn: &mut AnyConnection, pages_max: i64) -> std::result::Result<(), sqlx::Error> {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages_max}"))).execute(conn).await.map(|_| ())
 }
 
 /// Statements are not logged: their parameters are devices' data.

@@ -7,6 +7,7 @@ mod away;
 mod bad_input;
 mod console;
 mod contacts;
+mod disk_full;
 mod documents;
 mod fcm;
 mod killed;

@@ -1,0 +1,74 @@
+//! The disk of the database is full for a while.
+
+use serde_json::{Value, json};
+
+use crate::support::server::TestServer;
+
+fn event(n: usize) -> Value {
+    json!([{"event_id": format!("0198f3a2-7c4e-7b1a-9f00-{n:012}"), "type": "web_page_blocked", "seq": n, "occurred_at_ms": 1,
+        "data": {"url": format!("https://blocked.example/{}", "x".repeat(1500))}}])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_answers_503_reads_go_on_nothing_accepted_is_lost_and_room_brings_everything_back() {
+    let server = TestServer::on_sqlite().await;
+    let phone = server.phone("full").await;
+    let mut pushes = server.fcm.connect(&phone.push);
+    server.post("/jobs", json!({"kind": "scan", "target": {"devices": [phone.id]}})).await.expect(202);
+    let task = phone.visit(&server, "push").await["tasks"][0].clone();
+    server.app.db.cap_growth(Some(20)).await.unwrap();
+    // Events are accepted until there is no room; from then on every one is refused, again and again.
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = phone.events(&server, event(accepted + 1)).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 1000, "the disk never became full");
+    };
+    assert_eq!((refused.status, refused.body["code"].as_str()), (503, Some("database_full")), "{}", refused.body);
+    assert!(refused.headers["retry-after"].to_str().unwrap().parse::<i64>().unwrap() > 0);
+    for n in 0..20 {
+        let again = phone.events(&server, event(accepted + 1)).await;
+        assert_eq!((again.status, again.body["code"].as_str()), (503, Some("database_full")), "try {n}: {}", again.body);
+    }
+    let long = "x".repeat(3000);
+    let mut orders = Vec::new();
+    for n in 0..20 {
+        orders
+            .push(server.post("/users", json!({"email": format!("u{n}@example.org"), "name": "A user", "attributes": {"a": long}})).await);
+    }
+    assert!(
+        orders.iter().all(|order| matches!(order.status, 201 | 503)),
+        "{:?}",
+        orders.iter().map(|order| order.status).collect::<Vec<_>>()
+    );
+    assert!(orders.iter().any(|order| order.status == 503), "the disk had room for operators");
+    // Reading goes on.
+    assert_eq!(server.get("/devices").await["items"].as_array().unwrap().len(), 1);
+    assert_eq!(server.get(&format!("/tasks/{}", task["id"].as_str().unwrap())).await["state"], "delivered");
+    assert_eq!(server.client.get(format!("{}/readyz", server.url)).send().await.unwrap().status().as_u16(), 200);
+    // Room returns: no restart, nothing lost, everything goes on.
+    server.app.db.cap_growth(None).await.unwrap();
+    let answer = phone.events(&server, event(accepted + 1)).await.expect(200);
+    assert_eq!(answer["events"][0]["outcome"], "recorded", "the refused event had left no trace");
+    let count = server.get(&format!("/events?device={}&limit=500", phone.id)).await["items"].as_array().unwrap().len();
+    assert_eq!(count, (accepted + 1).min(500), "exactly what was accepted");
+    assert_eq!(phone.report(&server, std::slice::from_ref(&task), "done").await["results"][0]["outcome"], "recorded");
+    for (n, order) in orders.iter().enumerate() {
+        let again = server.post("/users", json!({"email": format!("u{n}@example.org"), "name": "A user"})).await;
+        assert_eq!(again.status, if order.status == 201 { 409 } else { 201 }, "user {n} exists exactly if that was said");
+    }
+    while pushes.try_recv().is_ok() {}
+    server.advance(600_000);
+    server.post("/jobs", json!({"kind": "lock", "target": {"devices": [phone.id]}})).await.expect(202);
+    server
+        .until("nudges go on", async || {
+            server.advance(5_000);
+            pushes.try_recv().is_ok()
+        })
+        .await;
+    server.until("the feed goes on", async || server.get("/audit?kind=job.created").await["items"].as_array().unwrap().len() == 2).await;
+    server.stop().await;
+}
