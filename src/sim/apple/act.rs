@@ -1,0 +1,151 @@
+//! What a simulated iPhone does with a command, and what it reports.
+
+use plist::{Dictionary, Value};
+
+use super::{Iphone, texts};
+
+/// Requests that need the phone's data, which a locked phone does not open.
+const NEEDS_DATA: [&str; 5] = ["InstallProfile", "RemoveProfile", "InstallApplication", "Settings", "RemoveApplication"];
+const UNKNOWN_REQUEST: i64 = 12021;
+const NOT_LOST: i64 = 12040;
+const NOT_MANAGED: i64 = 12027;
+
+impl Iphone {
+    /// Carries a command out and says what became of it.
+    pub(super) fn act(&mut self, command: &Dictionary) -> Dictionary {
+        let text = |key: &str| command.get(key).and_then(Value::as_string).unwrap_or_default().to_owned();
+        let request = text("RequestType");
+        if self.state.locked && NEEDS_DATA.contains(&request.as_str()) {
+            return texts(&[("Status", "NotNow")]);
+        }
+        let outcome = match request.as_str() {
+            "DeviceInformation" => Ok(answer("QueryResponses", self.device_information(command))),
+            "SecurityInfo" => Ok(answer("SecurityInfo", self.security_info())),
+            "InstalledApplicationList" => Ok(answer("InstalledApplicationList", self.installed())),
+            "ManagedApplicationList" => Ok(answer("ManagedApplicationList", self.managed(command))),
+            "ProfileList" => Ok(answer("ProfileList", self.profiles())),
+            "CertificateList" => Ok(answer("CertificateList", Value::Array(Vec::new()))),
+            "DeviceLock" => {
+                self.state.locked = true;
+                Ok(texts(&[("MessageResult", if self.state.has_passcode { "Success" } else { "NoPasscodeSet" })]))
+            }
+            "ClearPasscode" => self.clear_passcode(command),
+            "EraseDevice" => {
+                self.state.erased = true;
+                self.state.enrolled = false;
+                Ok(Dictionary::new())
+            }
+            "EnableLostMode" if self.state.supervised => {
+                self.state.lost = true;
+                Ok(Dictionary::new())
+            }
+            "DisableLostMode" if self.state.lost => {
+                self.state.lost = false;
+                Ok(Dictionary::new())
+            }
+            "DeviceLocation" if self.state.lost => Ok(location()),
+            "EnableLostMode" | "DisableLostMode" | "DeviceLocation" => Err((NOT_LOST, "The device is not in lost mode.")),
+            "InstallApplication" => {
+                let app = text("Identifier");
+                self.state.apps.insert(app.clone(), "Installing");
+                Ok(texts(&[("Identifier", &app), ("State", "Queued")]))
+            }
+            "RemoveApplication" => match self.state.apps.remove(&text("Identifier")) {
+                Some(_) => Ok(Dictionary::new()),
+                None => Err((NOT_MANAGED, "The app is not managed.")),
+            },
+            "RemoveProfile" if text("Identifier") == self.state.profile => {
+                self.state.enrolled = false;
+                Ok(Dictionary::new())
+            }
+            "RestartDevice" | "ShutDownDevice" | "InstallProfile" | "RemoveProfile" | "Settings" | "DeviceConfigured" => {
+                Ok(Dictionary::new())
+            }
+            _ => Err((UNKNOWN_REQUEST, "Unknown request type.")),
+        };
+        match outcome {
+            Ok(mut answer) => {
+                self.state.done.push(request);
+                answer.insert("Status".into(), Value::String("Acknowledged".into()));
+                answer
+            }
+            Err((code, words)) => failed(code, words),
+        }
+    }
+
+    fn clear_passcode(&mut self, command: &Dictionary) -> Result<Dictionary, (i64, &'static str)> {
+        let token = command.get("UnlockToken").and_then(Value::as_data);
+        if token != Some(format!("unlock {}", self.udid).as_bytes()) {
+            return Err((UNKNOWN_REQUEST, "The unlock token is wrong."));
+        }
+        self.state.has_passcode = false;
+        self.state.locked = false;
+        Ok(Dictionary::new())
+    }
+
+    fn device_information(&self, command: &Dictionary) -> Value {
+        let mut known =
+            texts(&[("OSVersion", "18.1"), ("ProductName", "iPhone17,1"), ("SerialNumber", &self.serial), ("DeviceName", "iPhone")]);
+        known.insert("BatteryLevel".into(), Value::Real(0.8));
+        known.insert("DeviceCapacity".into(), Value::Real(128.0));
+        known.insert("AvailableDeviceCapacity".into(), Value::Real(64.0));
+        known.insert("IsSupervised".into(), Value::Boolean(self.state.supervised));
+        known.insert("IsMDMLostModeEnabled".into(), Value::Boolean(self.state.lost));
+        let queries = command.get("Queries").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        known.retain(|key, _| queries.iter().any(|query| query.as_string() == Some(key)));
+        Value::Dictionary(known)
+    }
+
+    fn security_info(&self) -> Value {
+        let mut known = Dictionary::new();
+        known.insert("HardwareEncryptionCaps".into(), Value::Integer(3.into()));
+        known.insert("PasscodePresent".into(), Value::Boolean(self.state.has_passcode));
+        known.insert("PasscodeCompliant".into(), Value::Boolean(self.state.has_passcode));
+        Value::Dictionary(known)
+    }
+
+    fn installed(&self) -> Value {
+        let app = |(id, _): (&String, &&str)| Value::Dictionary(texts(&[("Identifier", id), ("Name", id), ("ShortVersion", "1.0")]));
+        Value::Array(self.state.apps.iter().filter(|(_, status)| **status == "Managed").map(app).collect())
+    }
+
+    /// Every look finds an app one step further.
+    fn managed(&mut self, command: &Dictionary) -> Value {
+        let asked = command.get("Identifiers").and_then(Value::as_array);
+        let is_asked = |id: &str| asked.is_none_or(|asked| asked.iter().any(|one| one.as_string() == Some(id)));
+        let mut list = Dictionary::new();
+        for (id, status) in self.state.apps.iter_mut().filter(|(id, _)| is_asked(id)) {
+            list.insert(id.clone(), Value::Dictionary(texts(&[("Status", status)])));
+            *status = "Managed";
+        }
+        Value::Dictionary(list)
+    }
+
+    fn profiles(&self) -> Value {
+        let profile =
+            texts(&[("PayloadIdentifier", &self.state.profile), ("PayloadUUID", "1"), ("PayloadDisplayName", "Device management")]);
+        Value::Array(vec![Value::Dictionary(profile)])
+    }
+}
+
+fn answer(key: &str, value: Value) -> Dictionary {
+    let mut answer = Dictionary::new();
+    answer.insert(key.into(), value);
+    answer
+}
+
+fn location() -> Dictionary {
+    let mut place = texts(&[("Timestamp", "2026-01-31T12:00:00Z")]);
+    for (key, value) in [("Latitude", 48.1), ("Longitude", 11.6), ("HorizontalAccuracy", 12.0)] {
+        place.insert(key.into(), Value::Real(value));
+    }
+    place
+}
+
+fn failed(code: i64, words: &str) -> Dictionary {
+    let mut error = texts(&[("ErrorDomain", "MCMDMErrorDomain"), ("LocalizedDescription", words), ("USEnglishDescription", words)]);
+    error.insert("ErrorCode".into(), Value::Integer(code.into()));
+    let mut report = texts(&[("Status", "Error")]);
+    report.insert("ErrorChain".into(), Value::Array(vec![Value::Dictionary(error)]));
+    report
+}

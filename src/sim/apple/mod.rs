@@ -1,0 +1,157 @@
+//! A simulated iPhone: Apple's MDM client as far as a server can tell. It speaks the wire, keeps what it was told, and never asks for
+//! anything by itself but by [`Iphone::session`].
+
+mod act;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use plist::{Dictionary, Value};
+use reqwest::header::CONTENT_TYPE;
+
+use crate::protocol::apple::command::xml;
+use crate::protocol::apple::reading;
+
+/// How long the server may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Commands of one conversation at most: a server that never ends is no server.
+const COMMANDS_MAX: usize = 1000;
+
+/// Why a conversation ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("the server cannot be reached: {0}")]
+    Wire(#[from] reqwest::Error),
+    #[error("the server refuses with {0}: {1}")]
+    Refused(u16, String),
+    #[error("the server's answer is no command")]
+    Nonsense,
+}
+
+/// One simulated iPhone.
+#[derive(Debug)]
+pub struct Iphone {
+    server: String,
+    client: reqwest::Client,
+    /// The header in which the proxy in front would hand on the phone's certificate.
+    certificate: (String, String),
+    pub udid: String,
+    pub serial: String,
+    pub topic: String,
+    pub state: State,
+}
+
+/// What the phone keeps.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub enrolled: bool,
+    /// True while its screen is locked: what needs its data is put off.
+    pub locked: bool,
+    pub has_passcode: bool,
+    pub lost: bool,
+    pub supervised: bool,
+    pub erased: bool,
+    /// Managed apps, and how far each has come.
+    pub apps: BTreeMap<String, &'static str>,
+    /// The identifier of its enrollment profile.
+    pub profile: String,
+    /// Requests that it has carried out, in order.
+    pub done: Vec<String>,
+}
+
+impl Iphone {
+    /// A supervised phone with a passcode, not enrolled.
+    pub fn new(server: &str, name: &str, certificate: (String, String), profile: &str) -> Iphone {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
+        let state = State { has_passcode: true, supervised: true, profile: profile.into(), ..State::default() };
+        Iphone {
+            server: server.trim_end_matches('/').into(),
+            client,
+            certificate,
+            udid: format!("00008030-{name}"),
+            serial: format!("SIM{name}"),
+            topic: "com.apple.mgmt.External.simulated".into(),
+            state,
+        }
+    }
+
+    /// Installs the enrollment profile: Authenticate, then TokenUpdate with this push token.
+    pub async fn enroll(&mut self, token: &[u8]) -> Result<(), Trouble> {
+        self.authenticate().await?;
+        self.token_update(token).await
+    }
+
+    /// The first half of an enrollment.
+    pub async fn authenticate(&mut self) -> Result<(), Trouble> {
+        let device =
+            texts(&[("SerialNumber", &self.serial), ("ProductName", "iPhone17,1"), ("OSVersion", "18.1"), ("DeviceName", "iPhone")]);
+        self.checkin("Authenticate", device).await
+    }
+
+    /// The second half of an enrollment, and every new push token.
+    pub async fn token_update(&mut self, token: &[u8]) -> Result<(), Trouble> {
+        let mut update = texts(&[("PushMagic", &format!("magic of {}", self.udid))]);
+        update.insert("Token".into(), Value::Data(token.to_vec()));
+        update.insert("UnlockToken".into(), Value::Data(format!("unlock {}", self.udid).into_bytes()));
+        self.checkin("TokenUpdate", update).await?;
+        self.state.enrolled = true;
+        self.state.erased = false;
+        Ok(())
+    }
+
+    /// One conversation, as after a nudge or an unlocking: asks for commands, carries each out, until the server has no more.
+    pub async fn session(&mut self) -> Result<usize, Trouble> {
+        let mut report = texts(&[("Status", "Idle")]);
+        for carried_out in 0..COMMANDS_MAX {
+            let Some((uuid, command)) = self.connect(report).await? else { return Ok(carried_out) };
+            report = self.act(&command);
+            report.insert("CommandUUID".into(), Value::String(uuid));
+            if self.state.erased {
+                // It reports nothing any more, nor anything else.
+                return Ok(carried_out + 1);
+            }
+            if !self.state.enrolled {
+                self.checkin("CheckOut", Dictionary::new()).await?;
+                return Ok(carried_out + 1);
+            }
+        }
+        Err(Trouble::Nonsense)
+    }
+
+    /// Asks for a command and loses it, as when the connection dies; answers its id.
+    pub async fn fetch(&self) -> Result<Option<String>, Trouble> {
+        Ok(self.connect(texts(&[("Status", "Idle")])).await?.map(|(uuid, _)| uuid))
+    }
+
+    async fn checkin(&self, message: &str, mut more: Dictionary) -> Result<(), Trouble> {
+        more.extend(texts(&[("MessageType", message), ("Topic", &self.topic)]));
+        self.send("checkin", "application/x-apple-aspen-mdm-checkin", more).await.map(drop)
+    }
+
+    async fn connect(&self, report: Dictionary) -> Result<Option<(String, Dictionary)>, Trouble> {
+        let bytes = self.send("connect", "application/x-apple-aspen-mdm; charset=UTF-8", report).await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let mut outer = reading::dictionary(&bytes).map_err(|_| Trouble::Nonsense)?;
+        let uuid = outer.remove("CommandUUID").and_then(Value::into_string).ok_or(Trouble::Nonsense)?;
+        let command = outer.remove("Command").and_then(Value::into_dictionary).ok_or(Trouble::Nonsense)?;
+        Ok(Some((uuid, command)))
+    }
+
+    async fn send(&self, path: &str, kind: &str, mut body: Dictionary) -> Result<Vec<u8>, Trouble> {
+        body.insert("UDID".into(), Value::String(self.udid.clone()));
+        let (name, value) = &self.certificate;
+        let request = self.client.put(format!("{}/mdm/{path}", self.server)).header(name, value).header(CONTENT_TYPE, kind);
+        let response = request.body(xml(&Value::Dictionary(body))).send().await?;
+        let status = response.status();
+        if status.as_u16() != 200 {
+            return Err(Trouble::Refused(status.as_u16(), response.text().await?));
+        }
+        Ok(response.bytes().await?.to_vec())
+    }
+}
+
+fn texts(pairs: &[(&str, &str)]) -> Dictionary {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), Value::String((*value).to_owned()))).collect()
+}

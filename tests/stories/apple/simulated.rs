@@ -1,0 +1,104 @@
+//! A simulated iPhone carries out what operators order, whatever happens to it and to the server meanwhile.
+
+use muster::protocol::apple::profile;
+use muster::sim::apple::Iphone;
+use serde_json::{Value, json};
+
+use super::commands::{each, state, task};
+use crate::support::apple::{AppleDevice, CERT_HEADER};
+use crate::support::postgres;
+use crate::support::process::Process;
+use crate::support::server::TestServer;
+
+fn iphone(server: &TestServer, name: &str) -> Iphone {
+    let certificate = (CERT_HEADER.to_owned(), AppleDevice::named(name).header());
+    Iphone::new(&server.url, name, certificate, &profile::identifier(&server.config.public_url))
+}
+
+#[tokio::test]
+async fn a_simulated_iphone_carries_out_every_kind() {
+    each(async |server| {
+        let mut phone = iphone(&server, "A");
+        phone.enroll(&[7; 32]).await.unwrap();
+        assert_eq!(phone.session().await.unwrap(), 6, "the server asks six things by itself");
+        let id = server.get(&format!("/devices/{}", phone.udid)).await["id"].as_str().unwrap().to_owned();
+        let device = server.get(&format!("/devices/{id}")).await;
+        assert_eq!((&device["facts"]["supervised"], &device["facts"]["encrypted"]), (&json!(true), &json!(true)));
+        let order = async |kind: &str, params: Value| task(&server, kind, params, &id).await;
+        let install = order("install_app", json!({"app": "org.example.app"})).await;
+        let (locate, restart) = (order("locate", json!({})).await, order("restart", json!({})).await);
+        phone.session().await.unwrap();
+        assert_eq!((state(&server, &install).await, state(&server, &restart).await), ("running".into(), "done".into()));
+        let found = server.get(&format!("/tasks/{locate}")).await;
+        assert_eq!((&found["state"], &found["result"]["lat"], phone.state.lost), (&json!("done"), &json!(48.1), false));
+        server.advance(60_000);
+        phone.session().await.unwrap();
+        assert_eq!(state(&server, &install).await, "done", "the second look says Managed");
+        let (lock, remove) = (order("lock", json!({})).await, order("remove_app", json!({"app": "org.example.app"})).await);
+        phone.session().await.unwrap();
+        assert_eq!((state(&server, &lock).await, state(&server, &remove).await), ("done".into(), "not_now".into()), "the screen is locked");
+        let clear = order("clear_passcode", json!({})).await;
+        phone.session().await.unwrap();
+        assert_eq!((state(&server, &clear).await, state(&server, &remove).await), ("done".into(), "done".into()));
+        let (refresh, scan) = (order("refresh", json!({})).await, order("scan", json!({})).await);
+        phone.session().await.unwrap();
+        assert_eq!((state(&server, &refresh).await, state(&server, &scan).await), ("done".into(), "failed".into()));
+        let device = server.get(&format!("/devices/{id}")).await;
+        assert_eq!((&device["facts"]["password_set"], &device["facts"]["apps"]), (&json!(false), &json!([])));
+        let findings = server.get("/findings").await.to_string();
+        assert!(findings.contains("password_not_set") && findings.contains("encryption_off"), "{findings}");
+        let wipe = order("wipe", json!({})).await;
+        phone.session().await.unwrap();
+        assert_eq!((state(&server, &wipe).await, phone.state.erased), ("delivered".into(), true));
+        phone.enroll(&[8; 32]).await.unwrap();
+        assert_eq!(state(&server, &wipe).await, "done", "it enrolled anew");
+        server.post(&format!("/devices/{id}/retire"), json!({})).await.expect(202);
+        phone.session().await.unwrap();
+        assert!(!phone.state.enrolled);
+        assert_eq!(server.get(&format!("/devices/{id}")).await["state"], "unmanaged");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_between_authenticate_and_token_update_or_before_a_report_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    survive(folder.path(), &format!("sqlite://{}", folder.path().join("muster.db").display())).await;
+    if let Some(url) = postgres::fresh_database().await {
+        let folder = tempfile::tempdir().unwrap();
+        survive(folder.path(), &url).await;
+    }
+}
+
+async fn survive(folder: &std::path::Path, database_url: &str) {
+    let settings = format!(
+        "trusted_proxies = [\"127.0.0.1\"]\n[mdm]\nproxy_client_cert_header = \"{CERT_HEADER}\"\nrequire_known_certificate = false\nrefresh_every_s = 0\n"
+    );
+    std::fs::write(folder.join("muster.toml"), settings).unwrap();
+    let fcm = muster::sim::fcm::StandIn::start(muster::clock::Clock::system()).await.unwrap();
+    let mut process = Process::new(folder, database_url, &fcm);
+    process.start().await;
+    let key = process.key().await;
+    let certificate = (CERT_HEADER.to_owned(), AppleDevice::named("K").header());
+    let mut phone = Iphone::new(&process.url, "K", certificate, &profile::identifier(&process.url));
+    phone.authenticate().await.unwrap();
+    process.kill().await;
+    process.start().await;
+    phone.token_update(&[7; 32]).await.unwrap();
+    let client = reqwest::Client::new();
+    let order = json!({"kind": "lock", "target": {"devices": [phone.udid]}});
+    let order = client.post(format!("{}/api/v1/jobs", process.url)).bearer_auth(&key).json(&order);
+    let job: Value = order.send().await.unwrap().json().await.unwrap();
+    let uuid = phone.fetch().await.unwrap().unwrap();
+    process.kill().await;
+    process.start().await;
+    assert_eq!(phone.fetch().await.unwrap(), Some(uuid), "again, under the same id");
+    assert_eq!(phone.session().await.unwrap(), 1);
+    process.kill().await;
+    process.start().await;
+    let tasks = client.get(format!("{}/api/v1/jobs/{}/tasks", process.url, job["id"].as_str().unwrap())).bearer_auth(&key);
+    let tasks: Value = tasks.send().await.unwrap().json().await.unwrap();
+    assert_eq!(tasks["items"][0]["state"], "done");
+    process.kill().await;
+}
