@@ -236,22 +236,11 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
 
 async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
     let options = quiet(url)?;
-    let pages_max = Arc::new(AtomicI64::new(SQLITE_PAGES_MAX));
     let pool = |connections: u32, setup: &'static str| {
-        let pages_max = pages_max.clone();
         AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .after_connect(move |conn, _| {
-                let most = pages_max.load(Ordering::Relaxed);
-                Box::pin(async move {
-                    sqlx::raw_sql(setup).execute(&mut *conn).await?;
-                    cap(conn, most).await
-                })
-            })
-            // A full disk or a failed write makes SQLite undo the transaction by itself. The driver then believes it still open, and
-            // every further one would fail for ever: such a connection is closed, and another takes its place.
-            .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
+            .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
             .connect_with(options.clone())
     };
     let (writers, readers) = (pool(POSTGRES_WRITERS_MAX, POSTGRES_WRITER).await?, pool(POSTGRES_READERS_MAX, POSTGRES_READER).await?);
