@@ -255,6 +255,20 @@ const AIMS: Sql = rows_sql!(
      LEFT JOIN channel m ON m.bucket = e.bucket AND m.device_id = e.device_id AND m.kind = 'mdm' AND m.subject = '' ORDER BY d.bucket, d.id"
 );
 
+const AIMS_OF_USERS: Sql = rows_sql!(
+    "SELECT d.id AS device_id, CAST(NULL AS TEXT) AS agent_id, c.id AS mdm_id, d.platform, d.denied FROM ",
+    rows(bucket: bigint, id: text),
+    "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id AND c.kind = 'mdm' AND c.subject <> '' \
+     JOIN apple_enrollment e ON e.bucket = c.bucket AND e.device_id = c.device_id AND e.state = 'enrolled' \
+     JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id ORDER BY c.bucket, c.id"
+);
+
+/// The channels among these that are a user's, each as its device's only one.
+pub async fn aims_of_users(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Aim>> {
+    let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
+    Ok(sqlx::query_as(AIMS_OF_USERS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+}
+
 impl Aim {
     /// True where nobody is there who could do anything.
     pub fn is_nobody(&self) -> bool {

@@ -25,6 +25,8 @@ use crate::ops::mdm;
 use crate::protocol::apple::{CHECKIN_BYTES_MAX, CONNECT_BYTES_MAX, Checkin, Message, Report};
 use crate::store::contacts::Way;
 
+/// Messages of this size are read where they are; a millisecond at most.
+const READ_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 const CHECKIN_TYPE: &str = "application/x-apple-aspen-mdm-checkin";
 
 /// A message of a device: a check-in or a report, on whichever of the two paths. 200 with a property list or without a body; 400, 403,
@@ -36,12 +38,21 @@ pub async fn message(State(app): State<App>, Extension(Peer(peer)): Extension<Pe
     // The signature of a message is over its bytes as they came: they are taken before anything reads them.
     let bytes = extract::body(Request::from_parts(parts.clone(), body), bytes_max).await?;
     let presented = identity::presented(&app, peer.ip(), &parts.headers, &bytes)?;
-    let message = Message::parse(&bytes)?;
+    let message = parse(bytes.clone()).await?;
     if is_checkin || message.0.contains_key("MessageType") {
         let remote = client_address(&app, peer.ip(), &parts.headers).to_string();
         return checkin(&app, &message, &bytes, presented, remote).await;
     }
     report(&app, Report::of(message)?, presented).await
+}
+
+/// A long list is read beside the loop that serves everybody.
+async fn parse(bytes: Bytes) -> Result<Message, Refusal> {
+    if bytes.len() <= READ_AT_ONCE_BYTES_MAX {
+        return Ok(Message::parse(&bytes)?);
+    }
+    let read = tokio::task::spawn_blocking(move || Message::parse(&bytes)).await;
+    Ok(read.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the message could not be read"))??)
 }
 
 fn said_to_be_checkin(headers: &HeaderMap) -> bool {

@@ -46,7 +46,7 @@ pub async fn create(
     {
         return get(conn, job, None).await;
     }
-    let Aimed { found, unknown, selector, devices } = aim(conn, moment, &new.target).await?;
+    let Aimed { found, users, unknown, selector, devices } = aim(conn, moment, &new.target).await?;
     let expires_in_ms = new.expires_in_s.map_or_else(|| kind.expires_in_ms(), |seconds| seconds * 1000);
     let mut job = JobRow {
         id,
@@ -74,6 +74,10 @@ pub async fn create(
     jobs::insert(conn, &job).await?;
     let data = json!({"job_id": id, "kind": kind.name, "target": shown(&new.target), "devices": found.as_ref().map(Vec::len)});
     feed::append(conn, moment, &[Entry { kind: "job.created", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
+    if !users.is_empty() {
+        let wanted: Vec<Wanted> = users.iter().map(|(device, channel)| Wanted::of_user(*device, *channel)).collect();
+        make::make(conn, moment, &job, &wanted).await?;
+    }
     if let Some(found) = found {
         let wanted: Vec<Wanted> = found.into_iter().map(Wanted::first).collect();
         make::make(conn, moment, &job, &wanted).await?;
@@ -129,6 +133,8 @@ fn check(new: &NewJob) -> Result<&'static Kind> {
 struct Aimed {
     /// Its devices, where they are few enough to be given their tasks at once.
     found: Option<Vec<Id>>,
+    /// Users of devices who have a channel: (device, channel).
+    users: Vec<(Id, Id)>,
     /// Names that stand for no device, or for several.
     unknown: Vec<String>,
     selector: Selector,
@@ -139,14 +145,15 @@ struct Aimed {
 async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed> {
     if let Some(names) = &target.devices {
         let (mut found, mut unknown, ambiguous) = devices::resolve_many(conn, names).await?;
+        let users = users_of(conn, &mut unknown).await?;
         found.sort_unstable();
         found.dedup();
         unknown.extend(ambiguous);
         unknown.sort_unstable();
         unknown.dedup();
         let selector = Selector { devices: Some(found.clone()), label: None, bulk: found.len() > BULK_ABOVE };
-        let devices = count_of(found.len());
-        return Ok(Aimed { found: (found.len() <= AT_ONCE_MAX).then_some(found), unknown, selector, devices });
+        let devices = count_of(found.len() + users.len());
+        return Ok(Aimed { found: (found.len() <= AT_ONCE_MAX).then_some(found), users, unknown, selector, devices });
     }
     let mut selector = Selector::default();
     if let Some(name) = &target.label {
@@ -157,7 +164,7 @@ async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed>
     selector.bulk = devices > count_of(BULK_ABOVE);
     let most = count_of(AT_ONCE_MAX);
     if devices > most {
-        return Ok(Aimed { found: None, unknown: Vec::new(), selector, devices });
+        return Ok(Aimed { found: None, users: Vec::new(), unknown: Vec::new(), selector, devices });
     }
     let mut found = Vec::new();
     match selector.label {
@@ -168,7 +175,23 @@ async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed>
             }
         }
     }
-    Ok(Aimed { devices: count_of(found.len()), found: Some(found), unknown: Vec::new(), selector })
+    Ok(Aimed { devices: count_of(found.len()), found: Some(found), users: Vec::new(), unknown: Vec::new(), selector })
+}
+
+/// The names that mean a user of a device, `UDID:USER`, taken out of those that no device has.
+async fn users_of(conn: &mut Conn, unknown: &mut Vec<String>) -> Result<Vec<(Id, Id)>> {
+    let mut users = Vec::new();
+    let mut left = Vec::new();
+    for name in unknown.drain(..) {
+        match devices::user_channel(conn, &name).await? {
+            Some(found) => users.push(found),
+            None => left.push(name),
+        }
+    }
+    *unknown = left;
+    users.sort_unstable();
+    users.dedup();
+    Ok(users)
 }
 
 fn count_of(n: usize) -> i64 {

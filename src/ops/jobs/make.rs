@@ -13,7 +13,7 @@ use crate::ops::mdm::raw;
 use crate::ops::tasks as task_ops;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, Aim, JobRow};
-use crate::store::tasks::{self, Ending, NewTask};
+use crate::store::tasks::{self, Ending, NewTask, Over};
 use crate::store::wakes::{self, Raise};
 use crate::store::{Conn, channels_lock, labels, tallies};
 
@@ -24,17 +24,24 @@ const TOLD_EACH_MAX: usize = 50;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     device: Id,
+    /// The one channel that is meant, where it is a user's.
+    channel: Option<Id>,
     /// The task that is ordered again.
     again: Option<Id>,
 }
 
 impl Wanted {
     pub(super) fn first(device: Id) -> Wanted {
-        Wanted { device, again: None }
+        Wanted { device, channel: None, again: None }
     }
 
-    pub(super) fn again(device: Id, task: Id) -> Wanted {
-        Wanted { device, again: Some(task) }
+    /// For a user of a device, who has a channel.
+    pub(super) fn of_user(device: Id, channel: Id) -> Wanted {
+        Wanted { device, channel: Some(channel), again: None }
+    }
+
+    pub(super) fn again(over: &Over) -> Wanted {
+        Wanted { device: over.device_id, channel: Some(over.channel_id), again: Some(over.id) }
     }
 }
 
@@ -108,10 +115,10 @@ pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]
 async fn note_duplicates(conn: &mut Conn, job: &JobRow, wanted: &[Wanted]) -> Result<()> {
     let Some(command_uuid) = raw::own_uuid(&job.kind, &job.params) else { return Ok(()) };
     let kind = Kind::named(&job.kind);
-    let aims = jobs::aims(conn, &wanted.iter().map(|wanted| wanted.device).collect::<Vec<_>>()).await?;
-    let rows: Vec<NewTask> = aims
+    let rows: Vec<NewTask> = aims(conn, wanted)
+        .await?
         .iter()
-        .filter_map(|aim| new_task(job, kind, aim, None, job.created_at_ms))
+        .filter_map(|(aim, _)| new_task(job, kind, aim, None, job.created_at_ms))
         .map(|row| NewTask { command_uuid: Some(command_uuid.clone()), ..row })
         .collect();
     let taken = tasks::taken(conn, &rows).await?;
@@ -128,26 +135,46 @@ async fn note_duplicates(conn: &mut Conn, job: &JobRow, wanted: &[Wanted]) -> Re
 
 /// Stores and counts what was not there yet.
 async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wanted]) -> Result<(Vec<NewTask>, Vec<Made>)> {
-    let again: HashMap<Id, Option<Id>> = wanted.iter().map(|wanted| (wanted.device, wanted.again)).collect();
-    let aims = jobs::aims(conn, &wanted.iter().map(|wanted| wanted.device).collect::<Vec<_>>()).await?;
+    let aims = aims(conn, wanted).await?;
     let kind = Kind::named(&job.kind);
-    let doers = aims.iter().filter_map(|aim| doer(kind, aim)).collect::<Vec<_>>();
+    let doers = aims.iter().filter_map(|(aim, _)| doer(kind, aim)).collect::<Vec<_>>();
     channels_lock(conn, &doers).await?;
     let command_uuid = raw::own_uuid(&job.kind, &job.params);
-    let rows = aims.iter().filter_map(|aim| new_task(job, kind, aim, again.get(&aim.device_id).copied().flatten(), moment.now_ms));
-    // A command that is ordered again is another one, with an id of its own.
-    let rows: Vec<NewTask> = rows
-        .map(|row| NewTask {
-            command_uuid: command_uuid.clone().filter(|_| row.attempt == 0 && again.get(&row.device_id).copied().flatten().is_none()),
-            ..row
-        })
-        .collect();
+    let mut rows = Vec::with_capacity(aims.len());
+    let mut again: HashMap<Id, Id> = HashMap::new();
+    for (aim, over) in &aims {
+        let Some(row) = new_task(job, kind, aim, *over, moment.now_ms) else { continue };
+        again.extend(over.map(|over| (row.id, over)));
+        // A command that is ordered again is another one, with an id of its own.
+        rows.push(NewTask { command_uuid: command_uuid.clone().filter(|_| over.is_none()), ..row });
+    }
     let stored: HashSet<Id> = tasks::insert(conn, &rows, moment.now_ms).await?.into_iter().collect();
     let fresh: Vec<NewTask> = rows.into_iter().filter(|row| stored.contains(&row.id)).collect();
     let counts: Vec<(String, String, i64)> = fresh.iter().map(|row| (topic(job.id), row.state.clone(), 1)).collect();
     tallies::add(conn, moment, &counts).await?;
-    let made = fresh.iter().map(|row| Made { id: row.id, again: again.get(&row.device_id).copied().flatten() }).collect();
+    let made = fresh.iter().map(|row| Made { id: row.id, again: again.get(&row.id).copied() }).collect();
     Ok((fresh, made))
+}
+
+/// What is known of everybody who is wanted, with the tasks that are ordered again.
+async fn aims(conn: &mut Conn, wanted: &[Wanted]) -> Result<Vec<(Aim, Option<Id>)>> {
+    let channels: Vec<Id> = wanted.iter().filter_map(|wanted| wanted.channel).collect();
+    let mut of_users: HashMap<Id, Aim> = HashMap::new();
+    if !channels.is_empty() {
+        of_users = jobs::aims_of_users(conn, &channels).await?.into_iter().filter_map(|aim| Some((aim.mdm_id?, aim))).collect();
+    }
+    let (users, devices): (Vec<&Wanted>, Vec<&Wanted>) =
+        wanted.iter().partition(|wanted| wanted.channel.is_some_and(|channel| of_users.contains_key(&channel)));
+    let mut aims: Vec<(Aim, Option<Id>)> =
+        users.iter().filter_map(|wanted| Some((of_users.get(&wanted.channel?)?.clone(), wanted.again))).collect();
+    let again: HashMap<Id, Option<Id>> = devices.iter().map(|wanted| (wanted.device, wanted.again)).collect();
+    let ids: Vec<Id> = devices.iter().map(|wanted| wanted.device).collect();
+    let of_devices = if ids.is_empty() { Vec::new() } else { jobs::aims(conn, &ids).await? };
+    aims.extend(of_devices.into_iter().map(|aim| {
+        let again = again.get(&aim.device_id).copied().flatten();
+        (aim, again)
+    }));
+    Ok(aims)
 }
 
 /// The task of a device; `None` where ordering it again would only fail again.

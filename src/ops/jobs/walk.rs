@@ -182,7 +182,7 @@ async fn retry_chunk(conn: &mut Conn, moment: &mut Moment, job: &mut JobRow, lim
 
 /// Makes a new task in the place of each; the old one keeps its state and names the new one, and is counted no more.
 async fn make_again(conn: &mut Conn, moment: &mut Moment, job: &JobRow, over: &[Over]) -> Result<Vec<Id>> {
-    let wanted: Vec<Wanted> = over.iter().map(|over| Wanted::again(over.device_id, over.id)).collect();
+    let wanted: Vec<Wanted> = over.iter().map(Wanted::again).collect();
     let made = make::make(conn, moment, job, &wanted).await?;
     let pairs: Vec<Again> =
         made.iter().filter_map(|made| made.again.map(|old| Again { bucket: old.bucket(), id: old, by: made.id })).collect();

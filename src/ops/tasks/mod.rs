@@ -137,7 +137,7 @@ pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, 
     if !matches!(task.state.as_str(), "failed" | "expired" | "cancelled") {
         return Err(Error::refused("task_not_retryable", "only a task that failed, expired or was cancelled can be ordered again"));
     }
-    let over = Over { id, device_id: task.device_id, state: task.state };
+    let over = Over { id, device_id: task.device_id, channel_id: task.channel_id, state: task.state };
     let Some(fresh) = jobs::again(conn, moment, task.job_id, over).await? else {
         return Err(Error::refused("task_not_retryable", "the device cannot do this now, or the task was ordered again in this instant"));
     };

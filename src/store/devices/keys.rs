@@ -179,12 +179,21 @@ pub async fn resolve_many(conn: &mut Conn, names: &[String]) -> Result<(Vec<Id>,
     Ok((found, unknown, ambiguous))
 }
 
+/// The device and the channel that `UDID:USER` stands for; the device may be named otherwise too.
+pub async fn user_channel(conn: &mut Conn, name: &str) -> Result<Option<(Id, Id)>> {
+    let Some((device, user)) = name.split_once(':') else { return Ok(None) };
+    let (found, _, _) = resolve_many(conn, &[device.to_owned()]).await?;
+    let (Some(device), false) = (found.first().copied(), user.is_empty()) else { return Ok(None) };
+    let channel = crate::store::apple::channel_of(conn, device, user).await?;
+    Ok(channel.map(|channel| (device, channel)))
+}
+
 /// The one device that a name stands for; 409 `ambiguous_device` with the ids where several do.
 pub async fn resolve(conn: &mut Conn, name: &str) -> Result<Id> {
     let names = [name.to_owned()];
     let ids = named(conn, &names).await?.remove(name).unwrap_or_default();
     match ids.as_slice() {
-        [] => Err(Error::NotFound("device")),
+        [] => user_channel(conn, name).await?.map(|(device, _)| device).ok_or(Error::NotFound("device")),
         [id] => Ok(*id),
         several => {
             let mut members = serde_json::Map::new();

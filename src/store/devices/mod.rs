@@ -4,7 +4,7 @@ mod denial;
 mod keys;
 
 pub use denial::{channels_of, deny, lift};
-pub use keys::{by_key, claim_key, drop_key, move_key, put_terms, resolve, resolve_many};
+pub use keys::{by_key, claim_key, drop_key, move_key, put_terms, resolve, resolve_many, user_channel};
 
 use sqlx::FromRow;
 

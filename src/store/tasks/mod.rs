@@ -192,13 +192,14 @@ pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> R
 pub struct Over {
     pub id: Id,
     pub device_id: Id,
+    pub channel_id: Id,
     pub state: String,
 }
 
 /// Tasks of a job, from after `after`, that had failed, expired or been cancelled by `before_ms` and were not ordered again.
 pub async fn over_of_job(conn: &mut Conn, job: Id, after: &str, before_ms: i64, limit: i64) -> Result<Vec<Over>> {
     let rows = sqlx::query_as(
-        "SELECT id, device_id, state FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms <= $3 AND retried_by IS NULL \
+        "SELECT id, device_id, channel_id, state FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms <= $3 AND retried_by IS NULL \
          AND state IN ('failed', 'expired', 'cancelled') ORDER BY id LIMIT $4",
     )
     .bind(job)

@@ -102,6 +102,14 @@ async fn users_of_a_mac_have_channels_of_their_own_and_it_keeps_its_bootstrap_to
         assert!(mac.connect(&server, "Idle", None, user()).await.command().is_none());
         let (uuid, command) = mac.idle(&server).await.command().unwrap();
         assert_eq!((uuid, command.get("PIN").and_then(Plist::as_string)), (lock, Some("123456")));
+        let name = format!("{}:11111111-1111-1111-1111-111111111111", mac.udid);
+        let profiles = task(&server, "refresh", json!({"what": "profiles"}), &name).await;
+        assert_eq!(mac.connect(&server, "Idle", None, user()).await.request(), (profiles.clone(), "ProfileList".into()));
+        let stranger = json!({"kind": "lock", "target": {"devices": [format!("{}:nobody", mac.udid)]}});
+        assert_eq!(server.post("/jobs", stranger).await.expect(202)["unknown_devices"][0], format!("{}:nobody", mac.udid));
+        mac.connect(&server, "Error", Some(&profiles), user()).await.expect(200);
+        let again = server.post(&format!("/tasks/{profiles}/retry"), json!({})).await.expect(201);
+        assert_eq!(mac.connect(&server, "Idle", None, user()).await.request().0, again["id"], "ordered again, it is for the same user");
         assert!(mac.checkin(&server, "GetBootstrapToken", Dictionary::new()).await.expect(200).body.is_empty());
         let token: Dictionary = [("BootstrapToken".to_owned(), Plist::Data(b"boot".to_vec()))].into_iter().collect();
         mac.checkin(&server, "SetBootstrapToken", token.clone()).await.expect(200);
