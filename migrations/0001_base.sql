@@ -281,6 +281,7 @@ CREATE TABLE wakes (
   PRIMARY KEY (bucket, channel_id)
 );
 CREATE INDEX wakes_due ON wakes (sender, lane, due_at_ms);
+CREATE INDEX wakes_unanswered ON wakes (unanswered) WHERE unanswered > 0;
 
 -- ---------------------------------------------------------------- jobs and tasks
 

@@ -1,7 +1,9 @@
 //! What every request and every worker shares.
 
+mod funnel;
 mod tail;
 
+pub use funnel::{Funnel, Stage};
 pub use tail::{STREAMS_MAX, Tail, Watch};
 
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::error::{Result, Trouble};
 use crate::intake::Intake;
+use crate::intake::refusals::Refusals;
 use crate::push::{Sender, SenderState};
 use crate::seal::Seal;
 use crate::store::{Class, Conn, Db};
@@ -40,6 +43,10 @@ pub struct Shared {
     pub senders: Vec<Arc<Sender>>,
     /// Names this process among those that share the database, for leases.
     pub process: String,
+    /// Refusals that are told summed up.
+    pub refusals: Refusals,
+    /// How far orders come, counted.
+    pub funnel: Funnel,
     /// The feed as it grows.
     pub feed_tail: Tail,
 }
@@ -86,11 +93,12 @@ impl App {
     #[cfg(test)]
     pub fn for_tests_with(db: &Db, clock: &Clock, senders: Vec<Arc<Sender>>) -> (App, crate::intake::Committers) {
         let process = clock.moment().id().to_string();
-        let (config, bells, feed_tail) = <(Config, Bells, Tail)>::default();
+        let (config, bells, funnel, feed_tail) = <(Config, Bells, Funnel, Tail)>::default();
+        let refusals = Refusals::default();
         let (intake, committers) = crate::intake::new(1);
         let seal = Seal::new(&[7; 32]);
         let (db, clock) = (db.clone(), clock.clone());
-        (App::new(Shared { config, seal, intake, db, clock, bells, senders, process, feed_tail }), committers)
+        (App::new(Shared { config, seal, intake, db, clock, bells, senders, process, refusals, funnel, feed_tail }), committers)
     }
 
     /// The senders of this server that have a credential, as the store asks for them: names between spaces.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Bells, Shared, Tail};
+use crate::app::{App, Bells, Funnel, Shared, Tail};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::serve::{self, Bound, Patience};
@@ -71,7 +71,19 @@ impl Server {
         let process = clock.moment().id().to_string();
         let listening = config.listening();
         let feed_tail = Tail::default();
-        let app = App::new(Shared { config, db, clock, seal, bells: Bells::default(), senders, intake, process, feed_tail });
+        let app = App::new(Shared {
+            config,
+            db,
+            clock,
+            seal,
+            bells: Bells::default(),
+            senders,
+            intake,
+            process,
+            refusals: Default::default(),
+            funnel: Funnel::default(),
+            feed_tail,
+        });
         let mut bound = Vec::new();
         for listener in listening {
             let tls = match (&certificate, listener.tls) {

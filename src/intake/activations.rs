@@ -29,7 +29,9 @@ impl Kind for Activations {
         };
         let mut moment = self.app.clock.moment();
         let mut conn = self.app.db.begin(Class::Results).await?;
-        let outcomes = activate::activate_all(&mut conn, &mut moment, items, rules).await?;
+        let now_ms = moment.now_ms;
+        let tell = |remote: &str, code: &'static str| self.app.refusals.tell(remote, code, now_ms);
+        let outcomes = activate::activate_all(&mut conn, &mut moment, items, rules, &tell).await?;
         conn.commit().await?;
         self.app.bells.ring();
         Ok(outcomes)

@@ -139,6 +139,7 @@ fn answer(
     }
     let policy = document.map(|document| PolicyAnswer { version: document.version, document: document.document });
     visit.fruitful |= fresh > 0;
+    visit.steps.served += fresh + i64::from(policy.is_some());
     reset(moment, visit, work_of(&open, &have, policy.is_some(), now_ms), out);
     note(moment, visit, fresh, policy.as_ref().map(|policy| policy.version.clone()), out);
     if is_denied {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::group::Kind;
 use super::{answers, apple, settle};
-use crate::app::App;
+use crate::app::{App, Stage};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::Id;
@@ -93,8 +93,9 @@ impl Kind for Contacts {
         let mut conn = self.app.db.begin(class).await?;
         let outcome = apply(&self.app, &mut conn, &mut moment, items).await;
         match outcome {
-            Ok((heard, more_work)) => {
+            Ok((heard, more_work, steps)) => {
                 conn.commit().await?;
+                steps.count(&self.app);
                 if more_work {
                     self.app.bells.ring();
                 }
@@ -192,6 +193,35 @@ pub(super) struct Visit<'a> {
     pub reported: apple::Reported,
     /// True where the contact changed something: results, a report, facts, an address.
     pub fruitful: bool,
+    /// What the funnel counts of it once it is committed.
+    pub steps: Steps,
+}
+
+/// Tasks and documents of a visit by how far they came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Steps {
+    pub served: i64,
+    pub acknowledged: i64,
+    pub verified: i64,
+    contacted: i64,
+}
+
+impl Steps {
+    fn sum(visits: &[Visit<'_>]) -> Steps {
+        visits.iter().fold(Steps::default(), |sum, visit| Steps {
+            served: sum.served + visit.steps.served,
+            acknowledged: sum.acknowledged + visit.steps.acknowledged,
+            verified: sum.verified + visit.steps.verified,
+            contacted: sum.contacted + i64::from(visit.serves()),
+        })
+    }
+
+    fn count(self, app: &App) {
+        app.funnel.add(Stage::Contacted, self.contacted);
+        app.funnel.add(Stage::Served, self.served);
+        app.funnel.add(Stage::Acknowledged, self.acknowledged);
+        app.funnel.add(Stage::Verified, self.verified);
+    }
 }
 
 impl Visit<'_> {
@@ -227,8 +257,9 @@ impl Visit<'_> {
     }
 }
 
-/// Applies a group in the caller's transaction: one answer for each contact, and whether wakes or background work came of it.
-async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact]) -> Result<(Vec<Heard>, bool)> {
+/// Applies a group in the caller's transaction: one answer for each contact, whether wakes or background work came of it, and what is
+/// to be counted after the commit.
+async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact]) -> Result<(Vec<Heard>, bool, Steps)> {
     let channels: Vec<(Id, &Way)> = items.iter().map(|item| (item.device_id, &item.way)).collect();
     let mut standings: HashMap<Id, Standing> =
         contacts::open(conn, &channels).await?.into_iter().map(|standing| (standing.device_id, standing)).collect();
@@ -239,8 +270,8 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
             None => heard[at] = Some(Heard::DeviceUnknown),
             Some(standing) if !admits(&standing, &contact.token_hash) => heard[at] = Some(Heard::TokenReplaced),
             Some(standing) => {
-                let (results, events, reported) = Default::default();
-                visits.push(Visit { at, contact, standing, results, events, reported, fruitful: false });
+                let (results, events, reported, steps) = Default::default();
+                visits.push(Visit { at, contact, standing, results, events, reported, fruitful: false, steps });
             }
         }
     }
@@ -268,7 +299,7 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
     }
     // Every contact was given an answer above; a gap would be a fault of this function.
     let heard = heard.into_iter().map(|answer| answer.ok_or(Error::NotFound("answer"))).collect::<Result<Vec<_>>>()?;
-    Ok((heard, work))
+    Ok((heard, work, Steps::sum(&visits)))
 }
 
 /// True where the token is the channel's present one, or the fresh one that takes its place by being used.

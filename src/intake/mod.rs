@@ -9,6 +9,7 @@ mod apple;
 pub mod checkins;
 pub mod contacts;
 pub mod group;
+pub mod refusals;
 mod results;
 mod settle;
 

@@ -84,6 +84,8 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
             outcomes.push(outcome(id, if repeats { "duplicate" } else { "recorded" }));
             visit.fruitful |= !repeats;
             if !repeats {
+                visit.steps.acknowledged += 1;
+                visit.steps.verified += i64::from(is_final);
                 moves.push((task.job_id, task.id, was, state));
                 let words =
                     if is_final { json!({"error": error.and_then(|text| serde_json::from_str::<Value>(&text).ok())}) } else { json!({}) };

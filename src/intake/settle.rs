@@ -101,6 +101,8 @@ async fn addresses(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>
                 standing.applied.clone_from(&standing.desired);
                 standing.applied_at_ms = Some(moment.now_ms);
                 proved.push((standing.device_id, standing.applied.clone()));
+                visit.steps.acknowledged += 1;
+                visit.steps.verified += 1;
             } else if standing.reported.is_none() {
                 standing.applied = None;
             }

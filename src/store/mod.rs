@@ -16,6 +16,8 @@ pub mod devices;
 pub mod events;
 pub mod feed;
 pub mod findings;
+pub mod funnel;
+pub mod gauges;
 pub mod jobs;
 pub mod labels;
 pub mod liveness;

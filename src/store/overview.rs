@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::funnel::{self, Step};
 use super::{Conn, tasks};
 use crate::error::Result;
 
@@ -30,10 +31,12 @@ pub struct Overview {
     pub alarms: i64,
     /// Channels by how they stand to their document.
     pub documents: BTreeMap<String, i64>,
+    /// How far orders came.
+    pub funnel: Vec<Step>,
 }
 
 /// Counts it all.
-pub async fn get(conn: &mut Conn, senders: &str) -> Result<Overview> {
+pub async fn get(conn: &mut Conn, senders: &str, now_ms: i64) -> Result<Overview> {
     let devices: Vec<(String, i64)> = sqlx::query_as("SELECT state, COUNT(*) FROM device GROUP BY state").fetch_all(conn.raw()).await?;
     let findings: Vec<(String, i64)> =
         sqlx::query_as("SELECT kind, COUNT(*) FROM finding WHERE closed_at_ms IS NULL GROUP BY kind").fetch_all(conn.raw()).await?;
@@ -53,5 +56,6 @@ pub async fn get(conn: &mut Conn, senders: &str) -> Result<Overview> {
         jobs_running: count(conn, "SELECT COUNT(*) FROM job WHERE state IN ('expanding', 'running')").await?,
         alarms: count(conn, "SELECT COUNT(*) FROM alarm WHERE closed_at_ms IS NULL").await?,
         documents: documents.into_iter().collect(),
+        funnel: funnel::steps(conn, now_ms).await?,
     })
 }

@@ -75,14 +75,26 @@ pub async fn read(conn: &mut Conn, topic: &str) -> Result<BTreeMap<String, i64>>
     Ok(rows.into_iter().filter(|(_, n)| *n != 0).collect())
 }
 
-/// Folds up to `limit` appended changes; answers the topics they were of, and how many they were. One process at a time, by lease.
-pub async fn fold(conn: &mut Conn, limit: i64) -> Result<(Vec<String>, i64)> {
+/// What was folded.
+#[derive(Clone, Debug, Default)]
+pub struct Folded {
+    /// The topics of the changes.
+    pub topics: Vec<String>,
+    /// How many changes they were.
+    pub changes: i64,
+    /// How much was put in a queue: the sum of what was added under the key `queued`.
+    pub queued: i64,
+}
+
+/// Folds up to `limit` appended changes. One process at a time, by lease.
+pub async fn fold(conn: &mut Conn, limit: i64) -> Result<Folded> {
     let taken: Vec<(String, String, i64)> =
         sqlx::query_as("DELETE FROM tally_in WHERE id IN (SELECT id FROM tally_in ORDER BY id LIMIT $1) RETURNING topic, key, n")
             .bind(limit)
             .fetch_all(conn.raw())
             .await?;
-    let folded = i64::try_from(taken.len()).unwrap_or(limit);
+    let changes = i64::try_from(taken.len()).unwrap_or(limit);
+    let queued = taken.iter().filter(|(_, key, n)| key == "queued" && *n > 0).map(|(_, _, n)| n).sum();
     let mut sums: BTreeMap<(String, String), i64> = BTreeMap::new();
     for (topic, key, n) in taken {
         *sums.entry((topic, key)).or_default() += n;
@@ -104,5 +116,5 @@ pub async fn fold(conn: &mut Conn, limit: i64) -> Result<(Vec<String>, i64)> {
     }
     let mut topics: Vec<String> = sums.into_keys().map(|(topic, _)| topic).collect();
     topics.dedup();
-    Ok((topics, folded))
+    Ok(Folded { topics, changes, queued })
 }

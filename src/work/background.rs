@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Pulse, tick};
-use crate::app::App;
+use crate::app::{App, Stage};
 use crate::change;
 use crate::clock::Moment;
 use crate::error::Result;
@@ -89,6 +89,7 @@ async fn move_sets(app: &App) -> Result<bool> {
     let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
     for _ in 0..MOVES_A_PASS {
         let moved = change!(app, Class::Background, |conn, moment| settle::move_some(conn, moment, &set, limit, lane).await)?;
+        app.funnel.add(Stage::Queued, i64::try_from(moved).unwrap_or(i64::MAX));
         if moved == 0 {
             change!(app, Class::Background, |conn, _moment| stacks::moved(conn, &set).await)?;
             break;
@@ -122,17 +123,19 @@ async fn fold(app: &App) -> Result<bool> {
         return Ok(false);
     }
     let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
-    change!(app, Class::Background, |conn, moment| fold_some(conn, moment, limit).await)
+    let (more, queued) = change!(app, Class::Background, |conn, moment| fold_some(conn, moment, limit).await)?;
+    app.funnel.add(Stage::Queued, queued);
+    Ok(more)
 }
 
-async fn fold_some(conn: &mut Conn, moment: &mut Moment, limit: i64) -> Result<bool> {
-    let (topics, folded) = tallies::fold(conn, limit).await?;
-    let jobs: BTreeSet<_> = topics.iter().filter_map(|topic| job_ops::of_topic(topic)).collect();
-    let mut more = folded == limit;
+async fn fold_some(conn: &mut Conn, moment: &mut Moment, limit: i64) -> Result<(bool, i64)> {
+    let folded = tallies::fold(conn, limit).await?;
+    let jobs: BTreeSet<_> = folded.topics.iter().filter_map(|topic| job_ops::of_topic(topic)).collect();
+    let mut more = folded.changes == limit;
     for job in jobs {
         more |= job_ops::close_if_done(conn, moment, job).await?;
     }
-    Ok(more)
+    Ok((more, folded.queued))
 }
 
 #[cfg(test)]

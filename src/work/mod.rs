@@ -6,6 +6,7 @@ pub mod clocks;
 pub mod credentials;
 pub mod feed_tail;
 pub mod nudger;
+pub mod observer;
 pub mod retention;
 pub mod sequencer;
 
@@ -71,5 +72,6 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(clocks::run(app.clone(), stop.clone()));
     workers.spawn(background::run(app.clone(), stop.clone()));
     workers.spawn(calendar::run(app.clone(), stop.clone()));
+    workers.spawn(observer::run(app.clone(), stop.clone()));
     workers.spawn(credentials::run(app.clone(), stop.clone()));
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::App;
+use crate::app::{App, Stage};
 use crate::change;
 use crate::clock::Moment;
 use crate::error::Result;
@@ -245,6 +245,11 @@ async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     let mut conn = app.db.begin(Class::Nudger).await?;
     wakes::answer(&mut conn, &rows).await?;
     conn.commit().await?;
+    let left = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer, .. } if !matches!(answer, Answer::GivenBack { .. }));
+    let taken = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer: Answer::Accepted, .. });
+    let count = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
+    app.funnel.add(Stage::Sent, count(group.iter().filter(left).count()));
+    app.funnel.add(Stage::Accepted, count(group.iter().filter(taken).count()));
     for (state, addresses) in [("dead", &dead), ("quarantined", &suspect)] {
         if !addresses.is_empty() {
             let mut conn = app.db.begin(Class::Nudger).await?;

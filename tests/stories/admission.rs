@@ -188,3 +188,27 @@ async fn operators_and_keys_are_the_administrators_business() {
     server.call("DELETE", &format!("/operators/{}", invited["id"].as_str().unwrap()), None).await.expect(204);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_stranger_who_knocks_without_end_fills_neither_the_audit_nor_the_database() {
+    each_database(async |server| {
+        for n in 0..60 {
+            let knock = server.activate(&activation("mdt_nonsense", "user@example.org", &format!("h{n}"), None), None).await;
+            assert_eq!(refusal(knock), is(401, "token_unknown"), "everybody is answered");
+        }
+        let audit = async |kind: &str| server.get(&format!("/audit?kind={kind}&limit=500")).await["items"].as_array().unwrap().clone();
+        server.until("the first are told one by one", async || audit("activation.refused").await.len() == 20).await;
+        server.advance(60_000);
+        muster::work::observer::pass(&server.app).await.unwrap();
+        server.until("the rest are summed up", async || audit("activation.refused_often").await.len() == 1).await;
+        let summary = audit("activation.refused_often").await.remove(0);
+        assert_eq!((&summary["data"]["count"], &summary["data"]["codes"]), (&json!(40), &json!({"token_unknown": 40})));
+        assert_eq!(summary["data"]["remote"], "127.0.0.1");
+        // After a minute of quiet the same address is told as ever, and a phone that is welcome was never in the way.
+        server.activate(&activation("mdt_nonsense", "user@example.org", "h", None), None).await;
+        server.until("a normal rate is told", async || audit("activation.refused").await.len() == 21).await;
+        server.phone("welcome").await;
+        server.stop().await;
+    })
+    .await;
+}

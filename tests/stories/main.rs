@@ -10,6 +10,7 @@ mod contacts;
 mod disk_full;
 mod documents;
 mod fcm;
+mod funnel;
 mod killed;
 mod policies;
 mod structure;

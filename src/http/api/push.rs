@@ -52,7 +52,7 @@ pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Req
 #[utoipa::path(get, path = "/api/v1/overview", tag = "overview", responses((status = 200, body = Overview)))]
 pub async fn overview(State(app): State<App>, _: Caller) -> Answer<Json<serde_json::Value>> {
     let senders = app.sender_names();
-    let mut shown = json!(overview::get(&mut app.db.read().await?, &senders).await?);
+    let mut shown = json!(overview::get(&mut app.db.read().await?, &senders, app.clock.now_ms()).await?);
     shown["push"] = json!(app.senders.iter().map(|sender| sender.status()).collect::<Vec<_>>());
     Ok(Json(shown))
 }

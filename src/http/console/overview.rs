@@ -22,7 +22,7 @@ use crate::ops::jobs;
 use crate::ops::settle::StackItem;
 use crate::push::SenderState;
 use crate::store::feed::{self, Reading};
-use crate::store::{Class, Conn, alarms, console, liveness, policies, stacks, tasks};
+use crate::store::{Class, Conn, alarms, console, funnel, liveness, policies, stacks, tasks};
 
 const FEED_SHOWN: i64 = 30;
 const JOBS_SHOWN: i64 = 8;
@@ -46,6 +46,7 @@ pub struct Sums {
     reasons: Vec<(String, i64)>,
     addresses: Vec<(String, String, i64)>,
     policies: Vec<Progress>,
+    funnel: Vec<funnel::Step>,
 }
 
 /// How far the version in force of a policy has come.
@@ -93,6 +94,14 @@ struct FindingLine {
     overdue: i64,
 }
 
+/// A stage of the way from an order to its proof.
+struct StageLine {
+    name: String,
+    said: &'static str,
+    hour: String,
+    day: String,
+}
+
 struct Tile {
     state: String,
     badge: Badge,
@@ -113,6 +122,7 @@ struct Overview {
     senders: Vec<SenderLine>,
     jobs: Vec<JobLine>,
     policies: Vec<Progress>,
+    funnel: Vec<StageLine>,
     feed: Vec<Line>,
 }
 
@@ -146,6 +156,7 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
         senders: senders(&app, &sums.addresses, now_ms),
         jobs,
         policies: sums.policies.clone(),
+        funnel: sums.funnel.iter().map(stage_line).collect(),
         feed: lines(&mut conn, &rows, now_ms).await?,
         frame: visitor.frame("Overview"),
     };
@@ -182,6 +193,7 @@ async fn sum(app: &App, conn: &mut Conn) -> Result<Sums> {
         reasons: tasks::reasons(conn, None, &app.sender_names(), TASKS_COUNTED_MAX).await?,
         addresses: console::addresses(conn).await?,
         policies: progress(conn).await?,
+        funnel: funnel::steps(conn, app.clock.now_ms()).await?,
     })
 }
 
@@ -225,6 +237,19 @@ fn tiles(counts: &[(String, i64)]) -> Vec<Tile> {
     ];
     let count = |state: &str| counts.iter().find(|(word, _)| word == state).map_or(0, |(_, n)| *n);
     STATES.iter().map(|(state, said)| Tile { state: (*state).into(), badge: Badge::of(state), n: number(count(state)), said }).collect()
+}
+
+fn stage_line(step: &funnel::Step) -> StageLine {
+    let said = match step.stage {
+        "queued" => "tasks and documents to be fetched",
+        "sent" => "nudges put on the wire",
+        "accepted" => "nudges that the provider took",
+        "contacted" => "devices that came, whatever called them",
+        "served" => "tasks and documents handed out",
+        "acknowledged" => "of which the device spoke",
+        _ => "ended with a proof",
+    };
+    StageLine { name: sentence(step.stage), said, hour: number(step.last_hour), day: number(step.last_day) }
 }
 
 fn finding_line(row: &console::FindingCount) -> FindingLine {

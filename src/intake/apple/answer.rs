@@ -68,6 +68,7 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
     }
     let fresh = going.as_ref().and_then(|going| going.task).map_or(0, |at| deliver(visit, &open[at], status, out));
     visit.fruitful |= fresh > 0;
+    visit.steps.served += fresh;
     let work = left_open(visit, &open, going.as_ref(), status, now_ms);
     reset(moment, visit, work, out);
     note(moment, visit, fresh, None, out);

@@ -117,6 +117,7 @@ fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, no
         return;
     }
     visit.fruitful = true;
+    visit.steps.acknowledged += 1;
     if report.status == Status::NotNow {
         progress.put_off(now_ms);
         changes.tasks.push(change(task.id, "not_now", Some(progress.text()), None, None, None));
@@ -135,6 +136,7 @@ fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, no
         Took::Done(result) => ("done", None, None, Some(result.to_string())),
         Took::Failed(error) => ("failed", None, Some(error), None),
     };
+    visit.steps.verified += i64::from(state != "running");
     if task.state != state {
         changes.moves.push((task.job_id, task.id, task.state.clone(), state.into()));
         let kind = match state {

@@ -69,6 +69,9 @@ type Verdict = std::result::Result<Activation, No>;
 const UNAUTHORIZED: No = No("device_unauthorized", "this device may not activate; an operator can authorize it");
 const EXHAUSTED: No = No("token_exhausted", "this enrollment token has no use left; ask an operator for a new one");
 
+/// Whether the refusal of this address with this code is told by itself.
+pub type Tell<'a> = &'a (dyn Fn(&str, &'static str) -> bool + Sync);
+
 /// Who knocks, with the token and the user that were found good.
 struct Visitor<'a> {
     newcomer: &'a Newcomer,
@@ -82,14 +85,21 @@ struct Visitor<'a> {
 
 /// Admits or refuses newcomers one after the other in the caller's transaction; one outcome for each, in order. Users and tokens of
 /// all of them are locked first, in the order of their ids, so that two groups cannot wait for each other in a circle.
-pub async fn activate_all(conn: &mut Conn, moment: &mut Moment, newcomers: &[Newcomer], rules: Rules) -> Result<Vec<Activation>> {
+/// `tell` decides by address and code whether a refusal gets an entry of its own.
+pub async fn activate_all(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    newcomers: &[Newcomer],
+    rules: Rules,
+    tell: Tell<'_>,
+) -> Result<Vec<Activation>> {
     let emails: Vec<String> = newcomers.iter().filter_map(email_of).collect();
     let hashes: Vec<String> = newcomers.iter().filter_map(|newcomer| newcomer.request.token.as_deref().map(token::hash)).collect();
     users::lock_with_tokens(conn, &emails, &hashes).await?;
     let mut outcomes = Vec::with_capacity(newcomers.len());
     let mut after = After::default();
     for newcomer in newcomers {
-        outcomes.push(one(conn, moment, newcomer, rules, &mut after).await?);
+        outcomes.push(one(conn, moment, newcomer, rules, tell, &mut after).await?);
     }
     after.write(conn, moment).await?;
     Ok(outcomes)
@@ -125,7 +135,14 @@ impl After {
 }
 
 /// Admits or refuses. Checks go in the order of the protocol; a refusal uses nothing up and is told in the audit.
-async fn one(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: Rules, after: &mut After) -> Result<Activation> {
+async fn one(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    newcomer: &Newcomer,
+    rules: Rules,
+    tell: Tell<'_>,
+    after: &mut After,
+) -> Result<Activation> {
     let verdict = decide(conn, moment, newcomer, rules, after).await?;
     let label = match &verdict {
         Ok(_) => "admitted",
@@ -137,8 +154,10 @@ async fn one(conn: &mut Conn, moment: &mut Moment, newcomer: &Newcomer, rules: R
         Err(No(code, detail)) => {
             let Newcomer { request: ActivateRequest { email, device, .. }, remote, .. } = newcomer;
             let data = json!({"code": code, "email": email, "serial": device.serial, "model": device.model, "remote": remote});
-            let actor = Some(format!("remote:{remote}"));
-            after.entries.push(Entry { kind: "activation.refused", actor, device_id: None, data });
+            if tell(remote, code) {
+                let actor = Some(format!("remote:{remote}"));
+                after.entries.push(Entry { kind: "activation.refused", actor, device_id: None, data });
+            }
             Ok(Activation::Refused { code, detail })
         }
     }

@@ -148,7 +148,7 @@ async fn a_group_is_admitted_one_after_the_other_in_one_transaction() {
         door.change_user(user.id, json!({"device_limit": 2})).await;
         let (token_id, token) = door.token(json!({})).await;
         let newcomers: Vec<Newcomer> = ["a", "b", "c", "a"].iter().map(|h| phone(h, "user@example.org", &token)).collect();
-        let outcomes = commit!(door, |conn, moment| activate_all(conn, moment, &newcomers, RULES).await.unwrap());
+        let outcomes = commit!(door, |conn, moment| activate_all(conn, moment, &newcomers, RULES, &|_, _| true).await.unwrap());
         let codes: Vec<&str> = outcomes
             .iter()
             .map(|outcome| match outcome {

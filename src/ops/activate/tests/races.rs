@@ -8,7 +8,7 @@ async fn race(door: &Door, newcomers: &[Newcomer]) -> usize {
         let app = crate::app::App::for_tests(&door.db, &door.clock);
         let all = std::slice::from_ref(newcomer);
         let rules = door.rules;
-        crate::change!(app, Class::Results, |conn, moment| activate_all(conn, moment, all, rules).await).unwrap().remove(0)
+        crate::change!(app, Class::Results, |conn, moment| activate_all(conn, moment, all, rules, &|_, _| true).await).unwrap().remove(0)
     };
     let outcomes = futures_util::future::join_all(newcomers.iter().map(one)).await;
     outcomes.iter().filter(|outcome| matches!(outcome, Activation::Admitted { .. })).count()

@@ -1,0 +1,70 @@
+//! What the gauges of the schedule show, each from the range of an index.
+
+use super::Conn;
+use crate::error::Result;
+use crate::model::Lane;
+
+/// Rows that are counted at most: a queue of that depth is deep, however much deeper it is.
+pub const COUNTED_MAX: i64 = 100_000;
+
+/// Due wakes of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    pub lane: Lane,
+    /// At most [`COUNTED_MAX`].
+    pub wakes: i64,
+    /// Unix milliseconds since which the oldest waits; `None` where nothing is due.
+    pub oldest_ms: Option<i64>,
+}
+
+/// The depth of each lane of one sender. What is on the wire is not due: its lease has not lapsed.
+pub async fn depths(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<Depth>> {
+    let mut depths = Vec::with_capacity(Lane::ALL.len());
+    for lane in Lane::ALL {
+        let (wakes, oldest_ms): (i64, Option<i64>) = sqlx::query_as(
+            "SELECT COUNT(*), MIN(due_at_ms) FROM (SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = $2 AND due_at_ms <= $3 \
+             ORDER BY sender, lane, due_at_ms LIMIT $4) AS due",
+        )
+        .bind(sender)
+        .bind(lane.rank())
+        .bind(now_ms)
+        .bind(COUNTED_MAX)
+        .fetch_one(conn.raw())
+        .await?;
+        depths.push(Depth { lane, wakes, oldest_ms });
+    }
+    Ok(depths)
+}
+
+/// Channels by what is expected of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Called at least once, and not yet come.
+    pub armed: i64,
+    /// Of these, called three times or more in vain.
+    pub overdue: i64,
+}
+
+/// Counts the channels that were nudged and have not come since, by the index of those alone.
+pub async fn expected(conn: &mut Conn) -> Result<Expected> {
+    let (armed, overdue): (i64, i64) = sqlx::query_as(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN unanswered >= 3 THEN 1 ELSE 0 END), 0) AS BIGINT) \
+         FROM (SELECT unanswered FROM wakes WHERE unanswered > 0 LIMIT $1) AS called",
+    )
+    .bind(COUNTED_MAX)
+    .fetch_one(conn.raw())
+    .await?;
+    Ok(Expected { armed, overdue })
+}
+
+/// Channels whose document's version is behind that of their label set, at most [`COUNTED_MAX`].
+pub async fn stale(conn: &mut Conn) -> Result<i64> {
+    let found = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM (SELECT c.id FROM label_set s JOIN channel c ON c.label_set_id = s.id AND c.generation < s.generation \
+         LIMIT $1) AS behind",
+    )
+    .bind(COUNTED_MAX)
+    .fetch_one(conn.raw())
+    .await?;
+    Ok(found)
+}

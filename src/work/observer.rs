@@ -1,0 +1,92 @@
+//! Looks at the schedule every few seconds for the gauges, and writes the funnel's counts away. Reads by index alone, without a lease:
+//! every process shows the same.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Pulse, tick};
+use crate::app::App;
+use crate::change;
+use crate::error::Result;
+use crate::model::Lane;
+use crate::store::feed::{self, Entry};
+use crate::store::gauges::Depth;
+use crate::store::{Class, funnel, gauges};
+
+const PULSE: Pulse = Pulse { tick: Duration::from_secs(15), rest: Duration::ZERO };
+
+/// Runs until `stop`; what is counted then is written before it ends.
+pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
+    tick("observer", PULSE, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
+    // A database that is gone at the end costs the counts since the last look, no more.
+    let (counts, refusals) = (flush(&app).await, sum_up(&app, true).await);
+    counts.and(refusals).or(Ok(()))
+}
+
+/// One look.
+pub async fn pass(app: &App) -> Result<()> {
+    flush(app).await?;
+    sum_up(app, false).await?;
+    look(app).await
+}
+
+/// Writes the funnel's counts away; where the database refuses, they are counted again.
+async fn flush(app: &App) -> Result<()> {
+    let taken = app.funnel.take();
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let written = write(app, &taken.iter().map(|(stage, n)| (stage.name(), *n)).collect::<Vec<_>>()).await;
+    if written.is_err() {
+        taken.iter().for_each(|(stage, n)| app.funnel.add(*stage, *n));
+    }
+    written
+}
+
+async fn write(app: &App, counts: &[(&'static str, i64)]) -> Result<()> {
+    let mut conn = app.db.begin(Class::Background).await?;
+    funnel::add(&mut conn, &app.process, counts, app.clock.now_ms()).await?;
+    conn.commit().await
+}
+
+/// Refused activations beyond what is told one by one get one entry an address and minute.
+async fn sum_up(app: &App, everything: bool) -> Result<()> {
+    let summaries = app.refusals.take(app.clock.now_ms(), everything);
+    if summaries.is_empty() {
+        return Ok(());
+    }
+    let entries: Vec<Entry> = summaries
+        .iter()
+        .map(|summary| Entry {
+            kind: "activation.refused_often",
+            actor: Some(format!("remote:{}", summary.remote)),
+            device_id: None,
+            data: json!({"remote": summary.remote, "count": summary.count(), "codes": summary.codes, "since_ms": summary.since_ms}),
+        })
+        .collect();
+    change!(app, Class::Background, |conn, moment| feed::append(conn, moment, &entries).await)
+}
+
+async fn look(app: &App) -> Result<()> {
+    let now_ms = app.clock.now_ms();
+    let mut conn = app.db.read().await?;
+    let mut depths: Vec<Depth> = Vec::new();
+    for sender in &app.senders {
+        depths.extend(gauges::depths(&mut conn, sender.name(), now_ms).await?);
+    }
+    for lane in Lane::ALL {
+        let due = depths.iter().filter(|depth| depth.lane == lane);
+        let wakes: i64 = due.clone().map(|depth| depth.wakes).sum();
+        let oldest_ms = due.filter_map(|depth| depth.oldest_ms).min().unwrap_or(now_ms);
+        metrics::gauge!("muster_queue_depth", "lane" => lane.name()).set(wakes as f64);
+        metrics::gauge!("muster_queue_oldest_seconds", "lane" => lane.name()).set((now_ms - oldest_ms) as f64 / 1000.0);
+    }
+    let expected = gauges::expected(&mut conn).await?;
+    metrics::gauge!("muster_armed_devices").set(expected.armed as f64);
+    metrics::gauge!("muster_overdue_devices").set(expected.overdue as f64);
+    metrics::gauge!("muster_stale_devices").set(gauges::stale(&mut conn).await? as f64);
+    metrics::gauge!("muster_intake_backlog").set(app.intake.backlog() as f64);
+    Ok(())
+}
