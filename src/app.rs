@@ -1,8 +1,10 @@
 //! What every request and every worker shares.
 
+mod credentials;
 mod funnel;
 mod tail;
 
+pub use credentials::{SEALED_PREFIX, senders};
 pub use funnel::{Funnel, Stage};
 pub use tail::{STREAMS_MAX, Tail, Watch};
 
@@ -15,7 +17,7 @@ use crate::config::Config;
 use crate::error::{Result, Trouble};
 use crate::intake::Intake;
 use crate::intake::refusals::Refusals;
-use crate::push::{Sender, SenderState};
+use crate::push::{SenderState, Senders};
 use crate::seal::Seal;
 use crate::store::{Class, Conn, Db};
 
@@ -40,7 +42,7 @@ pub struct Shared {
     /// The way into the intake.
     pub intake: Intake,
     /// The push credentials in use.
-    pub senders: Vec<Arc<Sender>>,
+    pub senders: Senders,
     /// Names this process among those that share the database, for leases.
     pub process: String,
     /// Refusals that are told summed up.
@@ -91,19 +93,21 @@ impl App {
 
     /// A server with these senders, without listeners and workers; what it takes in waits for its committers.
     #[cfg(test)]
-    pub fn for_tests_with(db: &Db, clock: &Clock, senders: Vec<Arc<Sender>>) -> (App, crate::intake::Committers) {
+    pub fn for_tests_with(db: &Db, clock: &Clock, senders: Vec<Arc<crate::push::Sender>>) -> (App, crate::intake::Committers) {
         let process = clock.moment().id().to_string();
         let (config, bells, funnel, feed_tail) = <(Config, Bells, Funnel, Tail)>::default();
         let refusals = Refusals::default();
         let (intake, committers) = crate::intake::new(1);
         let seal = Seal::new(&[7; 32]);
         let (db, clock) = (db.clone(), clock.clone());
+        let senders = Senders::from(senders);
         (App::new(Shared { config, seal, intake, db, clock, bells, senders, process, refusals, funnel, feed_tail }), committers)
     }
 
     /// The senders of this server that have a credential, as the store asks for them: names between spaces.
     pub fn sender_names(&self) -> String {
-        let configured = self.senders.iter().filter(|sender| sender.status().state != SenderState::Unconfigured);
+        let senders = self.senders.all();
+        let configured = senders.iter().filter(|sender| sender.status().state != SenderState::Unconfigured);
         configured.fold(String::from(" "), |names, sender| names + sender.name() + " ")
     }
 

@@ -1,9 +1,12 @@
 //! Settings: the file, then `MUSTER_*` variables, then flags. Unknown ones are refused.
 
+mod push;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub use push::{ApnsApp, ApnsMdm, Fcm, Push};
 use serde::{Deserialize, Serialize};
 
 /// Why the settings cannot be used; the text names the setting.
@@ -93,42 +96,6 @@ impl std::fmt::Debug for Secrets {
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
-}
-
-/// The push providers; none is needed to run.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Push {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fcm: Option<Fcm>,
-}
-
-/// Firebase Cloud Messaging, HTTP v1.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Fcm {
-    /// The service account's JSON file; a credential set by the API wins over it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service_account: Option<PathBuf>,
-    pub endpoint: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// Messages per second at most: four fifths of the project's quota.
-    pub quota_per_s: u32,
-    /// Requests in flight at most.
-    pub concurrency_max: u32,
-}
-
-impl Default for Fcm {
-    fn default() -> Fcm {
-        Fcm {
-            service_account: None,
-            endpoint: "https://fcm.googleapis.com".into(),
-            ca_file: None,
-            quota_per_s: 8_000,
-            concurrency_max: 400,
-        }
-    }
 }
 
 /// Apple devices.

@@ -10,13 +10,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Bells, Funnel, Shared, Tail};
+use crate::app::{self, App, Bells, Funnel, Shared, Tail};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::serve::{self, Bound, Patience};
 use crate::http::tls::Certificate;
 use crate::ops::settle;
-use crate::push::{Sender, fcm};
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
 use crate::{http, intake, telemetry, work};
@@ -65,7 +64,7 @@ impl Server {
         let (db, seal) = open(&config, &clock, config.migrate).await?;
         let alone = only_server(&config)?;
         // Without a credential the sender waits for one: it can be set by the API at any time.
-        let senders = vec![Arc::new(fcm_sender(&config.push.fcm.clone().unwrap_or_default(), &clock)?)];
+        let senders = app::senders(&config, &clock)?;
         let (intake, committers) = intake::new(if config.is_sqlite() { 1 } else { intake::QUEUES_POSTGRES });
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();
@@ -156,21 +155,4 @@ fn only_server(config: &Config) -> anyhow::Result<Option<File>> {
     file.try_lock()
         .map_err(|_| anyhow::anyhow!("another server uses this SQLite file ({path} is locked); several servers need PostgreSQL"))?;
     Ok(Some(file))
-}
-
-fn fcm_sender(settings: &crate::config::Fcm, clock: &Clock) -> anyhow::Result<Sender> {
-    let sender = Sender::fcm(
-        fcm::Settings {
-            endpoint: settings.endpoint.clone(),
-            ca_file: settings.ca_file.clone(),
-            quota_per_s: settings.quota_per_s,
-            concurrency_max: settings.concurrency_max,
-        },
-        clock.clone(),
-    )?;
-    if let Some(path) = &settings.service_account {
-        let json = std::fs::read(path).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
-        sender.replace_credential(&json).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
-    }
-    Ok(sender)
 }

@@ -115,6 +115,8 @@ pub(crate) fn api() -> Router<App> {
         // The server
         .route("/push", get(api::push::get))
         .route("/push/fcm", put(api::push::put_fcm))
+        .route("/push/apns-app", put(api::push::put_apns_app))
+        .route("/push/apns-mdm", put(api::push::put_apns_mdm))
         .route("/overview", get(api::push::overview))
         .route("/operators", get(api::operators::list).post(api::operators::create))
         .route("/operators/{id}", delete(api::operators::delete))

@@ -76,6 +76,8 @@ use crate::app::App;
         api::policies::convergence,
         api::push::get,
         api::push::put_fcm,
+        api::push::put_apns_app,
+        api::push::put_apns_mdm,
         api::push::overview,
         api::operators::list,
         api::operators::create,

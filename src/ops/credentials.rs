@@ -1,13 +1,13 @@
 //! Push credentials that are set by the API.
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::clock::Moment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
-use crate::store::{Conn, sealed};
+use crate::store::{Conn, channels, sealed};
 
 /// Keeps a credential, sealed under its name.
 pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, secret: &[u8]) -> Result<()> {
@@ -16,4 +16,19 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Sea
     sealed::put(conn, name, &sealed_secret, moment.now_ms).await?;
     let data = json!({"name": name});
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
+}
+
+/// Looks whether enrolled devices would not hear pushes to `topic`: a certificate that was replaced instead of renewed has another topic,
+/// and devices hear only the one they enrolled with. Refuses with their number unless `forced`.
+pub async fn preflight_topic(conn: &mut Conn, topic: &str, forced: bool) -> Result<()> {
+    let lost = channels::of_other_topics(conn, topic).await?;
+    if forced || lost == 0 {
+        return Ok(());
+    }
+    let detail = format!(
+        "{lost} enrolled devices listen to another topic than {topic}: was the certificate made anew instead of renewed? With ?force=true it \
+         is used for new devices, beside the one of the others"
+    );
+    let members = Map::from_iter([("devices".to_owned(), json!(lost)), ("topic".to_owned(), json!(topic))]);
+    Err(Error::refused_with("topic_differs", detail, members))
 }

@@ -14,6 +14,8 @@ use super::verdict::Verdict;
 const UNCONFIGURED_WAIT_MS: i64 = 60_000;
 /// When a nudge comes back that found no connection.
 const UNSENT_WAIT_MS: i64 = 10_000;
+/// When a nudge comes back that the provider refused to look at.
+const REFUSED_WAIT_MS: i64 = 1_000;
 /// When a nudge comes back whose request the provider calls malformed.
 const BUG_WAIT_MS: i64 = 3_600_000;
 /// A nudge is given back for at least so long, also while a probe is under way.
@@ -171,7 +173,9 @@ impl Gate {
             self.pace.restart(now_ms);
         }
         match &verdict {
-            Verdict::TimedOut | Verdict::Overloaded { .. } | Verdict::Throttled { .. } => self.aimd.strained(now_ms),
+            Verdict::TimedOut | Verdict::Overloaded { .. } | Verdict::Throttled { .. } | Verdict::Refused { .. } => {
+                self.aimd.strained(now_ms)
+            }
             _ if health == Health::Good => self.aimd.succeeded(now_ms, took_ms, in_flight),
             _ => {}
         }
@@ -224,6 +228,7 @@ impl Gate {
                 let due_ms = self.reopens_at_ms(now_ms).unwrap_or(now_ms + UNSENT_WAIT_MS + (jitter * 1_000.0) as i64);
                 Answer::GivenBack { reason: reason.into(), due_ms }
             }
+            Verdict::Refused { reason } => Answer::GivenBack { reason: reason.into(), due_ms: now_ms + REFUSED_WAIT_MS },
             Verdict::Config { code, .. } => given_back(code, &self.credential, now_ms),
             Verdict::BridgeConfig { code, .. } => given_back(code, &self.bridge, now_ms),
             Verdict::Unauthenticated { .. } => given_back("UNAUTHENTICATED", &self.credential, now_ms),
@@ -327,7 +332,7 @@ impl Gate {
     }
 
     /// The part of the status that the gate knows.
-    pub(super) fn status(&mut self, name: &'static str, now_ms: i64) -> SenderStatus {
+    pub(super) fn status(&mut self, name: &str, now_ms: i64) -> SenderStatus {
         let reopens_ms = self.reopens_at_ms(now_ms);
         let (state, reason, since_ms) = if !self.configured {
             (SenderState::Unconfigured, None, None)
@@ -341,7 +346,7 @@ impl Gate {
             (SenderState::Ok, None, None)
         };
         SenderStatus {
-            name,
+            name: name.to_owned(),
             state,
             reason,
             since_ms,
@@ -352,6 +357,8 @@ impl Gate {
             pace_per_s: self.pace.level_per_s(),
             token_age_s: None,
             project_id: None,
+            topic: None,
+            credential_ends_at_ms: None,
         }
     }
 }
@@ -362,7 +369,7 @@ fn signs(verdict: &Verdict) -> (Health, Probe, Probe) {
         Verdict::Accepted | Verdict::Dead(_) | Verdict::Suspect(_) | Verdict::Bug { .. } | Verdict::DeviceThrottled { .. } => {
             (Health::Good, Probe::Works, Probe::Works)
         }
-        Verdict::Throttled { .. } => (Health::Neutral, Probe::Unclear, Probe::Unclear),
+        Verdict::Throttled { .. } | Verdict::Refused { .. } => (Health::Neutral, Probe::Unclear, Probe::Unclear),
         Verdict::Overloaded { .. } | Verdict::Failed { .. } | Verdict::TimedOut | Verdict::Unsent { .. } => {
             (Health::Bad, Probe::Unclear, Probe::Unclear)
         }

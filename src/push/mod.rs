@@ -1,6 +1,7 @@
 //! Nudge in, answer out: the senders. This module knows the providers' wire protocols and no database.
 
 mod aimd;
+pub mod apns;
 mod breaker;
 mod fault;
 pub mod fcm;
@@ -12,26 +13,42 @@ mod notice;
 mod pace;
 mod retry_after;
 mod sender;
+mod senders;
 mod verdict;
 
 use crate::model::{Id, Lane};
 pub use notice::{Notice, SenderState, SenderStatus};
-pub use sender::Sender;
+pub use sender::{CredentialError, Sender};
+pub use senders::Senders;
 
 /// Where a nudge goes: what the device registered.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    /// `token` or `fid`: FCM takes both.
+    /// Which of the provider's names it is.
     pub kind: AddressKind,
     /// The provider's opaque value. A secret of the device: shortened in Debug.
     pub value: String,
 }
 
-/// The two ways in which FCM names an app instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The ways in which a device is named.
+#[derive(Clone, PartialEq, Eq)]
 pub enum AddressKind {
+    /// A registration token of FCM, or an app's device token of APNs in hex.
     Token,
+    /// A Firebase Installation ID.
     Fid,
+    /// The device token of an MDM client in hex, with the secret word that makes it listen.
+    Mdm { magic: String },
+}
+
+impl std::fmt::Debug for AddressKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AddressKind::Token => "Token",
+            AddressKind::Fid => "Fid",
+            AddressKind::Mdm { .. } => "Mdm",
+        })
+    }
 }
 
 impl std::fmt::Debug for Address {
@@ -54,6 +71,8 @@ pub struct Nudge {
     pub high: bool,
     /// Unix milliseconds until which the provider shall hold the nudge for an offline device.
     pub expires_at_ms: i64,
+    /// Unix milliseconds at which the device registered this address: a death before that is another's.
+    pub registered_at_ms: i64,
 }
 
 /// What became of a nudge. `reason` is the provider's own word or a short one of ours, fit for a metric label.

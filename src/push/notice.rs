@@ -70,7 +70,7 @@ pub enum SenderState {
 /// A sender as the operator sees it.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct SenderStatus {
-    pub name: &'static str,
+    pub name: String,
     pub state: SenderState,
     /// Why it is not `ok`.
     pub reason: Option<String>,
@@ -90,4 +90,8 @@ pub struct SenderStatus {
     pub token_age_s: Option<i64>,
     /// The project of the credential.
     pub project_id: Option<String>,
+    /// The APNs topic of the credential.
+    pub topic: Option<String>,
+    /// Unix milliseconds at which the certificate in use ends.
+    pub credential_ends_at_ms: Option<i64>,
 }

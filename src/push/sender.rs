@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::apns::{self, Apns, AppKey, Identity};
 use super::fcm::{self, Fcm};
 use super::gate::{Gate, Leave};
 use super::notice::{Notice, SenderStatus};
@@ -13,6 +14,8 @@ use super::verdict::Verdict;
 use super::{Answer, Nudge};
 use crate::clock::Clock;
 
+/// How the senders of Apple's MDM are named: the topic follows.
+pub(super) const APNS_MDM: &str = "apns_mdm/";
 /// Nudges are claimed for this long ahead.
 const CLAIM_WINDOW_MS: i64 = 2_000;
 /// A nudge that finds no free request slot for so long goes back. With the claim window and two tries on the wire it stays well below
@@ -23,6 +26,7 @@ const SLOT_WAIT_MS: i64 = 2_000;
 
 /// A sender. Share it in an `Arc`; every method takes `&self` and none blocks.
 pub struct Sender {
+    name: String,
     transport: Transport,
     gate: Mutex<Gate>,
     /// One permit for each request that may be in flight; `permits` of the lock's owner is their number.
@@ -34,6 +38,21 @@ pub struct Sender {
 
 enum Transport {
     Fcm(Fcm),
+    ApnsApp(Apns),
+    /// The topic is the sender's: another topic has another sender.
+    ApnsMdm {
+        apns: Apns,
+        topic: String,
+    },
+}
+
+/// Why a credential cannot be used; never shows a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    #[error(transparent)]
+    Fcm(#[from] fcm::CredentialError),
+    #[error(transparent)]
+    Apns(#[from] apns::CredentialError),
 }
 
 impl Sender {
@@ -46,22 +65,50 @@ impl Sender {
     /// As [`Sender::fcm`], with another limit on the time that an answer may take.
     pub fn fcm_within(settings: fcm::Settings, timeout: Duration, clock: Clock) -> Result<Sender, fcm::SettingsError> {
         let gate = Gate::new(settings.quota_per_s, settings.concurrency_max as usize, clock.now_ms());
+        Ok(Sender::new("fcm".into(), Transport::Fcm(Fcm::new(settings, timeout, clock.clone())?), gate, clock))
+    }
+
+    /// A sender of background pushes to our app on iOS, without a key; it sends nothing until [`Sender::replace_credential`]. Fails
+    /// when the settings are unusable.
+    pub fn apns_app(settings: &apns::Settings, clock: Clock) -> Result<Sender, apns::SettingsError> {
+        Sender::apns_app_within(settings, apns::REQUEST_TIMEOUT, clock)
+    }
+
+    /// As [`Sender::apns_app`], with another limit on the time that an answer may take.
+    pub fn apns_app_within(settings: &apns::Settings, timeout: Duration, clock: Clock) -> Result<Sender, apns::SettingsError> {
+        let apns = Apns::new(settings, timeout, clock.clone())?;
+        Ok(Sender::new("apns_app".into(), Transport::ApnsApp(apns), apns_gate(&clock), clock))
+    }
+
+    /// A sender of MDM pushes for one topic, without its certificate; it sends nothing until [`Sender::replace_credential`]. Fails when
+    /// the settings are unusable.
+    pub fn apns_mdm(settings: &apns::Settings, topic: &str, clock: Clock) -> Result<Sender, apns::SettingsError> {
+        Sender::apns_mdm_within(settings, topic, apns::REQUEST_TIMEOUT, clock)
+    }
+
+    /// As [`Sender::apns_mdm`], with another limit on the time that an answer may take.
+    pub fn apns_mdm_within(settings: &apns::Settings, topic: &str, timeout: Duration, clock: Clock) -> Result<Sender, apns::SettingsError> {
+        let apns = Apns::new(settings, timeout, clock.clone())?;
+        let transport = Transport::ApnsMdm { apns, topic: topic.to_owned() };
+        Ok(Sender::new(format!("{APNS_MDM}{topic}"), transport, apns_gate(&clock), clock))
+    }
+
+    fn new(name: String, transport: Transport, gate: Gate, clock: Clock) -> Sender {
         let permits = gate.aimd.limit();
-        Ok(Sender {
-            transport: Transport::Fcm(Fcm::new(settings, timeout, clock.clone())?),
+        Sender {
+            name,
+            transport,
             gate: Mutex::new(gate),
             slots: Semaphore::new(permits),
             permits: AtomicUsize::new(permits),
             held: AtomicUsize::new(0),
             clock,
-        })
+        }
     }
 
-    /// The word by which channels, metrics and the console know this sender.
-    pub fn name(&self) -> &'static str {
-        match &self.transport {
-            Transport::Fcm(_) => "fcm",
-        }
+    /// The word by which channels, metrics and the console know this sender: `fcm`, `apns_app`, `apns_mdm/<topic>`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Sends one nudge, waiting for its place in the pace (at most the two seconds for which nudges are claimed, if no more than
@@ -95,12 +142,13 @@ impl Sender {
         let started = Instant::now();
         let verdict = match &self.transport {
             Transport::Fcm(fcm) => fcm.deliver(nudge).await,
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.deliver(nudge).await,
         };
         let took_s = started.elapsed().as_secs_f64();
         let (result, reason) = verdict.labels();
-        metrics::counter!("muster_nudges_total", "provider" => self.name(), "lane" => nudge.lane.name(), "result" => result, "reason" => reason)
+        metrics::counter!("muster_nudges_total", "provider" => self.name.clone(), "lane" => nudge.lane.name(), "result" => result, "reason" => reason)
             .increment(1);
-        metrics::histogram!("muster_send_seconds", "provider" => self.name()).record(took_s);
+        metrics::histogram!("muster_send_seconds", "provider" => self.name.clone()).record(took_s);
         request.settle(verdict, took_s * 1_000.0)
     }
 
@@ -110,9 +158,9 @@ impl Sender {
         let now_ms = self.clock.now_ms();
         let mut gate = self.gate();
         let capacity = gate.capacity(now_ms, CLAIM_WINDOW_MS, held);
-        metrics::gauge!("muster_in_flight", "provider" => self.name()).set(gate.in_flight() as f64);
-        metrics::gauge!("muster_concurrency_limit", "provider" => self.name()).set(gate.aimd.limit() as f64);
-        metrics::gauge!("muster_breaker_state", "provider" => self.name()).set(gate.breaker_state(now_ms));
+        metrics::gauge!("muster_in_flight", "provider" => self.name.clone()).set(gate.in_flight() as f64);
+        metrics::gauge!("muster_concurrency_limit", "provider" => self.name.clone()).set(gate.aimd.limit() as f64);
+        metrics::gauge!("muster_breaker_state", "provider" => self.name.clone()).set(gate.breaker_state(now_ms));
         capacity
     }
 
@@ -130,6 +178,11 @@ impl Sender {
                 status.token_age_s = fcm.token_age_s(now_ms);
                 status.project_id = fcm.project_id();
             }
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => {
+                status.token_age_s = apns.token_age_s(now_ms);
+                status.topic = apns.topic();
+                status.credential_ends_at_ms = apns.ends_at_ms();
+            }
         }
         status
     }
@@ -139,11 +192,20 @@ impl Sender {
         self.gate().take_notices()
     }
 
-    /// Puts a service account (the JSON file's bytes) in the place of the present one, at run time. Requests under way finish with
-    /// the old one; its access token and any fault are dropped. On an error everything stays as it was.
-    pub fn replace_credential(&self, json: &[u8]) -> Result<(), fcm::CredentialError> {
+    /// Puts a credential in the place of the present one, at run time. The JSON is FCM's service account, `{"key", "key_id", "team_id",
+    /// "topic"}` of an app, or `{"certificate", "key"}` of MDM. Requests under way finish with the old one; its tokens, its connections
+    /// and any fault are dropped. On an error everything stays as it was.
+    pub fn replace_credential(&self, json: &[u8]) -> Result<(), CredentialError> {
         match &self.transport {
             Transport::Fcm(fcm) => fcm.replace(json)?,
+            Transport::ApnsApp(apns) => apns.use_key(&self.name, &AppKey::parse(json)?)?,
+            Transport::ApnsMdm { apns, topic } => {
+                let identity = Identity::parse(json)?;
+                if identity.topic() != topic {
+                    return Err(apns::CredentialError::OtherTopic(topic.clone()).into());
+                }
+                apns.use_identity(&self.name, &identity)?;
+            }
         }
         self.gate().renew(self.clock.now_ms());
         Ok(())
@@ -170,6 +232,10 @@ impl std::fmt::Debug for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sender").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+fn apns_gate(clock: &Clock) -> Gate {
+    Gate::new(apns::QUOTA_PER_S, apns::CONCURRENCY_MAX, clock.now_ms())
 }
 
 /// Counts a nudge that waits or is under way.

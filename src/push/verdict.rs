@@ -1,4 +1,4 @@
-//! What a provider's answer means, in classes that both providers share; `fcm::answer` reads them from the wire.
+//! What a provider's answer means, in classes that both providers share; `fcm::answer` and `apns::answer` read them from the wire.
 
 /// The class of one answer. Reasons are from a fixed set, fit for metric labels; details are sentences for the operator without any
 /// secret.
@@ -35,6 +35,10 @@ pub(super) enum Verdict {
     Unsent {
         reason: &'static str,
     },
+    /// The provider never looked at it, several times over: less in flight.
+    Refused {
+        reason: &'static str,
+    },
     /// Nothing will work until an operator mends the credential or the project.
     Config {
         code: &'static str,
@@ -68,7 +72,7 @@ impl Verdict {
             | Verdict::Overloaded { reason, .. }
             | Verdict::Failed { reason, .. } => ("failed", reason),
             Verdict::TimedOut => ("failed", "timeout"),
-            Verdict::Unsent { reason } => ("given_back", reason),
+            Verdict::Unsent { reason } | Verdict::Refused { reason } => ("given_back", reason),
             Verdict::Config { code, .. } | Verdict::BridgeConfig { code, .. } => ("fault", code),
             Verdict::Bug { reason, .. } => ("bug", reason),
             Verdict::Unauthenticated { .. } => ("fault", "UNAUTHENTICATED"),

@@ -213,3 +213,9 @@ pub async fn credentials(conn: &mut Conn, device: Id) -> Result<Option<Credentia
     };
     Ok(sqlx::query_as(text).bind(device.bucket()).bind(device).fetch_optional(conn.raw()).await?)
 }
+
+/// How many channels listen to an APNs topic of MDM other than `topic`.
+pub async fn of_other_topics(conn: &mut Conn, topic: &str) -> Result<i64> {
+    let sql = "SELECT COUNT(*) FROM channel WHERE push_provider = 'apns' AND push_topic IS NOT NULL AND push_topic <> $1";
+    Ok(sqlx::query_scalar(sql).bind(topic).fetch_one(conn.raw()).await?)
+}

@@ -28,3 +28,9 @@ pub async fn version(conn: &mut Conn, name: &str) -> Result<i64> {
 pub async fn get(conn: &mut Conn, name: &str) -> Result<Option<String>> {
     Ok(sqlx::query_scalar("SELECT sealed FROM sealed WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?)
 }
+
+/// The secrets whose names begin with `prefix`, with their versions, by name.
+pub async fn versions(conn: &mut Conn, prefix: &str) -> Result<Vec<(String, i64)>> {
+    let found = sqlx::query_as("SELECT name, version FROM sealed WHERE substr(name, 1, length($1)) = $1 ORDER BY name LIMIT 1000");
+    Ok(found.bind(prefix).fetch_all(conn.raw()).await?)
+}

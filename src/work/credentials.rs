@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, SEALED_PREFIX};
 use crate::error::Result;
 use crate::store::sealed;
 
@@ -25,23 +25,21 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     }
 }
 
-/// Takes over credentials whose version is not the one in use.
+/// Takes over credentials whose version is not the one in use, those too of MDM topics that this process has not met.
 pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
-    for sender in &app.senders {
-        let name = format!("push/{}", sender.name());
-        let mut conn = app.db.read().await?;
-        let version = sealed::version(&mut conn, &name).await?;
-        if version == 0 || seen.get(&name) == Some(&version) {
+    let mut conn = app.db.read().await?;
+    for (name, version) in sealed::versions(&mut conn, SEALED_PREFIX).await? {
+        if seen.get(&name) == Some(&version) {
             continue;
         }
         let Some(text) = sealed::get(&mut conn, &name).await? else { continue };
         match app.seal.open(&name, &text) {
             Ok(secret) => {
-                if let Err(error) = sender.replace_credential(&secret) {
-                    tracing::error!(%error, sender = sender.name(), "the stored push credential cannot be used");
+                if let Err(error) = app.use_credential(&name, &secret) {
+                    tracing::error!(%error, name, "the stored push credential cannot be used");
                 }
             }
-            Err(error) => tracing::error!(%error, sender = sender.name(), "the stored push credential does not open"),
+            Err(error) => tracing::error!(%error, name, "the stored push credential does not open"),
         }
         seen.insert(name, version);
     }

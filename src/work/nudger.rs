@@ -17,6 +17,7 @@ use crate::model::schedule::{
 };
 use crate::model::{Id, Lane};
 use crate::ops::alarms;
+use crate::ops::mdm::checkin::magic_name;
 use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender};
 use crate::store::wakes::{self, Answered, Claim, Claimed, Restored, Target};
 use crate::store::{Class, Conn};
@@ -50,6 +51,10 @@ enum Sent {
     /// The device had come before: nothing was sent; the schedule goes on from its contact.
     Saved {
         rhythm: Rhythm,
+    },
+    /// Its secret does not open under this server's key.
+    Unsealed {
+        due_ms: i64,
     },
     Answered {
         answer: Answer,
@@ -91,7 +96,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
 /// One look at every sender: claims what it can take now and sets it flying. Answers how many wakes were claimed.
 async fn pass(app: &App, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
     let mut found = 0;
-    for sender in &app.senders {
+    for sender in &app.senders.all() {
         heed_notices(app, sender).await?;
         let capacity = sender.capacity().min(CLAIM_MAX);
         if capacity > 0 {
@@ -193,8 +198,7 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
     let today = now_ms / DAY_MS;
     let used = if wake.high_day == today { wake.high_count } else { 0 };
     let high = matches!(lane, Lane::Urgent | Lane::Change) && wake.step == 0 && wake.attempt == 0 && used < HIGH_PER_DAY_MAX;
-    let kind = if target.push_kind.as_deref() == Some("fid") { AddressKind::Fid } else { AddressKind::Token };
-    let address = Address { kind, value: target.push_value.unwrap_or_default() };
+    let Some(address) = address_of(app, &target) else { return Sent::Unsealed { due_ms: now_ms + DAY_MS } };
     let nudge = Nudge {
         channel_id: wake.channel_id,
         address: address.clone(),
@@ -203,9 +207,26 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
         lane,
         high,
         expires_at_ms: expires_at_ms(&rhythm, lane, now_ms),
+        registered_at_ms: target.push_since_ms,
     };
     let answer = sender.send(&nudge).await;
     Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
+}
+
+/// Where the nudge goes. `None` where the magic of an MDM channel does not open: no push would be heard until it registers again.
+fn address_of(app: &App, target: &Target) -> Option<Address> {
+    let kind = match &target.push_secret {
+        Some(sealed) => match app.seal.open(&magic_name(target.channel_id), sealed) {
+            Ok(magic) => AddressKind::Mdm { magic: String::from_utf8_lossy(&magic).into_owned() },
+            Err(error) => {
+                tracing::error!(%error, channel = %target.channel_id, "the stored PushMagic does not open");
+                return None;
+            }
+        },
+        None if target.push_kind.as_deref() == Some("fid") => AddressKind::Fid,
+        None => AddressKind::Token,
+    };
+    Some(Address { kind, value: target.push_value.clone().unwrap_or_default() })
 }
 
 /// Writes answers back as they come, whatever has arrived in one statement. The database may be away for a while: they wait.
@@ -219,7 +240,7 @@ async fn write_back(app: App, mut answers: mpsc::Receiver<Outcome>) {
             let now_ms = app.clock.now_ms();
             group.retain(|outcome| match &outcome.sent {
                 Sent::Answered { at_ms, .. } => now_ms - at_ms < LEASE_MS,
-                Sent::Saved { .. } => false,
+                Sent::Saved { .. } | Sent::Unsealed { .. } => false,
             });
         }
         group.clear();
@@ -268,6 +289,7 @@ fn answered(outcome: &Outcome, now_ms: i64, jitter: i64) -> Answered {
     let stay = |due_at_ms| Next { lane, due_at_ms, step: wake.step, attempt: wake.attempt };
     let (next, nudged_at_ms, accepted, high) = match &outcome.sent {
         Sent::Saved { rhythm } => (stay(rhythm.periodic_ms(now_ms)), None, 0, false),
+        Sent::Unsealed { due_ms } => (stay(*due_ms), None, 0, false),
         Sent::Answered { answer, rhythm, high, at_ms, .. } => match answer {
             Answer::Accepted => (after_accepted(rhythm, lane, open_work, wake.step, now_ms), Some(*at_ms), 1, *high),
             Answer::Failed { retry_after_ms, .. } => {
@@ -336,7 +358,7 @@ fn provider_of(sender: &str) -> &'static str {
 
 /// Gives addresses back whose 24 hours of quarantine are over.
 pub async fn release_quarantined(app: &App) -> Result<()> {
-    for sender in &app.senders {
+    for sender in &app.senders.all() {
         while restore(app, sender, Restored::Before(app.clock.now_ms() - DAY_MS)).await? == RESTORE_MAX.unsigned_abs() {}
     }
     Ok(())

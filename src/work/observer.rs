@@ -73,7 +73,7 @@ async fn look(app: &App) -> Result<()> {
     let now_ms = app.clock.now_ms();
     let mut conn = app.db.read().await?;
     let mut depths: Vec<Depth> = Vec::new();
-    for sender in &app.senders {
+    for sender in &app.senders.all() {
         depths.extend(gauges::depths(&mut conn, sender.name(), now_ms).await?);
     }
     for lane in Lane::ALL {

@@ -50,7 +50,7 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
         public_url: format!("http://{listen}"),
         database_url: format!("sqlite://{}", folder.join("muster.db").display()),
         data_dir: folder.to_owned(),
-        push: Push { fcm: Some(Fcm { service_account: Some(account), endpoint: fcm.endpoint(), ..Fcm::default() }) },
+        push: Push { fcm: Some(Fcm { service_account: Some(account), endpoint: fcm.endpoint(), ..Fcm::default() }), ..Push::default() },
         ..Config::default()
     };
     let link = local::sign_in_link(&config, "demo", Role::Admin).await?;

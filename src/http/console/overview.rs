@@ -263,7 +263,7 @@ pub fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> V
         parts.collect::<Vec<_>>().join(", ")
     };
     let mut shown = Vec::new();
-    for sender in &app.senders {
+    for sender in app.senders.all() {
         let status = sender.status();
         let (word, said) = match status.state {
             SenderState::Ok => ("ok", String::new()),
@@ -273,12 +273,12 @@ pub fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> V
         };
         let until = status.paused_until_ms.filter(|at_ms| *at_ms > now_ms).map(|at_ms| format!("tries again in {}", span(at_ms - now_ms)));
         let said = [Some(said), until].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-        shown.push(SenderLine { name: status.name.into(), state: Badge::of(word), said, addresses: counted(status.name) });
+        shown.push(SenderLine { addresses: counted(&status.name), name: status.name, state: Badge::of(word), said });
     }
     let mut others: Vec<&str> =
         addresses.iter().map(|(provider, _, _)| provider.as_str()).filter(|provider| !provider.is_empty()).collect();
     others.dedup();
-    for provider in others.into_iter().filter(|provider| app.senders.iter().all(|sender| sender.name() != *provider)) {
+    for provider in others.into_iter().filter(|provider| app.senders.named(provider).is_none()) {
         let said = "devices come at their three-hour points only".to_owned();
         shown.push(SenderLine { name: provider.into(), state: Badge::of("unconfigured"), said, addresses: counted(provider) });
     }

@@ -89,7 +89,7 @@ pub async fn fcm(State(app): State<App>, posted: Posted) -> Shown {
     let actor = posted.visitor.actor();
     let json = posted.fields.text("service_account").as_bytes().to_vec();
     let checked = actor.require(Role::Admin).and_then(|()| {
-        let sender = app.senders.iter().find(|sender| sender.name() == "fcm");
+        let sender = app.senders.named("fcm");
         let sender = sender.ok_or_else(|| Error::refused("sender_unknown", "this server has no FCM sender"))?;
         sender.replace_credential(&json).map_err(|error| Error::invalid("service_account", error.to_string()))
     });
@@ -177,7 +177,7 @@ async fn shown(app: &App, visitor: &Visitor, once: Option<Once>) -> std::result:
         once,
         has_password,
         senders: senders(app, &addresses, now_ms),
-        has_fcm: app.senders.iter().any(|sender| sender.name() == "fcm"),
+        has_fcm: app.senders.named("fcm").is_some(),
         operators: all.into_iter().map(|row| operator_line(row, now_ms)).collect(),
         keys: keys.into_iter().map(|row| key_line(row, now_ms)).collect(),
         public_url: app.config.public_url.clone(),

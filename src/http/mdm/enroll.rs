@@ -48,7 +48,7 @@ pub async fn profile(State(app): State<App>, Path(value): Path<String>) -> Resul
         return Err(Trouble(Problem::new(StatusCode::CONFLICT, "push_unconfigured", detail)));
     };
     let secret = change!(app, Class::Operators, |conn, moment| ca::challenge(conn, moment, Some(row.id), None).await)?;
-    let profile = ca::profile(&app.config, topic, secret.reveal());
+    let profile = ca::profile(&app.config, &topic, secret.reveal());
     let headers = [
         (header::CONTENT_TYPE, "application/x-apple-aspen-config"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"enroll.mobileconfig\""),
@@ -58,8 +58,8 @@ pub async fn profile(State(app): State<App>, Path(value): Path<String>) -> Resul
 }
 
 /// The topic of the push certificate in use.
-fn topic(app: &App) -> Option<&str> {
-    app.senders.iter().find_map(|sender| sender.name().strip_prefix(SENDER)).filter(|topic| !topic.is_empty())
+fn topic(app: &App) -> Option<String> {
+    app.senders.all().iter().find_map(|sender| sender.name().strip_prefix(SENDER).map(str::to_owned))
 }
 
 /// The token of a link, if it still opens the door.

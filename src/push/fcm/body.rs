@@ -119,6 +119,7 @@ mod tests {
             lane: Lane::Urgent,
             high: true,
             expires_at_ms: NOW_MS + 604_800_000,
+            registered_at_ms: 0,
         }
     }
 

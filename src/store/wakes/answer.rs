@@ -114,13 +114,14 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
         Restored::Before(at) => (i64::MIN, at),
     };
     let ids: Vec<Id> = sqlx::query_scalar(
-        "SELECT id FROM channel WHERE push_state = 'quarantined' AND push_provider = $1 AND push_since_ms >= $2 AND push_since_ms < $3 \
+        "SELECT id FROM channel WHERE push_state = 'quarantined' AND push_provider = $1 AND COALESCE(push_topic, '') = $5 AND push_since_ms >= $2 AND push_since_ms < $3 \
          ORDER BY bucket, id LIMIT $4",
     )
     .bind(provider)
     .bind(since_ms)
     .bind(before_ms)
     .bind(rows_max)
+    .bind(sender.strip_prefix("apns_mdm/").unwrap_or(""))
     .fetch_all(conn.raw())
     .await?;
     crate::store::channels_lock(conn, &ids).await?;

@@ -132,6 +132,10 @@ pub struct Target {
     pub platform: String,
     pub push_kind: Option<String>,
     pub push_value: Option<String>,
+    /// The sealed PushMagic of an MDM channel.
+    pub push_secret: Option<String>,
+    /// Unix milliseconds at which this address was registered.
+    pub push_since_ms: i64,
     pub last_serving_ms: Option<i64>,
     /// Set where a change or a contact came after the claim.
     pub next_due_ms: Option<i64>,
@@ -145,7 +149,7 @@ struct Key {
 }
 
 const TARGETS: Sql = rows_sql!(
-    "SELECT c.id AS channel_id, c.device_id, d.app, c.platform, c.push_kind, c.push_value, c.last_serving_ms, w.next_due_ms, w.open_work FROM ",
+    "SELECT c.id AS channel_id, c.device_id, d.app, c.platform, c.push_kind, c.push_value, c.push_secret, c.push_since_ms, c.last_serving_ms, w.next_due_ms, w.open_work FROM ",
     rows(bucket: bigint, id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id \
      JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \

@@ -94,7 +94,7 @@ impl TestServer {
         let mut config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             database_url: url.to_owned(),
-            push: Push { fcm: Some(Fcm { service_account: Some(account), endpoint: fcm.endpoint(), ..Fcm::default() }) },
+            push: Push { fcm: Some(Fcm { service_account: Some(account), endpoint: fcm.endpoint(), ..Fcm::default() }), ..Push::default() },
             ..Config::default()
         };
         config.secrets.key = Some("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into());
