@@ -65,6 +65,12 @@ pub async fn idempotency(conn: &mut Conn, now_ms: i64, rows_max: i64) -> Result<
     chunk(conn, text, now_ms, rows_max).await
 }
 
+/// Challenges of enrollment profiles whose time has run out at `now_ms`, used or not: what was issued against them is kept elsewhere.
+pub async fn challenges(conn: &mut Conn, now_ms: i64, rows_max: i64) -> Result<u64> {
+    let text = "DELETE FROM scep_challenge WHERE hash IN (SELECT hash FROM scep_challenge WHERE expires_at_ms <= $1 LIMIT $2)";
+    chunk(conn, text, now_ms, rows_max).await
+}
+
 /// Slots of the funnel from before `before_ms`.
 pub async fn funnel(conn: &mut Conn, before_ms: i64, rows_max: i64) -> Result<u64> {
     let text = "DELETE FROM funnel WHERE (slot_ms, process, stage) IN \
@@ -135,6 +141,7 @@ mod tests {
             ("INSERT INTO session (hash, operator_id, csrf, created_at_ms, expires_at_ms) VALUES ($1 || 'x', 'o', 'c', 0, $2)", CUT_MS + 1),
             ("INSERT INTO sign_in_link (hash, operator_id, created_at_ms, expires_at_ms) VALUES ($1, 'o', 0, $2)", OLD_MS),
             ("INSERT INTO idempotency (actor, key, body_hash, job_id, expires_at_ms) VALUES ('a', $1, 'h', 'j', $2)", OLD_MS),
+            ("INSERT INTO scep_challenge (hash, created_at_ms, expires_at_ms) VALUES ($1, 0, $2)", OLD_MS),
             ("INSERT INTO funnel (slot_ms, process, stage, n) VALUES ($2, $1, 's', 1)", OLD_MS),
         ] {
             sqlx::query(text).bind(ids[0]).bind(at_ms).execute(conn.raw()).await.unwrap();
@@ -165,10 +172,11 @@ mod tests {
                     sessions(&mut conn, CUT_MS, 500).await.unwrap(),
                     sign_in_links(&mut conn, CUT_MS, 500).await.unwrap(),
                     idempotency(&mut conn, CUT_MS, 500).await.unwrap(),
+                    challenges(&mut conn, CUT_MS, 500).await.unwrap(),
                     funnel(&mut conn, CUT_MS, 500).await.unwrap(),
                 ];
                 let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM session").fetch_one(conn.raw()).await.unwrap();
-                assert_eq!((forgotten, left), ([expected; 4], 1));
+                assert_eq!((forgotten, left), ([expected; 5], 1));
             }
             conn.commit().await.unwrap();
         })

@@ -30,9 +30,10 @@ enum Kind {
     Sessions,
     SignInLinks,
     Idempotency,
+    Challenges,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Tasks,
     Kind::Jobs,
     Kind::Events,
@@ -44,6 +45,7 @@ const KINDS: [Kind; 11] = [
     Kind::Sessions,
     Kind::SignInLinks,
     Kind::Idempotency,
+    Kind::Challenges,
 ];
 
 /// Forgets all that is older than `[retention]` says; answers how many rows. Does nothing while another process is at it.
@@ -90,6 +92,7 @@ async fn chunk(app: &App, conn: &mut Conn, kind: Kind, bucket: i64, now_ms: i64)
         Kind::Sessions => store::sessions(conn, now_ms, ROWS_MAX).await,
         Kind::SignInLinks => store::sign_in_links(conn, before(SIGN_IN_LINKS_DAYS), ROWS_MAX).await,
         Kind::Idempotency => store::idempotency(conn, now_ms, ROWS_MAX).await,
+        Kind::Challenges => store::challenges(conn, now_ms, ROWS_MAX).await,
     }
 }
 

@@ -174,14 +174,14 @@ impl Code {
 
 fn masked(mask: usize, x: usize, y: usize) -> bool {
     match mask {
-        0 => (x + y) % 2 == 0,
-        1 => y % 2 == 0,
-        2 => x % 3 == 0,
-        3 => (x + y) % 3 == 0,
-        4 => (y / 2 + x / 3) % 2 == 0,
-        5 => x * y % 2 + x * y % 3 == 0,
-        6 => (x * y % 2 + x * y % 3) % 2 == 0,
-        _ => ((x + y) % 2 + x * y % 3) % 2 == 0,
+        0 => (x + y).is_multiple_of(2),
+        1 => y.is_multiple_of(2),
+        2 => x.is_multiple_of(3),
+        3 => (x + y).is_multiple_of(3),
+        4 => (y / 2 + x / 3).is_multiple_of(2),
+        5 => (x * y).is_multiple_of(6),
+        6 => ((x * y) % 2 + (x * y) % 3).is_multiple_of(2),
+        _ => ((x + y) % 2 + (x * y) % 3).is_multiple_of(2),
     }
 }
 
@@ -259,7 +259,7 @@ fn remainder(data: &[u8], degree: usize) -> Vec<u8> {
 fn product(a: u8, b: u8) -> u8 {
     let mut sum: u16 = 0;
     for n in (0..8).rev() {
-        sum = sum << 1 ^ (sum >> 7) * 0x11d;
+        sum = (sum << 1) ^ ((sum >> 7) * 0x11d);
         sum ^= u16::from(b >> n & 1) * u16::from(a);
     }
     u8::try_from(sum & 0xff).unwrap_or(0)

@@ -203,7 +203,7 @@ pub fn take(kind: &str, params: &Value, progress: &Progress, report: &Report, no
             match (is_last, heard) {
                 (true, true) => Took::Done(json!({})),
                 (true, false) => Took::Failed(failure(report)),
-                (false, heard) => Took::Goes(Progress { kept: heard.then(|| json!(true)), ..onward(phase + 1) }),
+                (false, heard) => Took::Goes(Progress { kept: heard.then_some(json!(true)), ..onward(phase + 1) }),
             }
         }
         (_, _, true) => Took::Done(answer(report)),
