@@ -3,5 +3,6 @@
 mod bad_input;
 mod commands;
 mod enrollment;
+mod nudged;
 mod simulated;
 mod tokens;
