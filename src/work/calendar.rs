@@ -6,12 +6,14 @@ use tokio::sync::Mutex;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
-use super::{nudger, retention};
+use super::{expiry, nudger, retention};
 use crate::app::App;
 use crate::error::Result;
 
 /// Every ten minutes, in UTC; each run takes away a bounded number of rows.
 const RETENTION: &str = "0 */10 * * * *";
+/// Every hour.
+const EXPIRY: &str = "15 7 * * * *";
 /// Every five minutes.
 const QUARANTINE: &str = "30 */5 * * * *";
 
@@ -42,6 +44,18 @@ async fn schedule(app: App) -> std::result::Result<JobScheduler, JobSchedulerErr
                 match retention::pass(&app).await {
                     Ok(rows) => tracing::debug!(rows, "retention"),
                     Err(error) => tracing::warn!(%error, "retention failed; the next run goes on"),
+                }
+            })
+        })?)
+        .await?;
+    let (guard, of_expiry) = (Arc::new(Mutex::new(())), app.clone());
+    scheduler
+        .add(Job::new_async(EXPIRY, move |_, _| {
+            let (guard, app) = (guard.clone(), of_expiry.clone());
+            Box::pin(async move {
+                let Ok(_alone) = guard.try_lock() else { return };
+                if let Err(error) = expiry::pass(&app).await {
+                    tracing::warn!(%error, "the ends of push certificates cannot be told; the next run goes on");
                 }
             })
         })?)

@@ -4,6 +4,7 @@ pub mod background;
 pub mod calendar;
 pub mod clocks;
 pub mod credentials;
+pub mod expiry;
 pub mod feed_tail;
 pub mod nudger;
 pub mod observer;

@@ -111,17 +111,22 @@ impl Stream {
                     self.pool.worked();
                 }
             }
-            Err(error) if error.is_reset() => {}
+            Err((error, _)) if error.is_reset() => {}
             Err(_) => self.connection.drain(),
         }
-        outcome.map_err(|error| lost(&error))
+        outcome.map_err(|(error, sent)| match lost(&error) {
+            // It never left: the connection had ended before.
+            Lost::Broken if !sent => Lost::Refused,
+            lost => lost,
+        })
     }
 
-    async fn exchange(&self, head: Request<()>, body: Bytes) -> Result<Reply, h2::Error> {
-        let mut requests = self.connection.requests.clone().ready().await?;
-        let (response, mut stream) = requests.send_request(head, false)?;
-        stream.send_data(body, true)?;
-        let (head, mut incoming) = response.await?.into_parts();
+    /// One request and its answer; an error says whether anything may have been sent.
+    async fn exchange(&self, head: Request<()>, body: Bytes) -> Result<Reply, (h2::Error, bool)> {
+        let mut requests = self.connection.requests.clone().ready().await.map_err(|error| (error, false))?;
+        let (response, mut stream) = requests.send_request(head, false).map_err(|error| (error, false))?;
+        stream.send_data(body, true).map_err(|error| (error, true))?;
+        let (head, mut incoming) = response.await.map_err(|error| (error, true))?.into_parts();
         let retry_after = head.headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         let whole = loop {

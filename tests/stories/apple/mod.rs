@@ -1,7 +1,7 @@
 //! Apple devices.
 
 mod bad_input;
-mod commands;
+pub mod commands;
 mod enrollment;
 mod nudged;
 mod simulated;
