@@ -13,6 +13,9 @@ pub mod refusals;
 mod results;
 mod settle;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +47,8 @@ pub struct Intake {
     contacts: Group<Contacts>,
     activations: Group<Activations>,
     checkins: Group<Checkins>,
+    /// Contacts waiting above which further ones are shed, whatever their class says: for drills.
+    drill: Arc<AtomicUsize>,
 }
 
 /// The other end of an [`Intake`]: run by the server.
@@ -60,7 +65,8 @@ pub fn new(queues: usize) -> (Intake, Committers) {
     let (activations, activation_arrivals) = group(1);
     let (checkins, checkin_arrivals) = group(1);
     let committers = Committers { contacts: contact_arrivals, activations: activation_arrivals, checkins: checkin_arrivals };
-    (Intake { contacts, activations, checkins }, committers)
+    let drill = Arc::new(AtomicUsize::new(usize::MAX));
+    (Intake { contacts, activations, checkins, drill }, committers)
 }
 
 impl Intake {
@@ -72,9 +78,15 @@ impl Intake {
             (false, _) => ("carrying", CARRYING_BACKLOG_MAX),
         };
         let retry_after_s = spread_s(contact.device_id);
+        let most = most.min(self.drill.load(Ordering::Relaxed));
         let heard = self.contacts.submit(contact, most, retry_after_s).await;
         shed(class, &heard);
         heard
+    }
+
+    /// Sheds contacts already where more than `waiting` wait: for drills of what a storm does.
+    pub fn shed_above(&self, waiting: usize) {
+        self.drill.store(waiting, Ordering::Relaxed);
     }
 
     /// Hands in an activation; answered after its commit.

@@ -1,5 +1,7 @@
 //! Labels by hand: made, given, taken, deleted.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -9,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::{Actor, Fault, Id, Role, text};
 use crate::ops::settle;
 use crate::store::feed::{self, Entry};
+use crate::store::labels::LabelRow;
 use crate::store::{Conn, devices, labels, policies};
 
 const NAME_CHARS_MAX: usize = 64;
@@ -65,8 +68,17 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str
 /// One label with its count.
 pub async fn get(conn: &mut Conn, name: &str) -> Result<Label> {
     let row = labels::by_name(conn, name).await?.ok_or(Error::NotFound("label"))?;
-    let devices = labels::count(conn, row.id).await?;
-    Ok(Label { id: row.id, name: row.name, description: row.description, devices, created_at_ms: row.created_at_ms })
+    views(conn, vec![row]).await?.pop().ok_or(Error::NotFound("label"))
+}
+
+/// A page of labels as the API shows them.
+pub async fn views(conn: &mut Conn, rows: Vec<LabelRow>) -> Result<Vec<Label>> {
+    let counts: HashMap<Id, i64> = labels::counts(conn, &rows).await?.into_iter().collect();
+    let view = |row: LabelRow| {
+        let devices = counts.get(&row.id).copied().unwrap_or(0);
+        Label { id: row.id, name: row.name, description: row.description, devices, created_at_ms: row.created_at_ms }
+    };
+    Ok(rows.into_iter().map(view).collect())
 }
 
 /// What became of a change of members.

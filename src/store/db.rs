@@ -63,6 +63,8 @@ pub struct Db {
 pub struct Conn {
     dialect: Dialect,
     inner: Inner,
+    #[cfg(test)]
+    statements: usize,
     // Last, so that the transaction has ended before the next writer gets its turn.
     _turn: Option<Turn>,
 }
@@ -108,7 +110,13 @@ impl Db {
     /// A connection for reading, outside any transaction.
     pub async fn read(&self) -> Result<Conn> {
         let inner = Inner::Reading(self.readers.acquire().await?);
-        Ok(Conn { dialect: self.dialect, inner, _turn: None })
+        Ok(Conn {
+            dialect: self.dialect,
+            inner,
+            #[cfg(test)]
+            statements: 0,
+            _turn: None,
+        })
     }
 
     /// Begins a transaction that may write. On SQLite it waits for its class's turn and holds the write lock from the start, so
@@ -119,7 +127,13 @@ impl Db {
             Dialect::Sqlite => self.writers.begin_with("BEGIN IMMEDIATE").await?,
             Dialect::Postgres => self.writers.begin().await?,
         };
-        Ok(Conn { dialect: self.dialect, inner: Inner::Writing(transaction), _turn: turn })
+        Ok(Conn {
+            dialect: self.dialect,
+            inner: Inner::Writing(transaction),
+            #[cfg(test)]
+            statements: 0,
+            _turn: turn,
+        })
     }
 
     /// Ends all connections.
@@ -169,10 +183,20 @@ impl Conn {
 
     /// The connection that statements run on.
     pub(super) fn raw(&mut self) -> &mut AnyConnection {
+        #[cfg(test)]
+        {
+            self.statements += 1;
+        }
         match &mut self.inner {
             Inner::Writing(transaction) => transaction,
             Inner::Reading(connection) => connection,
         }
+    }
+
+    /// How many statements ran on it.
+    #[cfg(test)]
+    pub fn statements(&self) -> usize {
+        self.statements
     }
 
     /// Makes everything since [`Db::begin`] durable. A connection for reading has nothing to commit.

@@ -182,6 +182,22 @@ pub async fn of_device(conn: &mut Conn, device: Id) -> Result<Vec<String>> {
     .await?)
 }
 
+const COUNTS: Sql = rows_sql!(
+    "SELECT r.id, (SELECT COUNT(*) FROM label_member m WHERE m.label_id = r.id) AS devices FROM ",
+    rows(id: text),
+    ""
+);
+
+/// How many devices have each of these labels.
+pub async fn counts(conn: &mut Conn, labels: &[LabelRow]) -> Result<Vec<(Id, i64)>> {
+    #[derive(Serialize)]
+    struct Row {
+        id: Id,
+    }
+    let rows: Vec<Row> = labels.iter().map(|label| Row { id: label.id }).collect();
+    Ok(sqlx::query_as(COUNTS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+}
+
 #[derive(Serialize)]
 struct Key {
     bucket: i64,

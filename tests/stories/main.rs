@@ -15,6 +15,7 @@ mod fcm;
 mod funnel;
 mod killed;
 mod policies;
+mod storm;
 mod structure;
 mod support;
 mod the_loop;

@@ -69,10 +69,7 @@ pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<Dev
     let search = Search { q: query.q, label: query.label, state, platform: query.platform, after: page::decode(query.cursor.as_deref())? };
     let mut conn = app.db.read().await?;
     let found = List::of(search::devices(&mut conn, &search, limit + 1).await?, limit, |id| (id.bucket(), id.to_string()));
-    let mut items = Vec::with_capacity(found.items.len());
-    for id in found.items {
-        items.push(ops::view(&mut conn, id).await?);
-    }
+    let items = ops::views(&mut conn, &found.items).await?;
     Ok(Json(List { items, next_cursor: found.next_cursor }))
 }
 

@@ -46,11 +46,7 @@ pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<Pag
     let after: Option<String> = page::decode(query.cursor.as_deref())?;
     let mut conn = app.db.read().await?;
     let rows = List::of(labels::list(&mut conn, after.as_deref().unwrap_or(""), limit + 1).await?, limit, |row| row.name.clone());
-    let mut items = Vec::with_capacity(rows.items.len());
-    for row in rows.items {
-        items.push(ops::get(&mut conn, &row.name).await?);
-    }
-    Ok(Json(List { items, next_cursor: rows.next_cursor }))
+    Ok(Json(List { items: ops::views(&mut conn, rows.items).await?, next_cursor: rows.next_cursor }))
 }
 
 /// One label.
@@ -80,10 +76,7 @@ pub async fn devices(
     let label = labels::by_name(&mut conn, &name).await?.ok_or(Error::NotFound("label"))?;
     let after = after.map(|id| id.to_string()).unwrap_or_default();
     let found = List::of(labels::devices(&mut conn, label.id, &after, limit + 1).await?, limit, |id| *id);
-    let mut items = Vec::with_capacity(found.items.len());
-    for id in found.items {
-        items.push(device_ops::view(&mut conn, id).await?);
-    }
+    let items = device_ops::views(&mut conn, &found.items).await?;
     Ok(Json(List { items, next_cursor: found.next_cursor }))
 }
 

@@ -87,11 +87,7 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
 
 /// Devices as rows.
 pub async fn rows(conn: &mut Conn, ids: &[Id], now_ms: i64) -> crate::error::Result<Vec<Row>> {
-    let mut rows = Vec::with_capacity(ids.len());
-    for id in ids {
-        rows.push(row(devices::view(conn, *id).await?, now_ms));
-    }
-    Ok(rows)
+    Ok(devices::views(conn, ids).await?.into_iter().map(|device| row(device, now_ms)).collect())
 }
 
 /// What a device is called.

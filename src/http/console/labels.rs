@@ -51,11 +51,13 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
     let mut conn = app.db.read().await?;
     let found = labels::list(&mut conn, after.as_deref().unwrap_or(""), PAGE_ROWS + 1).await?;
     let found = List::of(found, PAGE_ROWS, |row| row.name.clone());
-    let mut lines = Vec::with_capacity(found.items.len());
-    for row in found.items {
-        let devices = number(labels::count(&mut conn, row.id).await?);
-        lines.push(Line { path: path_of(&row.name), name: row.name, description: row.description, devices });
-    }
+    let line = |label: ops::Label| Line {
+        path: path_of(&label.name),
+        devices: number(label.devices),
+        name: label.name,
+        description: label.description,
+    };
+    let lines = ops::views(&mut conn, found.items).await?.into_iter().map(line).collect();
     Ok(page(&Labels { lines, next: found.next_cursor.map(|cursor| asked.next(&cursor)), frame: asked.visitor.frame("Labels") }))
 }
 

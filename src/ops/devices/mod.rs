@@ -6,6 +6,8 @@ mod tests;
 
 pub use denial::{authorize, deny, lift, retire, retired, unauthorize};
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -16,8 +18,8 @@ use crate::model::{Actor, Denial, Id, Lane, Role, nullable, text};
 use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
 use crate::ops::tasks::{self, EndCause};
 use crate::ops::{findings, labels as label_ops, mdm, settle, tokens};
-use crate::store::channels::{self, ChannelView};
-use crate::store::devices::{self, DeviceRow};
+use crate::store::channels::ChannelView;
+use crate::store::devices::{self, DeviceRow, page};
 use crate::store::feed::{self, Entry};
 use crate::store::users::{self, UserRow};
 use crate::store::{Conn, labels};
@@ -92,20 +94,35 @@ pub struct DevicePatch {
 
 /// The device with everything that is shown of it.
 pub async fn view(conn: &mut Conn, id: Id) -> Result<Device> {
-    let row = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
-    view_of(conn, row).await
+    views(conn, &[id]).await?.pop().ok_or(Error::NotFound("device"))
 }
 
-/// A stored device as the API shows it.
-pub async fn view_of(conn: &mut Conn, row: DeviceRow) -> Result<Device> {
-    let user = match row.user_id {
-        Some(id) => users::get(conn, id).await?,
-        None => None,
-    };
-    Ok(Device {
+/// A page of devices as the API shows them, in the order of `ids`; the number of statements does not depend on theirs. A device that is
+/// gone meanwhile is left out.
+pub async fn views(conn: &mut Conn, ids: &[Id]) -> Result<Vec<Device>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut rows: HashMap<Id, DeviceRow> = page::many(conn, ids).await?.into_iter().map(|row| (row.id, row)).collect();
+    let mut carriers: HashMap<Id, Carrier> = page::carrying(conn, ids)
+        .await?
+        .into_iter()
+        .map(|carrying| (carrying.device_id, Carrier { email: carrying.email, name: carrying.name }))
+        .collect();
+    let mut labels: HashMap<Id, Vec<String>> = HashMap::new();
+    for (device, name) in page::labels(conn, ids).await? {
+        labels.entry(device).or_default().push(name);
+    }
+    let mut channels: HashMap<Id, Vec<ChannelView>> = HashMap::new();
+    for of in page::channels(conn, ids).await? {
+        channels.entry(of.device_id).or_default().push(of.channel);
+    }
+    let view = |row: DeviceRow| Device {
+        user: carriers.remove(&row.id),
+        labels: labels.remove(&row.id).unwrap_or_default(),
+        channels: channels.remove(&row.id).unwrap_or_default(),
         id: row.id,
         user_id: row.user_id,
-        user: user.map(|user| Carrier { email: user.email, name: user.name }),
         platform: row.platform,
         model: row.model,
         serial: row.serial,
@@ -118,11 +135,10 @@ pub async fn view_of(conn: &mut Conn, row: DeviceRow) -> Result<Device> {
         unauthorized: row.denied.is_some(),
         quarantined: row.denied.as_deref() == Some("quarantined"),
         unauthorized_reason: row.denied,
-        labels: labels::of_device(conn, row.id).await?,
         facts: serde_json::from_str(&row.facts).unwrap_or_else(|_| json!({})),
-        channels: channels::of_device(conn, row.id).await?,
         created_at_ms: row.created_at_ms,
-    })
+    };
+    Ok(ids.iter().filter_map(|id| rows.remove(id)).map(view).collect())
 }
 
 /// Announces a device: it is expected, and its enrollment link admits it once.

@@ -158,3 +158,30 @@ async fn a_device_is_called_at_once_when_an_operator_asks_for_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_page_costs_the_same_number_of_statements_however_many_devices_it_has_and_keeps_their_order() {
+    each_database(async |db| {
+        let door = Door::new(db);
+        door.user("user@example.org").await;
+        let (_, token) = door.token(json!({})).await;
+        let mut ids = Vec::new();
+        for n in 0..30 {
+            ids.push(door.admitted(&phone(&format!("h{n}"), "user@example.org", &token)).await.0);
+        }
+        ids.reverse();
+        let mut conn = door.db.read().await.unwrap();
+        let one = views(&mut conn, &ids[..1]).await.unwrap();
+        let statements = conn.statements();
+        let page = views(&mut conn, &ids).await.unwrap();
+        assert_eq!(conn.statements(), 2 * statements);
+        assert_eq!(page.iter().map(|device| device.id).collect::<Vec<_>>(), ids);
+        assert_eq!(serde_json::to_value(&page[0]).unwrap(), serde_json::to_value(&one[0]).unwrap());
+        for device in &page {
+            assert_eq!((device.user.as_ref().unwrap().email.as_str(), device.channels.len()), ("user@example.org", 1));
+            assert!(device.labels.contains(&"all".to_owned()), "{:?}", device.labels);
+        }
+        assert!(views(&mut conn, &[]).await.unwrap().is_empty());
+    })
+    .await;
+}

@@ -2,6 +2,7 @@
 
 mod denial;
 mod keys;
+pub mod page;
 
 pub use denial::{channels_of, deny, lift};
 pub use keys::{by_key, claim_key, drop_key, move_key, put_terms, resolve, resolve_many, user_channel};

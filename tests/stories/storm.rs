@@ -1,0 +1,93 @@
+//! The minute storm: after an outage every phone has something to say, and says it every minute until it is heard.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde_json::{Value, json};
+
+use crate::support::device::TestDevice;
+use crate::support::server::{TestServer, reply};
+
+const PHONES: usize = 300;
+/// Events that each phone has kept during the outage; it sends them one request each, all at once.
+const KEPT: usize = 20;
+const SENDERS: usize = 600;
+
+fn event(phone: usize, n: usize) -> Value {
+    json!({"event_id": format!("0198f3a2-7c4e-7b1a-{phone:04x}-{n:012x}"), "type": "scan_finished", "seq": n + 1, "occurred_at_ms": 1,
+        "data": {"outcome": "clean"}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_is_shed_with_a_spread_time_to_return_nothing_accepted_is_lost_and_all_is_heard() {
+    let server = TestServer::on_sqlite().await;
+    let token = server.enrollment_token().await;
+    server.user("user@example.org").await;
+    let phones: Vec<TestDevice> = stream::iter(0..PHONES)
+        .map(|n| {
+            let (server, token) = (&server, &token);
+            async move { server.phone_with(token, "user@example.org", &format!("storm-{n}")).await }
+        })
+        .buffered(32)
+        .collect()
+        .await;
+    // The intake takes little, so that a few hundred phones are a storm.
+    server.app.intake.shed_above(200);
+    let mut open: Vec<(usize, usize)> = (0..PHONES).flat_map(|phone| (0..KEPT).map(move |n| (phone, n))).collect();
+    let (mut shed, mut rounds) = (0, 0);
+    let deepest = AtomicUsize::new(0);
+    let mut returns: HashMap<String, Vec<i64>> = HashMap::new();
+    while !open.is_empty() {
+        rounds += 1;
+        assert!(rounds <= 60, "{} events were not heard within an hour of minutes", open.len());
+        let said: Vec<((usize, usize), u16, Option<i64>)> = stream::iter(open.clone())
+            .map(|(phone, n)| {
+                let (server, device, deepest) = (&server, &phones[phone], &deepest);
+                async move {
+                    let request = server.client.post(format!("{}/agent/v1/events", server.url)).bearer_auth(&device.token);
+                    let answer = reply(request.json(&json!({"events": [event(phone, n)]}))).await;
+                    deepest.fetch_max(server.app.intake.backlog(), Ordering::Relaxed);
+                    let after = answer.headers.get("retry-after").and_then(|value| value.to_str().unwrap().parse().ok());
+                    ((phone, n), answer.status, after)
+                }
+            })
+            .buffer_unordered(SENDERS)
+            .collect()
+            .await;
+        open.clear();
+        for (one, status, after) in said {
+            match status {
+                200 => {}
+                503 => {
+                    shed += 1;
+                    returns.entry(phones[one.0].id.clone()).or_default().push(after.expect("503 without a time to return"));
+                    open.push(one);
+                }
+                other => panic!("an event was answered {other}"),
+            }
+        }
+        server.advance(60_000);
+    }
+    assert!(shed > 0, "the storm was no storm");
+    assert!(deepest.load(Ordering::Relaxed) <= 210, "{} contacts waited at once", deepest.load(Ordering::Relaxed));
+    // Each device is told the same time again and again, and different devices different times.
+    let mut times: Vec<i64> = Vec::new();
+    for (device, told) in &returns {
+        assert!(told.iter().all(|after| *after == told[0] && (5..=65).contains(after)), "{device} was told {told:?}");
+        times.push(told[0]);
+    }
+    times.sort_unstable();
+    times.dedup();
+    assert!(times.len() >= 10.min(returns.len() / 3), "{} devices were sent away for {times:?} s", returns.len());
+    // Everything that was answered 200 is there, once.
+    let mut found = 0;
+    for phone in &phones {
+        found += server.get(&format!("/events?device={}&limit=100", phone.id)).await["items"].as_array().unwrap().len();
+    }
+    assert_eq!(found, PHONES * KEPT);
+    assert_eq!(server.app.intake.backlog(), 0);
+    phones[0].visit(&server, "periodic").await;
+    server.stop().await;
+}
