@@ -553,3 +553,44 @@ CREATE TABLE feed (
 );
 CREATE INDEX feed_device ON feed (device_id, seq);
 CREATE INDEX feed_actor ON feed (seq) WHERE actor IS NOT NULL;
+
+-- ---------------------------------------------------------------- webhooks
+
+-- Endpoints that are told of the feed, in its order. read_to is how far their deliveries are made, due_at_ms when the first that waits
+-- is next tried. kinds is a JSON list, empty for all. secret and former_secret (which signs too until former_until_ms) are sealed.
+CREATE TABLE webhook (
+  id TEXT NOT NULL PRIMARY KEY,
+  url TEXT NOT NULL,
+  kinds TEXT NOT NULL,
+  state TEXT NOT NULL,
+  disabled_reason TEXT,
+  secret TEXT NOT NULL,
+  former_secret TEXT,
+  former_until_ms BIGINT,
+  read_to BIGINT NOT NULL,
+  due_at_ms BIGINT NOT NULL,
+  failing_since_ms BIGINT,
+  created_by TEXT NOT NULL,
+  created_at_ms BIGINT NOT NULL
+);
+
+-- id is that of the feed's entry, the same however often it is sent. state: pending, delivered, dead.
+CREATE TABLE webhook_delivery (
+  webhook_id TEXT NOT NULL,
+  seq BIGINT NOT NULL,
+  id TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  state TEXT NOT NULL,
+  body TEXT NOT NULL,
+  attempts BIGINT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  first_attempt_at_ms BIGINT,
+  last_attempt_at_ms BIGINT,
+  next_attempt_at_ms BIGINT,
+  finished_at_ms BIGINT,
+  status BIGINT,
+  answer TEXT,
+  PRIMARY KEY (webhook_id, seq)
+);
+CREATE INDEX webhook_delivery_pending ON webhook_delivery (webhook_id, seq) WHERE state = 'pending';
+CREATE INDEX webhook_delivery_finished ON webhook_delivery (finished_at_ms);

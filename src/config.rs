@@ -1,6 +1,7 @@
 //! Settings: the file, then `MUSTER_*` variables, then flags. Unknown ones are refused.
 
 mod push;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 pub use push::{ApnsApp, ApnsMdm, Fcm, Push};
 use serde::{Deserialize, Serialize};
+pub use webhooks::Webhooks;
 
 /// Why the settings cannot be used; the text names the setting.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,7 @@ pub struct Config {
     pub agent: Agent,
     pub limits: Limits,
     pub retention: Retention,
+    pub webhooks: Webhooks,
 }
 
 /// One of several listeners.
@@ -200,6 +203,7 @@ impl Default for Config {
             agent: Agent::default(),
             limits: Limits::default(),
             retention: Retention::default(),
+            webhooks: Webhooks::default(),
         }
     }
 }

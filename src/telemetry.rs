@@ -35,6 +35,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
+    ("muster_webhook_deliveries_total", "Attempts to deliver to webhooks, by outcome."),
     ("muster_oauth_mints_total", "Access tokens fetched from the OAuth endpoint."),
     ("muster_provider_tokens_total", "Provider tokens minted for APNs."),
     ("muster_refused_stream_total", "Pushes that APNs did not look at and that were sent again."),
@@ -57,6 +58,8 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_intake_backlog", "Contacts waiting for a commit."),
     ("muster_feed_unsequenced", "Feed entries that have no number yet."),
     ("muster_alarms_open", "Open alarms."),
+    ("muster_webhook_pending", "Deliveries that wait for their webhook."),
+    ("muster_webhooks_failing", "Webhooks that fail or are disabled."),
 ];
 const HISTOGRAMS: &[(&str, &str)] = &[
     ("muster_nudge_to_contact_seconds", "From a nudge that was accepted to the device's serving contact."),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod backup;
 mod demo;
 mod local;
 mod remote;
@@ -54,6 +55,10 @@ enum Command {
     },
     /// Bring the database to this version's schema.
     Migrate,
+    /// Write the whole database to a file, also while servers run.
+    Backup { file: PathBuf },
+    /// Read a backup into an empty database, SQLite or PostgreSQL, whichever it came from.
+    Restore { file: PathBuf },
     /// Operators of the console.
     #[command(subcommand)]
     Operator(OperatorCommand),
@@ -161,6 +166,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Db::open(&config()?.database_url).await?.migrate().await?;
             println!("the database has this version's schema");
         }
+        Command::Backup { file } => println!("{} rows", backup::backup(&config()?, &Clock::system(), &file).await?),
+        Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &Clock::system(), &file).await?),
         Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
         Command::Device { access, verb } => remote::run(&access, verb.call()).await?,
         Command::Job { access, verb } => remote::run(&access, verb.call()?).await?,

@@ -131,6 +131,12 @@ pub(crate) fn api() -> Router<App> {
         .route("/feed", get(api::feed::list))
         .route("/feed/stream", get(api::feed::stream::stream))
         .route("/audit", get(api::feed::audit))
+        .route("/webhooks", get(api::webhooks::list).post(api::webhooks::create).delete(api::webhooks::delete_named))
+        .route("/webhooks/{id}", get(api::webhooks::get).delete(api::webhooks::delete))
+        .route("/webhooks/{id}/deliveries", get(api::webhooks::deliveries))
+        .route("/webhooks/{id}/redeliver", post(api::webhooks::redeliver))
+        .route("/webhooks/{id}/rotate", post(api::webhooks::rotate))
+        .route("/webhooks/{id}/enable", post(api::webhooks::enable))
 }
 
 /// The console's pages.
@@ -169,6 +175,12 @@ fn console() -> Router<App> {
         .route("/settings/operators/{id}/disable", get(console::settings::ask_disable).post(console::settings::disable))
         .route("/settings/keys", post(console::settings::add_key))
         .route("/settings/keys/{id}/revoke", get(console::settings::ask_revoke).post(console::settings::revoke))
+        .route("/settings/webhooks", get(console::webhooks::list).post(console::webhooks::create))
+        .route("/settings/webhooks/{id}", get(console::webhooks::show))
+        .route("/settings/webhooks/{id}/rotate", post(console::webhooks::rotate))
+        .route("/settings/webhooks/{id}/enable", post(console::webhooks::enable))
+        .route("/settings/webhooks/{id}/redeliver", post(console::webhooks::redeliver))
+        .route("/settings/webhooks/{id}/delete", get(console::webhooks::ask_delete).post(console::webhooks::delete))
         .route("/policies", get(console::policies::list).post(console::policies::create))
         .route("/policies/{name}", get(console::policy::show).post(console::policy::put))
         .route("/policies/{name}/assignments", post(console::policy::assign))

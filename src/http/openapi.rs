@@ -92,6 +92,15 @@ use crate::app::App;
         api::feed::list,
         api::feed::stream::stream,
         api::feed::audit,
+        api::webhooks::list,
+        api::webhooks::create,
+        api::webhooks::delete_named,
+        api::webhooks::get,
+        api::webhooks::delete,
+        api::webhooks::deliveries,
+        api::webhooks::redeliver,
+        api::webhooks::rotate,
+        api::webhooks::enable,
     )
 )]
 struct Description;

@@ -7,6 +7,7 @@ mod id;
 pub mod kind;
 mod lane;
 pub mod nullable;
+pub mod reach;
 pub mod schedule;
 pub mod text;
 pub mod token;

@@ -19,3 +19,4 @@ pub mod tasks;
 pub(crate) mod testing;
 pub mod tokens;
 pub mod users;
+pub mod webhooks;

@@ -29,8 +29,13 @@ pub async fn run(conn: &mut AnyConnection, dialect: Dialect) -> Result<(), Migra
     Ok(())
 }
 
+/// The version of the newest migration of this program.
+pub fn newest() -> i64 {
+    MIGRATIONS.iter().map(|(version, _, _)| *version).max().unwrap_or(0)
+}
+
 /// True where exactly the migrations of this program have been applied.
 pub async fn is_current(conn: &mut AnyConnection) -> sqlx::Result<bool> {
     let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(conn).await?;
-    Ok(newest == MIGRATIONS.iter().map(|(version, _, _)| *version).max())
+    Ok(newest == Some(self::newest()))
 }

@@ -8,6 +8,7 @@ mod turns;
 
 pub mod alarms;
 pub mod apple;
+pub mod backup;
 pub mod certificates;
 pub mod channels;
 pub mod console;
@@ -36,6 +37,7 @@ pub mod testing;
 pub mod tokens;
 pub mod users;
 pub mod wakes;
+pub mod webhooks;
 
 pub use batch::Sql;
 pub use db::{Conn, Db, Dialect, OpenError};

@@ -10,6 +10,7 @@ pub mod nudger;
 pub mod observer;
 pub mod retention;
 pub mod sequencer;
+pub mod webhooks;
 
 use std::future::Future;
 use std::time::Duration;
@@ -75,4 +76,5 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(calendar::run(app.clone(), stop.clone()));
     workers.spawn(observer::run(app.clone(), stop.clone()));
     workers.spawn(credentials::run(app.clone(), stop.clone()));
+    workers.spawn(webhooks::run(app.clone(), stop.clone()));
 }

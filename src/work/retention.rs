@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::error::Result;
 use crate::model::BUCKETS;
 use crate::ops::findings::DAY_MS;
-use crate::store::{Class, Conn, alarms, events, feed, findings, meta, retention as store};
+use crate::store::{Class, Conn, alarms, events, feed, findings, meta, retention as store, webhooks};
 
 const LEASE: &str = "retention";
 /// Longer than a chunk takes; renewed with each.
@@ -15,6 +15,8 @@ const ROWS_MAX: i64 = 500;
 const EVENTS_DAYS_MIN: i64 = 30;
 /// A used or lapsed sign-in link can be looked into for this time.
 const SIGN_IN_LINKS_DAYS: i64 = 7;
+/// What became of a delivery to a webhook can be looked into, and be sent again, for this time.
+const DELIVERIES_DAYS: i64 = 30;
 
 /// What is forgotten; those of devices go bucket by bucket, along their primary keys.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +33,10 @@ enum Kind {
     SignInLinks,
     Idempotency,
     Challenges,
+    Deliveries,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     Kind::Tasks,
     Kind::Jobs,
     Kind::Events,
@@ -46,6 +49,7 @@ const KINDS: [Kind; 12] = [
     Kind::SignInLinks,
     Kind::Idempotency,
     Kind::Challenges,
+    Kind::Deliveries,
 ];
 
 /// Forgets all that is older than `[retention]` says; answers how many rows. Does nothing while another process is at it.
@@ -93,6 +97,7 @@ async fn chunk(app: &App, conn: &mut Conn, kind: Kind, bucket: i64, now_ms: i64)
         Kind::SignInLinks => store::sign_in_links(conn, before(SIGN_IN_LINKS_DAYS), ROWS_MAX).await,
         Kind::Idempotency => store::idempotency(conn, now_ms, ROWS_MAX).await,
         Kind::Challenges => store::challenges(conn, now_ms, ROWS_MAX).await,
+        Kind::Deliveries => webhooks::forget(conn, before(DELIVERIES_DAYS), ROWS_MAX).await,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod policies;
 pub mod push;
 pub mod tasks;
 pub mod users;
+pub mod webhooks;
 
 use serde_json::Value;
 

@@ -24,6 +24,7 @@ pub mod sign_in;
 pub mod tasks;
 mod throttle;
 pub mod users;
+pub mod webhooks;
 
 use std::sync::Arc;
 

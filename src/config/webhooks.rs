@@ -1,0 +1,11 @@
+//! Settings of the webhooks.
+
+use serde::{Deserialize, Serialize};
+
+/// Which endpoints that are not public may be told of the feed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// Host names, addresses or CIDRs; plain http is spoken to those on loopback alone.
+    pub allow: Vec<String>,
+}
