@@ -221,10 +221,16 @@ async fn after_three_days_a_delivery_is_dead_and_the_next_goes_and_dead_letters_
         }
         receiver.answer(&[], None);
         server.advance(DAY_MS / 2);
-        server.until("the second goes", async || receiver.users().last().is_some_and(|user| user.contains("second"))).await;
+        let delivered = async |count: usize| {
+            let found = server.get(&format!("/webhooks/{id}/deliveries?state=delivered")).await;
+            found["items"].as_array().unwrap().len() == count
+        };
+        server.until("the second goes", async || delivered(1).await).await;
+        assert!(receiver.users().last().unwrap().contains("second"));
         let again = server.post(&format!("/webhooks/{id}/redeliver"), json!({"dead": true})).await.expect(202);
         assert_eq!(again["deliveries"], 1);
-        server.until("the dead letter goes", async || receiver.users().last().is_some_and(|user| user.contains("first"))).await;
+        server.until("the dead letter goes", async || delivered(2).await).await;
+        assert!(receiver.users().last().unwrap().contains("first"));
         server.until("none is dead", async || dead().await == 0).await;
         server.stop().await;
     })

@@ -177,7 +177,8 @@ pub async fn create(
 ) -> Answer<(StatusCode, Json<MadeWebhook>)> {
     actor.require(Role::Admin)?;
     admit(&app, &new.url).await?;
-    let made = change!(app, Class::Operators, |conn, moment| { ops::create(conn, moment, &actor, &app.seal, &new.url, &new.kinds).await })?;
+    let (seal, url) = (&app.seal, &new.url);
+    let made = change!(app, Class::Operators, |conn, moment| ops::create(conn, moment, &actor, seal, url, &new.kinds).await)?;
     Ok((StatusCode::CREATED, Json(MadeWebhook { id: made.id, secret: made.secret })))
 }
 
