@@ -33,6 +33,8 @@ use credentials::Authority;
 pub use credentials::{ProviderKey, PushCertificate};
 pub use faults::{Canned, Fault, Faults, Scope, Times};
 
+/// How often a listener tries to take the port of its predecessor.
+const REBINDS_MAX: u32 = 200;
 /// Streams of a connection that APNs trusts.
 const STREAMS_MAX: u32 = 1_000;
 /// Requests recorded at most.
@@ -176,7 +178,15 @@ impl StandIn {
     /// Listens again on the same port; connections that are still there end.
     pub async fn accept_connections(&self) -> io::Result<()> {
         self.refuse_connections();
-        let listener = TcpListener::bind(self.listening.addr).await?;
+        // The old listener ends as soon as its task is run.
+        let mut tries = 0;
+        let listener = loop {
+            match TcpListener::bind(self.listening.addr).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < REBINDS_MAX => tries += 1,
+                bound => break bound?,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        };
         self.serve(listener);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What the stories share.
 
+pub mod apns;
 pub mod apple;
 pub mod browser;
 pub mod cut;

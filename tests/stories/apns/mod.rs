@@ -1,0 +1,7 @@
+//! APNs through the real server and its senders: each fault that APNs is known for, and what becomes of the nudges.
+
+mod answers;
+mod connections;
+mod credentials;
+mod outage;
+mod streams;

@@ -1,0 +1,66 @@
+//! How many streams APNs lets a client have.
+
+use std::time::Duration;
+
+use muster::sim::apns::{Fault, Scope, Times};
+use serde_json::json;
+
+use crate::support::apns::{APP, Apns, GAP_MS};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_connection_has_one_stream_until_a_token_is_accepted_and_no_nudge_is_refused_for_it() {
+    let world = Apns::start().await;
+    let mut phones = world.iphones(30).await;
+    world.locate_all(&phones).await;
+    world.each_is_nudged(&mut phones).await;
+    let counts = world.apns.counts();
+    assert_eq!((counts.accepted, counts.refused_streams), (30, 0));
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejection_that_takes_the_streams_away_costs_the_other_phones_no_attempt() {
+    let world = Apns::start().await;
+    let mut phones = world.iphones(30).await;
+    world.locate_all(&phones).await;
+    world.each_is_nudged(&mut phones).await;
+    world.server.advance(GAP_MS);
+    world.apns.set_answer_delay_ms(50);
+    let bad = phones.remove(7);
+    let fault = Fault::reason(400, "BadDeviceToken");
+    world.apns.faults().set(Scope::Token(bad.device.push.clone()), Times::UntilCleared, fault);
+    let mut devices: Vec<&str> = phones.iter().map(|phone| phone.device.id.as_str()).collect();
+    devices.insert(7, &bad.device.id);
+    world.server.post("/jobs", json!({"kind": "locate", "target": {"devices": devices}})).await.expect(202);
+    // The clock stands still: a counted attempt would have to wait for it.
+    world.each_is_nudged(&mut phones).await;
+    world.server.until("the bad token is set aside", async || world.push_state(&bad.device.id).await == "quarantined").await;
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nudge_says_nothing_and_follows_apples_rules() {
+    let world = Apns::start().await;
+    world.apns.capture(true);
+    let mut phones = world.iphones(1).await;
+    let mut managed = world.managed("MDM").await;
+    world.apns.take_captured();
+    world.server.advance(60_000);
+    world.locate_all(&phones).await;
+    world.each_is_nudged(&mut phones).await;
+    world.locate(&[&managed.id]).await;
+    let push = tokio::time::timeout(Duration::from_secs(20), managed.pushes.recv()).await.unwrap().unwrap();
+    assert_eq!(push.magic.as_deref(), Some("magic words"));
+    let captured = world.apns.take_captured();
+    let app = captured.iter().find(|request| request.header("apns-topic") == Some(APP)).unwrap();
+    assert_eq!(app.body.as_ref(), br#"{"aps":{"content-available":1}}"#);
+    assert_eq!((app.header("apns-push-type"), app.header("apns-priority")), (Some("background"), Some("5")));
+    let mdm = captured.iter().find(|request| request.certificate_topic.is_some()).unwrap();
+    assert_eq!(mdm.body.as_ref(), br#"{"mdm":"magic words"}"#);
+    assert_eq!((mdm.header("apns-push-type"), mdm.header("apns-priority"), mdm.header("authorization")), (Some("mdm"), Some("10"), None));
+    for request in [app, mdm] {
+        let expires_s: i64 = request.header("apns-expiration").unwrap().parse().unwrap();
+        assert!(expires_s > world.server.clock.now_ms() / 1_000 + 6 * 86_400, "kept for a week");
+    }
+    world.server.stop().await;
+}
