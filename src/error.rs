@@ -86,7 +86,8 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    fn of(error: &sqlx::Error) -> Trouble {
+    /// What kind of error this is.
+    pub fn of(error: &sqlx::Error) -> Trouble {
         let sqlx::Error::Database(database) = error else {
             return match error {
                 sqlx::Error::Io(_)

@@ -1,6 +1,7 @@
 //! Contacts: results, reports and events in, tasks and documents out, in a handful of statements for the whole group.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::group::Kind;
 use super::{answers, apple, settle};
@@ -11,7 +12,7 @@ use crate::model::Id;
 use crate::protocol::agent::{DeniedMembers, Event, EventOutcome, EventsAnswer, Item, ResultOutcome, SyncAnswer, SyncRequest, TaskResult};
 use crate::protocol::apple::{Report, Status};
 use crate::store::contacts::{self, Standing, Touch, Way};
-use crate::store::{Class, Conn};
+use crate::store::{Class, Conn, Seat};
 
 /// One contact of a channel.
 #[derive(Clone, Debug)]
@@ -77,6 +78,8 @@ impl Contact {
 /// The contacts' way of committing.
 pub struct Contacts {
     pub app: App,
+    /// Where its connection waits.
+    pub seat: Arc<Seat>,
 }
 
 impl Kind for Contacts {
@@ -90,7 +93,7 @@ impl Kind for Contacts {
     async fn commit(&self, items: &[Contact]) -> Result<Vec<Heard>> {
         let class = if items.iter().all(Contact::is_idle) { Class::Contacts } else { Class::Results };
         let mut moment = self.app.clock.moment();
-        let mut conn = self.app.db.begin(class).await?;
+        let mut conn = self.app.db.begin_at(&self.seat, class).await?;
         let outcome = apply(&self.app, &mut conn, &mut moment, items).await;
         match outcome {
             Ok((heard, more_work, steps)) => {

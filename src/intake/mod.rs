@@ -125,7 +125,8 @@ impl Committers {
     pub fn start(self, app: &App, drained: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
         let Committers { contacts, activations, checkins } = self;
         for queue in contacts {
-            workers.spawn(until(drained.clone(), queue.run(Contacts { app: app.clone() })));
+            let contacts = Contacts { app: app.clone(), seat: Arc::default() };
+            workers.spawn(until(drained.clone(), queue.run(contacts)));
         }
         for queue in activations {
             workers.spawn(until(drained.clone(), queue.run(Activations { app: app.clone() })));

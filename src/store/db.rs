@@ -10,6 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Transaction};
 
 use super::migrate;
+use super::seat::{Seat, Seated};
 use super::turns::{Class, Turn, Turns};
 use crate::error::Result;
 
@@ -54,6 +55,8 @@ pub struct Db {
     writers: AnyPool,
     readers: AnyPool,
     turns: Turns,
+    /// Where SQLite's one writer waits.
+    seat: Arc<Seat>,
     /// The pages that SQLite's file may grow to.
     pages_max: Arc<AtomicI64>,
 }
@@ -65,13 +68,12 @@ pub struct Conn {
     inner: Inner,
     #[cfg(test)]
     statements: usize,
-    // Last, so that the transaction has ended before the next writer gets its turn.
-    _turn: Option<Turn>,
 }
 
 #[derive(Debug)]
 enum Inner {
     Writing(Transaction<'static, Any>),
+    Seated(Seated),
     Reading(PoolConnection<Any>),
 }
 
@@ -92,7 +94,7 @@ impl Db {
     /// Brings the schema up to date; does nothing where it is.
     pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
         let _turn = self.writer_turn(Class::Operators).await;
-        let mut conn = self.writers.acquire().await?;
+        let mut conn = self.seat.writer(&self.writers).await?;
         migrate::run(&mut conn, self.dialect).await?;
         Ok(())
     }
@@ -109,35 +111,43 @@ impl Db {
 
     /// A connection for reading, outside any transaction.
     pub async fn read(&self) -> Result<Conn> {
-        let inner = Inner::Reading(self.readers.acquire().await?);
-        Ok(Conn {
-            dialect: self.dialect,
-            inner,
-            #[cfg(test)]
-            statements: 0,
-            _turn: None,
-        })
+        Ok(self.conn(Inner::Reading(self.readers.acquire().await?)))
     }
 
     /// Begins a transaction that may write. On SQLite it waits for its class's turn and holds the write lock from the start, so
     /// that reading first and writing later cannot fail.
     pub async fn begin(&self, class: Class) -> Result<Conn> {
-        let turn = self.writer_turn(class).await;
-        let transaction = match self.dialect {
-            Dialect::Sqlite => self.writers.begin_with("BEGIN IMMEDIATE").await?,
-            Dialect::Postgres => self.writers.begin().await?,
+        let inner = match self.dialect {
+            Dialect::Sqlite => {
+                let turn = self.writer_turn(class).await;
+                Inner::Seated(Seated::begin(self.seat.clone(), &self.writers, "BEGIN IMMEDIATE", turn).await?)
+            }
+            Dialect::Postgres => Inner::Writing(self.writers.begin().await?),
         };
-        Ok(Conn {
+        Ok(self.conn(inner))
+    }
+
+    /// Like [`Db::begin`], for a writer that has a seat of its own: on PostgreSQL it keeps its connection there. SQLite's one writer
+    /// has one seat for all.
+    pub async fn begin_at(&self, seat: &Arc<Seat>, class: Class) -> Result<Conn> {
+        match self.dialect {
+            Dialect::Sqlite => self.begin(class).await,
+            Dialect::Postgres => Ok(self.conn(Inner::Seated(Seated::begin(seat.clone(), &self.writers, "BEGIN", None).await?))),
+        }
+    }
+
+    fn conn(&self, inner: Inner) -> Conn {
+        Conn {
             dialect: self.dialect,
-            inner: Inner::Writing(transaction),
+            inner,
             #[cfg(test)]
             statements: 0,
-            _turn: turn,
-        })
+        }
     }
 
     /// Ends all connections.
     pub async fn close(&self) {
+        self.seat.leave().await;
         self.writers.close().await;
         self.readers.close().await;
     }
@@ -149,9 +159,9 @@ impl Db {
             return Ok(());
         }
         let _turn = self.writer_turn(Class::Operators).await;
-        let mut conn = self.writers.acquire().await?;
+        let mut conn = self.seat.writer(&self.writers).await?;
         let most = match pages {
-            Some(more) => sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&mut *conn).await? + more,
+            Some(more) => sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&mut **conn).await? + more,
             None => SQLITE_PAGES_MAX,
         };
         self.pages_max.store(most, Ordering::Relaxed);
@@ -163,8 +173,8 @@ impl Db {
     #[cfg(test)]
     pub async fn hasten(&self) {
         if self.dialect == Dialect::Sqlite {
-            let mut conn = self.writers.acquire().await.unwrap();
-            sqlx::raw_sql("PRAGMA synchronous = OFF").execute(&mut *conn).await.unwrap();
+            let mut conn = self.seat.writer(&self.writers).await.unwrap();
+            sqlx::raw_sql("PRAGMA synchronous = OFF").execute(&mut **conn).await.unwrap();
         }
     }
 
@@ -189,6 +199,7 @@ impl Conn {
         }
         match &mut self.inner {
             Inner::Writing(transaction) => transaction,
+            Inner::Seated(seated) => &mut seated.conn,
             Inner::Reading(connection) => connection,
         }
     }
@@ -203,6 +214,7 @@ impl Conn {
     pub async fn commit(self) -> Result<()> {
         match self.inner {
             Inner::Writing(transaction) => Ok(transaction.commit().await?),
+            Inner::Seated(seated) => Ok(seated.commit().await?),
             Inner::Reading(_) => Ok(()),
         }
     }
@@ -211,6 +223,7 @@ impl Conn {
     pub async fn rollback(self) -> Result<()> {
         match self.inner {
             Inner::Writing(transaction) => Ok(transaction.rollback().await?),
+            Inner::Seated(seated) => Ok(seated.rollback().await?),
             Inner::Reading(_) => Ok(()),
         }
     }
@@ -255,7 +268,7 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
         "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
     )
     .await?;
-    Ok(Db { dialect: Dialect::Sqlite, writers, readers, turns: Turns::default(), pages_max })
+    Ok(Db { dialect: Dialect::Sqlite, writers, readers, turns: Turns::default(), seat: Arc::default(), pages_max })
 }
 
 async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
@@ -268,7 +281,7 @@ async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
             .connect_with(options.clone())
     };
     let (writers, readers) = (pool(POSTGRES_WRITERS_MAX, POSTGRES_WRITER).await?, pool(POSTGRES_READERS_MAX, POSTGRES_READER).await?);
-    Ok(Db { dialect: Dialect::Postgres, writers, readers, turns: Turns::default(), pages_max: Arc::default() })
+    Ok(Db { dialect: Dialect::Postgres, writers, readers, turns: Turns::default(), seat: Arc::default(), pages_max: Arc::default() })
 }
 
 /// The text is a number of ours; a PRAGMA takes no parameters.

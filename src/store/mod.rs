@@ -4,6 +4,7 @@ mod batch;
 mod db;
 mod id_column;
 mod migrate;
+mod seat;
 mod turns;
 
 pub mod alarms;
@@ -41,6 +42,7 @@ pub mod webhooks;
 
 pub use batch::Sql;
 pub use db::{Conn, Db, Dialect, OpenError};
+pub use seat::Seat;
 pub use turns::Class;
 
 /// A batch of rows as the one JSON parameter of a statement made by [`batch::rows_sql!`].

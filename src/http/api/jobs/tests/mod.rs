@@ -2,6 +2,8 @@ mod order;
 mod task;
 mod walk;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -115,7 +117,7 @@ impl Site {
             said: Said::Sync(Box::new(parse_sync(said.to_string().as_bytes()).unwrap())),
         };
         let contacts: Vec<Contact> = said.iter().map(contact).collect();
-        Contacts { app: self.app.clone() }.commit(&contacts).await.unwrap()
+        Contacts { app: self.app.clone(), seat: Arc::default() }.commit(&contacts).await.unwrap()
     }
 
     /// The background does all that it has to do.
