@@ -4,7 +4,7 @@ mod credentials;
 mod funnel;
 mod tail;
 
-pub use credentials::{SEALED_PREFIX, senders};
+pub use credentials::{SEALED_PREFIX, senders, take as take_credential};
 pub use funnel::{Funnel, Stage};
 pub use tail::{STREAMS_MAX, Tail, Watch};
 

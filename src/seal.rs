@@ -1,7 +1,7 @@
 //! Secrets at rest: AES-256-GCM under the master key, bound to the name they are stored under.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -53,11 +53,7 @@ impl Seal {
         if let Some(text) = &config.secrets.key {
             return decode(text.as_bytes()).map(|key| Seal::new(&key)).ok_or_else(|| SealError::Length("MUSTER_SECRETS_KEY".into()));
         }
-        let path = match (&config.secrets.key_file, config.is_sqlite()) {
-            (Some(path), _) => path.clone(),
-            (None, true) => config.data_dir.join("secret.key"),
-            (None, false) => return Err(SealError::Missing),
-        };
+        let path = Seal::file(config).ok_or(SealError::Missing)?;
         let shown = path.display().to_string();
         match std::fs::read(&path) {
             Ok(bytes) => decode(&bytes).map(|key| Seal::new(&key)).ok_or(SealError::Length(shown)),
@@ -68,6 +64,12 @@ impl Seal {
             }
             Err(error) => Err(SealError::File(shown, error)),
         }
+    }
+
+    /// The file in which the settings look for the key; `None` where none is named and none may be made.
+    pub fn file(config: &Config) -> Option<PathBuf> {
+        let made = || config.is_sqlite().then(|| config.data_dir.join("secret.key"));
+        config.secrets.key_file.clone().or_else(made)
     }
 
     /// What says which key this is without saying the key.

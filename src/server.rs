@@ -22,8 +22,8 @@ use crate::{http, intake, telemetry, work};
 
 /// After the stop signal everything must have ended within this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(9);
-/// The name under which the master key's fingerprint is kept.
-const FINGERPRINT: &str = "master_key_fingerprint";
+/// Where the database keeps which master key it was sealed with.
+pub const FINGERPRINT: &str = "master_key_fingerprint";
 
 /// A server that is bound and ready to run.
 pub struct Server {

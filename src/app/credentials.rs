@@ -84,18 +84,23 @@ fn read(path: &Path, setting: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{setting} = {}", path.display()))
 }
 
+/// Takes a credential into use that is sealed under `name`; for an MDM topic without a sender, one is added. On an error everything
+/// stays as it was.
+pub fn take(senders: &Senders, config: &Config, clock: &Clock, name: &str, json: &[u8]) -> anyhow::Result<()> {
+    let sender_name = name.strip_prefix(SEALED_PREFIX).unwrap_or(name);
+    if let Some(sender) = senders.named(sender_name) {
+        return Ok(sender.replace_credential(json)?);
+    }
+    let topic = name.strip_prefix(MDM_PREFIX).context("no sender has this name")?;
+    let sender = Sender::apns_mdm(&wire_of(&config.push.apns_mdm.clone().unwrap_or_default()), topic, clock.clone())?;
+    sender.replace_credential(json)?;
+    senders.add(sender);
+    Ok(())
+}
+
 impl App {
-    /// Takes a credential into use that is sealed under `name`; for an MDM topic without a sender, one is added. On an error everything
-    /// stays as it was.
+    /// As [`take`], in the running server.
     pub fn use_credential(&self, name: &str, json: &[u8]) -> anyhow::Result<()> {
-        let sender_name = name.strip_prefix(SEALED_PREFIX).unwrap_or(name);
-        if let Some(sender) = self.senders.named(sender_name) {
-            return Ok(sender.replace_credential(json)?);
-        }
-        let topic = name.strip_prefix(MDM_PREFIX).context("no sender has this name")?;
-        let sender = Sender::apns_mdm(&wire_of(&self.config.push.apns_mdm.clone().unwrap_or_default()), topic, self.clock.clone())?;
-        sender.replace_credential(json)?;
-        self.senders.add(sender);
-        Ok(())
+        take(&self.senders, &self.config, &self.clock, name, json)
     }
 }

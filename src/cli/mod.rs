@@ -2,13 +2,14 @@
 
 mod backup;
 mod demo;
+mod doctor;
 mod local;
 mod remote;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -59,6 +60,14 @@ enum Command {
     Backup { file: PathBuf },
     /// Read a backup into an empty database, SQLite or PostgreSQL, whichever it came from.
     Restore { file: PathBuf },
+    /// Look at settings, database, clock, certificates and push credentials, change nothing, and end with 1 where something is at fault.
+    Doctor {
+        /// Tell it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a shell needs to complete this command line.
+    Completion { shell: clap_complete::Shell },
     /// Operators of the console.
     #[command(subcommand)]
     Operator(OperatorCommand),
@@ -168,6 +177,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Backup { file } => println!("{} rows", backup::backup(&config()?, &Clock::system(), &file).await?),
         Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &Clock::system(), &file).await?),
+        Command::Doctor { json } => return doctor::run(&config(), &Clock::system(), json).await,
+        Command::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout()),
         Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
         Command::Device { access, verb } => remote::run(&access, verb.call()).await?,
         Command::Job { access, verb } => remote::run(&access, verb.call()?).await?,

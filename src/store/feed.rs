@@ -211,3 +211,8 @@ pub async fn forget(conn: &mut Conn, before_ms: i64, rows_max: i64) -> Result<u6
     .await?;
     Ok(done.rows_affected())
 }
+
+/// Unix milliseconds of the newest numbered entry.
+pub async fn newest_ms(conn: &mut Conn) -> Result<Option<i64>> {
+    Ok(sqlx::query_scalar("SELECT at_ms FROM feed ORDER BY seq DESC LIMIT 1").fetch_optional(conn.raw()).await?)
+}

@@ -36,6 +36,12 @@ pub async fn depths(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<De
     Ok(depths)
 }
 
+/// How many channels each sender calls, by its name. Reads an index to its end: for a person who asks.
+pub async fn called_by(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+    let text = "SELECT sender, COUNT(*) FROM wakes WHERE sender <> '' GROUP BY sender ORDER BY sender";
+    Ok(sqlx::query_as(text).fetch_all(conn.raw()).await?)
+}
+
 /// Channels by what is expected of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {

@@ -9,6 +9,7 @@ mod apple;
 mod away;
 mod backup;
 mod bad_input;
+mod command_line;
 mod console;
 mod contacts;
 mod disk_full;

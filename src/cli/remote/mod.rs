@@ -14,13 +14,13 @@ use serde_json::Value;
 #[derive(Clone, Debug, Args)]
 pub struct Access {
     /// The server.
-    #[arg(long, env = "MUSTER_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(long, global = true, env = "MUSTER_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     server: String,
     /// An API key; `muster key add` makes one.
-    #[arg(long, env = "MUSTER_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(long, global = true, env = "MUSTER_KEY", hide_env_values = true, value_name = "KEY")]
     key: Option<String>,
     /// Print the API's JSON.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 

@@ -1,0 +1,232 @@
+//! `muster doctor`: what would keep this server from doing its work, found before a device does. Changes nothing.
+
+mod push;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::Serialize;
+use x509_cert::der::Decode;
+
+use crate::clock::Clock;
+use crate::config::{Config, Tls, hide_password};
+use crate::http::tls;
+use crate::seal::Seal;
+use crate::server::FINGERPRINT;
+use crate::store::{Conn, Db, alarms, feed, meta};
+
+const DAY_MS: i64 = 86_400_000;
+/// A certificate that ends within so many days is told.
+const ENDS_SOON_DAYS: i64 = 30;
+/// What was written so far in the future was written under another clock.
+const CLOCK_BACK_MS: i64 = 60_000;
+
+/// How grave a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// Works, but somebody should know.
+    Note,
+    /// Does not work.
+    Fault,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    state: State,
+    /// What was found and, where it is at fault, what to do.
+    detail: String,
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Report(Vec<Finding>);
+
+impl Report {
+    fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.0.push(Finding { check, state: State::Ok, detail: detail.into() });
+    }
+
+    fn note(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.0.push(Finding { check, state: State::Note, detail: detail.into() });
+    }
+
+    fn fault(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.0.push(Finding { check, state: State::Fault, detail: detail.into() });
+    }
+
+    /// Says when a certificate ends, as gravely as that is near.
+    fn ends(&mut self, check: &'static str, what: &str, ends_at_ms: i64, now_ms: i64) {
+        let days = (ends_at_ms - now_ms).div_euclid(DAY_MS);
+        match days {
+            ..0 => self.fault(check, format!("{what} ended {} days ago: renew it", -days)),
+            0..ENDS_SOON_DAYS => self.note(check, format!("{what} ends in {days} days: renew it")),
+            _ => self.ok(check, format!("{what} ends in {days} days")),
+        }
+    }
+}
+
+/// Looks at everything and tells it; 1 where something is at fault.
+pub async fn run(config: &anyhow::Result<Config>, clock: &Clock, json: bool) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    match config {
+        Ok(config) => look(&mut report, config, clock).await,
+        Err(error) => report.fault("settings", format!("{error:#}")),
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report.0)?);
+    } else {
+        for Finding { check, state, detail } in &report.0 {
+            let state = match state {
+                State::Ok => "ok",
+                State::Note => "note",
+                State::Fault => "FAULT",
+            };
+            println!("{state:<6} {check:<13} {detail}");
+        }
+    }
+    let faulty = report.0.iter().any(|finding| finding.state == State::Fault);
+    Ok(if faulty { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn look(report: &mut Report, config: &Config, clock: &Clock) {
+    // Fails only where a provider is installed already, which is then the same one.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    settings(report, config);
+    if let Some(tls) = &config.tls {
+        certificate(report, tls, clock);
+    }
+    let seal = master_key(report, config, clock);
+    let db = database(report, config).await;
+    let senders = push::settings(report, config, clock);
+    let Some(db) = db else { return };
+    let mut conn = match db.read().await {
+        Ok(conn) => conn,
+        Err(error) => return report.fault("database", error.to_string()),
+    };
+    if let Err(error) = stored(report, &mut conn, clock, seal.as_ref()).await {
+        report.fault("database", error.to_string());
+    }
+    if let Some(senders) = senders {
+        push::stored(report, &mut conn, config, clock, seal.as_ref(), &senders).await;
+    }
+    drop(conn);
+    db.close().await;
+}
+
+fn settings(report: &mut Report, config: &Config) {
+    let addresses: Vec<String> = config.listening().iter().map(|listener| listener.address.to_string()).collect();
+    report.ok("settings", format!("{} on {}", config.public_url, addresses.join(", ")));
+    let local = ["http://127.", "http://localhost", "http://[::1]"].iter().any(|prefix| config.public_url.starts_with(prefix));
+    if !config.public_url_is_https() && !local {
+        report.note("settings", "public_url is not https: devices refuse to enroll over plain HTTP, and cookies are not Secure");
+    }
+    if config.mdm.proxy_client_cert_header.is_some() && config.trusted_proxies.is_empty() {
+        report.fault(
+            "settings",
+            "[mdm] proxy_client_cert_header is believed from trusted_proxies alone, and none is set: name your proxy's address",
+        );
+    }
+}
+
+fn certificate(report: &mut Report, files: &Tls, clock: &Clock) {
+    if let Err(error) = tls::Certificate::load(files) {
+        return report.fault("tls", error.to_string());
+    }
+    let shown = files.cert.display();
+    let first = CertificateDer::from_pem_file(&files.cert).ok().and_then(|der| x509_cert::Certificate::from_der(&der).ok());
+    let Some(first) = first else { return report.fault("tls", format!("{shown} is no certificate")) };
+    let ends = first.tbs_certificate.validity.not_after.to_unix_duration().as_millis();
+    report.ends("tls", &shown.to_string(), i64::try_from(ends).unwrap_or(i64::MAX), clock.now_ms());
+}
+
+/// The key, if there is one: where none is, none is made.
+fn master_key(report: &mut Report, config: &Config, clock: &Clock) -> Option<Seal> {
+    if config.secrets.key.is_none()
+        && let Some(file) = Seal::file(config)
+        && !file.exists()
+    {
+        let detail = format!("{} does not exist", file.display());
+        if config.is_sqlite() && !sqlite_file(config).exists() {
+            report.note("master key", format!("{detail}: `muster serve` makes it"));
+        } else {
+            report.fault("master key", format!("{detail}: bring back the key that this database was sealed with"));
+        }
+        return None;
+    }
+    match Seal::from_config(config, &mut clock.moment()) {
+        Ok(seal) => Some(seal),
+        Err(error) => {
+            report.fault("master key", error.to_string());
+            None
+        }
+    }
+}
+
+fn sqlite_file(config: &Config) -> std::path::PathBuf {
+    let path = config.database_url.trim_start_matches("sqlite://");
+    path.split('?').next().unwrap_or(path).into()
+}
+
+async fn database(report: &mut Report, config: &Config) -> Option<Db> {
+    let shown = hide_password(&config.database_url);
+    if config.is_sqlite() && !sqlite_file(config).exists() {
+        report.note("database", format!("{shown} does not exist: `muster serve` makes it"));
+        return None;
+    }
+    let db = match Db::open(&config.database_url).await {
+        Ok(db) => db,
+        Err(error) => {
+            report.fault("database", format!("{shown}: {error}"));
+            return None;
+        }
+    };
+    let began = Instant::now();
+    match db.schema_is_current().await {
+        Ok(true) => {
+            report
+                .ok("database", format!("{shown} has this version's schema and answers in {:.1} ms", began.elapsed().as_secs_f64() * 1e3));
+            Some(db)
+        }
+        Ok(false) => {
+            report.fault("database", format!("{shown} has another version's schema: run `muster migrate`"));
+            None
+        }
+        Err(error) => {
+            report.fault("database", format!("{shown}: {error}"));
+            None
+        }
+    }
+}
+
+/// What the database says of key, clock and alarms.
+async fn stored(report: &mut Report, conn: &mut Conn, clock: &Clock, seal: Option<&Seal>) -> crate::error::Result<()> {
+    if let Some(seal) = seal {
+        match meta::get(conn, FINGERPRINT).await? {
+            Some(known) if known != seal.fingerprint() => report.fault(
+                "master key",
+                format!("has the fingerprint {}, the database was sealed under {known}: set that key", seal.fingerprint()),
+            ),
+            _ => report.ok("master key", format!("fingerprint {}", seal.fingerprint())),
+        }
+    }
+    let ahead_ms = feed::newest_ms(conn).await?.map_or(0, |newest_ms| newest_ms - clock.now_ms());
+    if ahead_ms > CLOCK_BACK_MS {
+        report.fault(
+            "clock",
+            format!("the newest entry of the feed lies {} s in the future: set the clock of this machine", ahead_ms / 1000),
+        );
+    } else {
+        report.ok("clock", "nothing that was written lies in the future");
+    }
+    match alarms::open_count(conn).await? {
+        0 => report.ok("alarms", "none is open"),
+        open => report.note("alarms", format!("{open} open: see the overview of the console, or GET /api/v1/alarms")),
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Push credentials: of the settings, sealed in the database, and what devices need of them.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::Report;
+use crate::app::{self, SEALED_PREFIX};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::push::{SenderState, Senders};
+use crate::seal::Seal;
+use crate::store::{Conn, gauges, sealed};
+
+/// How long a provider may take to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK: &str = "push";
+
+/// The senders of the settings; `None` where a credential of theirs cannot be used.
+pub fn settings(report: &mut Report, config: &Config, clock: &Clock) -> Option<Senders> {
+    match app::senders(config, clock) {
+        Ok(senders) => Some(senders),
+        Err(error) => {
+            report.fault(CHECK, format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// Adds the sealed credentials, and says of each sender whether it can call its devices.
+pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock: &Clock, seal: Option<&Seal>, senders: &Senders) {
+    if let Err(error) = unseal(report, conn, config, clock, seal, senders).await {
+        return report.fault(CHECK, error.to_string());
+    }
+    let called = match gauges::called_by(conn).await {
+        Ok(called) => called,
+        Err(error) => return report.fault(CHECK, error.to_string()),
+    };
+    let of = |name: &str| called.iter().find(|(sender, _)| sender == name).map_or(0, |(_, channels)| *channels);
+    for sender in senders.all() {
+        let (name, status) = (sender.name().to_owned(), sender.status());
+        let known = status.project_id.or(status.topic).filter(|_| status.state != SenderState::Unconfigured);
+        match (known, of(&name)) {
+            (Some(known), channels) => {
+                report.ok(CHECK, format!("{name}: credential of {known}; {channels} channels are called through it"));
+                if let Some(ends_at_ms) = status.credential_ends_at_ms {
+                    report.ends(CHECK, &format!("{name}: its certificate"), ends_at_ms, clock.now_ms());
+                }
+                reach(report, &name, endpoint(config, &name)).await;
+            }
+            (None, 0) => report.note(CHECK, format!("{name}: no credential, and no device that needs one")),
+            (None, channels) => report.fault(CHECK, format!("{name}: no credential, so {channels} channels are never called: set one")),
+        }
+    }
+    for (name, channels) in called.iter().filter(|(name, _)| senders.named(name).is_none()) {
+        let detail =
+            format!("{name}: {channels} channels listen to it and no credential has it: set its certificate by PUT /api/v1/push/apns-mdm");
+        report.fault(CHECK, detail);
+    }
+}
+
+async fn unseal(
+    report: &mut Report,
+    conn: &mut Conn,
+    config: &Config,
+    clock: &Clock,
+    seal: Option<&Seal>,
+    senders: &Senders,
+) -> crate::error::Result<()> {
+    let Some(seal) = seal else { return Ok(()) };
+    for (name, _) in sealed::versions(conn, SEALED_PREFIX).await? {
+        let Some(text) = sealed::get(conn, &name).await? else { continue };
+        let opened = seal.open(&name, &text).map_err(anyhow::Error::from);
+        if let Err(error) = opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json)) {
+            report.fault(CHECK, format!("{name}: the stored credential cannot be used: {error:#}"));
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(config: &Config, sender: &str) -> String {
+    let push = &config.push;
+    match sender {
+        "fcm" => push.fcm.clone().unwrap_or_default().endpoint,
+        "apns_app" => push.apns_app.clone().unwrap_or_default().endpoint,
+        _ => push.apns_mdm.clone().unwrap_or_default().endpoint,
+    }
+}
+
+/// Whether the provider takes a connection from here: firewalls are the commonest reason for silent devices.
+async fn reach(report: &mut Report, name: &str, endpoint: String) {
+    let Ok(url) = endpoint.parse::<http::Uri>() else { return report.fault(CHECK, format!("{name}: {endpoint} is no URL")) };
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await {
+        Ok(Ok(_)) => report.ok(CHECK, format!("{name}: {host}:{port} takes connections")),
+        Ok(Err(error)) => report.fault(CHECK, format!("{name}: {host}:{port} cannot be reached: {error}")),
+        Err(_) => report.fault(CHECK, format!("{name}: {host}:{port} does not answer within {} s", CONNECT_TIMEOUT.as_secs())),
+    }
+}
