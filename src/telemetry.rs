@@ -96,3 +96,25 @@ pub fn metrics() -> &'static PrometheusHandle {
         handle
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_board_and_the_alert_rules_ask_for_what_is_there() {
+        let text = metrics().render();
+        let families: std::collections::BTreeSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let board: serde_json::Value = serde_json::from_str(include_str!("../examples/grafana.json")).unwrap();
+        assert!(board["panels"].as_array().unwrap().len() > 10);
+        let mut asked = 0;
+        for file in [include_str!("../examples/grafana.json"), include_str!("../examples/alerts.yml")] {
+            for word in file.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).filter(|word| word.starts_with("muster_")) {
+                assert!(families.contains(word.trim_end_matches("_bucket")), "{word} is no metric of ours");
+                asked += 1;
+            }
+        }
+        assert!(asked > 30, "{asked}");
+    }
+}
