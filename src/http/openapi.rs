@@ -110,7 +110,23 @@ fn document() -> Value {
     let mut description = Description::openapi();
     let components = description.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-    serde_json::to_value(description).unwrap_or_default()
+    let mut document = serde_json::to_value(description).unwrap_or_default();
+    name_operations(&mut document);
+    document
+}
+
+/// Names each operation by method and path, `get_devices_id_tasks`: programs that are generated from the description make a function of
+/// each, and the handlers' own names (`list`, `get`) are there many times.
+fn name_operations(document: &mut Value) {
+    for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
+        let path = path.strip_prefix("/api/v1").unwrap_or(path);
+        let words: Vec<&str> = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            if let Some(operation) = operation.as_object_mut() {
+                operation.insert("operationId".into(), format!("{method}_{}", words.join("_")).into());
+            }
+        }
+    }
 }
 
 /// `GET /api/openapi.json`: OpenAPI 3.1, without a credential.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod admission;
+mod api_description;
 mod apns;
 mod apns_devices;
 mod apns_sender;

@@ -30,6 +30,7 @@ const STATES: [&str; 6] = ["expected", "pending_approval", "active", "idle", "si
 /// Which devices to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct DeviceQuery {
     /// The beginning of a name, serial number, e-mail address or model.
     pub q: Option<String>,
@@ -174,6 +175,7 @@ pub async fn document(State(app): State<App>, _: Caller, Path(name): Path<String
 /// Which setting to explain.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct ExplainQuery {
     /// A setting by its name, or an app as `applications/org.example.mail`.
     pub setting: String,

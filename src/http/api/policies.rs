@@ -21,6 +21,7 @@ use crate::store::{Class, policies};
 /// How a document is stored.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PutQuery {
     /// True only stores the version; nobody gets it.
     #[serde(default)]

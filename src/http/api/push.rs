@@ -52,6 +52,7 @@ pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Req
 /// What a push certificate may be forced into.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Forced {
     /// Takes the certificate although enrolled devices have another topic.
     #[serde(default)]

@@ -22,6 +22,7 @@ use crate::store::{Class, devices};
 /// Which tasks to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct TaskQuery {
     pub state: Option<String>,
     /// Why open tasks wait.

@@ -20,6 +20,7 @@ use crate::store::{Class, users};
 /// A page of a list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
