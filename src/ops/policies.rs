@@ -1,5 +1,7 @@
 //! Policies: written, published, assigned, deleted; and how far a version has come.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -162,16 +164,28 @@ pub async fn get(conn: &mut Conn, name: &str) -> Result<Policy> {
 
 /// A stored policy as the API shows it.
 pub async fn view(conn: &mut Conn, row: PolicyRow) -> Result<Policy> {
-    let shown = policies::version(conn, row.id, row.published.unwrap_or(row.latest)).await?;
-    Ok(Policy {
+    views(conn, vec![row]).await?.pop().ok_or(Error::NotFound("policy"))
+}
+
+/// Stored policies as the API shows them, in order; two statements for however many.
+pub async fn views(conn: &mut Conn, rows: Vec<PolicyRow>) -> Result<Vec<Policy>> {
+    let shown: Vec<(Id, i64)> = rows.iter().map(|row| (row.id, row.published.unwrap_or(row.latest))).collect();
+    let mut documents: HashMap<Id, String> = policies::documents(conn, &shown).await?.into_iter().collect();
+    let mut assignments: HashMap<Id, Vec<Assignment>> = HashMap::new();
+    let ids: Vec<Id> = rows.iter().map(|row| row.id).collect();
+    for (policy, assignment) in policies::assignments_of(conn, &ids).await? {
+        assignments.entry(policy).or_default().push(assignment);
+    }
+    let view = |row: PolicyRow| Policy {
         id: row.id,
         version: row.published,
         latest_version: row.latest,
-        document: shown.map_or(Value::Null, |version| parsed(&version.document)),
-        assignments: policies::assignments(conn, row.id).await?,
+        document: documents.remove(&row.id).map_or(Value::Null, |document| parsed(&document)),
+        assignments: assignments.remove(&row.id).unwrap_or_default(),
         updated_at_ms: row.updated_at_ms,
         name: row.name,
-    })
+    };
+    Ok(rows.into_iter().map(view).collect())
 }
 
 /// One version of a policy.
@@ -297,4 +311,47 @@ fn parsed(text: &str) -> Value {
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: Value) -> Result<()> {
     feed::append(conn, moment, &[Entry { kind, actor: Some(actor.name.clone()), device_id: None, data }]).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::labels::{LabelInput, put as put_label};
+    use crate::store::Class;
+    use crate::store::testing::each_database;
+
+    #[tokio::test]
+    async fn a_page_costs_the_same_number_of_statements_however_many_policies_it_has_and_keeps_their_order() {
+        each_database(async |db| {
+            let (mut moment, actor) = (Moment::fixed(1_000_000, 3), Actor::server());
+            let mut conn = db.begin(Class::Operators).await.unwrap();
+            let label: LabelInput = serde_json::from_value(json!({})).unwrap();
+            put_label(&mut conn, &mut moment, &actor, "field", &label).await.unwrap();
+            for n in 0..20 {
+                let input = PolicyInput { document: json!({"cameraAccess": "CAMERA_ACCESS_DISABLED"}), message: String::new() };
+                let name = format!("p{n:02}");
+                put(&mut conn, &mut moment, &actor, &name, &input, n % 2 == 1, None).await.unwrap();
+                let of = |label: &str, rank| Assignment { label: label.into(), mode: "include".into(), rank };
+                let wanted = Assignments { assignments: vec![of("all", 1), of("field", 10 + n)] };
+                assign(&mut conn, &mut moment, &actor, &name, &wanted).await.unwrap();
+            }
+            conn.commit().await.unwrap();
+            let mut conn = db.read().await.unwrap();
+            let rows = policies::list(&mut conn, "", 100).await.unwrap();
+            let before = conn.statements();
+            let one = view(&mut conn, rows[0].clone()).await.unwrap();
+            let cost = conn.statements() - before;
+            let page = views(&mut conn, rows.clone()).await.unwrap();
+            assert_eq!(conn.statements() - before, 2 * cost);
+            assert_eq!(page.iter().map(|policy| &policy.name).collect::<Vec<_>>(), rows.iter().map(|row| &row.name).collect::<Vec<_>>());
+            assert_eq!(serde_json::to_value(&page[0]).unwrap(), serde_json::to_value(&one).unwrap());
+            for (n, policy) in page.iter().enumerate() {
+                assert_eq!(policy.document["cameraAccess"], "CAMERA_ACCESS_DISABLED");
+                assert_eq!(policy.version.is_none(), n % 2 == 1, "a draft is shown with its latest document");
+                let strongest = &policy.assignments[0];
+                assert_eq!((strongest.label.as_str(), strongest.rank, policy.assignments.len()), ("field", 10 + n as i64, 2));
+            }
+        })
+        .await;
+    }
 }

@@ -51,15 +51,20 @@ pub async fn list(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<LabelR
         .await?)
 }
 
-/// The names of labels, sorted; ids of labels that are gone are left out.
-pub async fn names(conn: &mut Conn, ids: &[Id]) -> Result<Vec<String>> {
+/// The names of labels by their ids; ids of labels that are gone are left out.
+pub async fn names_of(conn: &mut Conn, ids: &[Id]) -> Result<Vec<(Id, String)>> {
     #[derive(Serialize)]
     struct Row {
         id: Id,
     }
-    const NAMES: Sql = rows_sql!("SELECT l.name FROM ", rows(id: text), "JOIN label l ON l.id = r.id ORDER BY l.name");
+    const NAMES: Sql = rows_sql!("SELECT l.id, l.name FROM ", rows(id: text), "JOIN label l ON l.id = r.id ORDER BY l.name");
     let rows: Vec<Row> = ids.iter().map(|id| Row { id: *id }).collect();
-    Ok(sqlx::query_scalar(NAMES.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(NAMES.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+}
+
+/// The names of labels, sorted; ids of labels that are gone are left out.
+pub async fn names(conn: &mut Conn, ids: &[Id]) -> Result<Vec<String>> {
+    Ok(names_of(conn, ids).await?.into_iter().map(|(_, name)| name).collect())
 }
 
 /// Locks a label for the change of its members.

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use utoipa::ToSchema;
 
-use super::Conn;
+use super::batch::rows_sql;
+use super::{Conn, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -32,7 +33,7 @@ pub struct VersionRow {
 }
 
 /// One assignment.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
     /// A label's name, or `all`.
@@ -123,6 +124,23 @@ pub async fn version(conn: &mut Conn, policy: Id, n: i64) -> Result<Option<Versi
     .await?)
 }
 
+#[derive(Serialize)]
+struct Numbered {
+    policy: Id,
+    n: i64,
+}
+
+/// The documents of these versions (policy, number), each with its policy.
+pub async fn documents(conn: &mut Conn, versions: &[(Id, i64)]) -> Result<Vec<(Id, String)>> {
+    const DOCUMENTS: Sql = rows_sql!(
+        "SELECT v.policy_id, v.document FROM ",
+        rows(policy: text, n: bigint),
+        "JOIN policy_version v ON v.policy_id = r.policy AND v.n = r.n"
+    );
+    let rows: Vec<Numbered> = versions.iter().map(|(policy, n)| Numbered { policy: *policy, n: *n }).collect();
+    Ok(sqlx::query_as(DOCUMENTS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+}
+
 /// The newest versions first.
 pub async fn versions(conn: &mut Conn, policy: Id, limit: i64) -> Result<Vec<VersionRow>> {
     Ok(sqlx::query_as(
@@ -146,15 +164,26 @@ pub async fn delete(conn: &mut Conn, policy: Id) -> Result<()> {
     Ok(())
 }
 
+/// The assignments of these policies, each with its policy, strongest first.
+pub async fn assignments_of(conn: &mut Conn, policies: &[Id]) -> Result<Vec<(Id, Assignment)>> {
+    #[derive(Serialize)]
+    struct Of {
+        policy: Id,
+    }
+    const ASSIGNMENTS: Sql = rows_sql!(
+        "SELECT a.policy_id, COALESCE(l.name, a.label_id) AS label, a.mode, a.rank FROM ",
+        rows(policy: text),
+        "JOIN assignment a ON a.policy_id = r.policy LEFT JOIN label l ON l.id = a.label_id ORDER BY a.rank DESC, label"
+    );
+    let rows: Vec<Of> = policies.iter().map(|policy| Of { policy: *policy }).collect();
+    let found: Vec<(Id, String, String, i64)> =
+        sqlx::query_as(ASSIGNMENTS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?;
+    Ok(found.into_iter().map(|(policy, label, mode, rank)| (policy, Assignment { label, mode, rank })).collect())
+}
+
 /// The assignments of a policy, strongest first.
 pub async fn assignments(conn: &mut Conn, policy: Id) -> Result<Vec<Assignment>> {
-    Ok(sqlx::query_as(
-        "SELECT COALESCE(l.name, a.label_id) AS label, a.mode, a.rank FROM assignment a LEFT JOIN label l ON l.id = a.label_id \
-         WHERE a.policy_id = $1 ORDER BY a.rank DESC, label",
-    )
-    .bind(policy)
-    .fetch_all(conn.raw())
-    .await?)
+    Ok(assignments_of(conn, &[policy]).await?.into_iter().map(|(_, assignment)| assignment).collect())
 }
 
 /// Replaces the assignments of a policy: (label id or `all`, mode, rank).

@@ -33,10 +33,7 @@ pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<Pag
     let mut conn = app.db.read().await?;
     let rows = tokens::list(&mut conn, after.as_deref().unwrap_or(""), limit + 1).await?;
     let rows = List::of(rows, limit, |row| row.id.to_string());
-    let mut items = Vec::with_capacity(rows.items.len());
-    for row in rows.items {
-        items.push(ops::view(&mut conn, row, app.clock.now_ms()).await?);
-    }
+    let items = ops::views(&mut conn, rows.items, app.clock.now_ms()).await?;
     Ok(Json(List { items, next_cursor: rows.next_cursor }))
 }
 

@@ -51,10 +51,7 @@ pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<Pag
     let after: Option<String> = page::decode(query.cursor.as_deref())?;
     let mut conn = app.db.read().await?;
     let rows = List::of(policies::list(&mut conn, after.as_deref().unwrap_or(""), limit + 1).await?, limit, |row| row.name.clone());
-    let mut items = Vec::with_capacity(rows.items.len());
-    for row in rows.items {
-        items.push(ops::view(&mut conn, row).await?);
-    }
+    let items = ops::views(&mut conn, rows.items).await?;
     Ok(Json(List { items, next_cursor: rows.next_cursor }))
 }
 

@@ -120,10 +120,7 @@ async fn shown(app: &App, visitor: &Visitor, asked: Option<&Asked>, once: Option
     let mut conn = app.db.read().await?;
     let rows = tokens::list(&mut conn, &after.map(|id| id.to_string()).unwrap_or_default(), PAGE_ROWS + 1).await?;
     let found = List::of(rows, PAGE_ROWS, |row| row.id);
-    let mut lines = Vec::with_capacity(found.items.len());
-    for row in found.items {
-        lines.push(line(ops::view(&mut conn, row, now_ms).await?, now_ms));
-    }
+    let lines = ops::views(&mut conn, found.items, now_ms).await?.into_iter().map(|token| line(token, now_ms)).collect();
     let next = found.next_cursor.and_then(|cursor| asked.map(|asked| asked.next(&cursor)));
     Ok(page(&Enrollment { frame: visitor.frame("Enrollment"), once, lines, next }))
 }

@@ -39,20 +39,16 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
     let mut conn = app.db.read().await?;
     let rows = policies::list(&mut conn, after.as_deref().unwrap_or(""), PAGE_ROWS + 1).await?;
     let found = List::of(rows, PAGE_ROWS, |row| row.name.clone());
-    let mut lines = Vec::with_capacity(found.items.len());
-    for row in found.items {
-        let assignments = policies::assignments(&mut conn, row.id).await?;
-        let word = |mode: &str| if mode == "exclude" { "not " } else { "" };
-        let assigned: Vec<String> = assignments.iter().map(|one| format!("{}{}", word(&one.mode), one.label)).collect();
-        lines.push(Line {
-            path: format!("/policies/{}", segment(&row.name)),
-            version: row.published,
-            latest: row.latest,
-            assigned: assigned.join(", "),
-            changed: When::new(row.updated_at_ms, now_ms),
-            name: row.name,
-        });
-    }
+    let word = |mode: &str| if mode == "exclude" { "not " } else { "" };
+    let line = |policy: ops::Policy| Line {
+        path: format!("/policies/{}", segment(&policy.name)),
+        version: policy.version,
+        latest: policy.latest_version,
+        assigned: policy.assignments.iter().map(|one| format!("{}{}", word(&one.mode), one.label)).collect::<Vec<_>>().join(", "),
+        changed: When::new(policy.updated_at_ms, now_ms),
+        name: policy.name,
+    };
+    let lines = ops::views(&mut conn, found.items).await?.into_iter().map(line).collect();
     Ok(page(&Policies { lines, next: found.next_cursor.map(|cursor| asked.next(&cursor)), frame: asked.visitor.frame("Policies") }))
 }
 

@@ -1,5 +1,7 @@
 //! Enrollment tokens: made, shown once, revoked.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -142,6 +144,20 @@ pub async fn get(conn: &mut Conn, id: Id, now_ms: i64) -> Result<Token> {
 
 /// A stored token as the API shows it.
 pub async fn view(conn: &mut Conn, row: TokenRow, now_ms: i64) -> Result<Token> {
+    views(conn, vec![row], now_ms).await?.pop().ok_or(Error::NotFound("enrollment token"))
+}
+
+/// Stored tokens as the API shows them, in order; one statement for however many.
+pub async fn views(conn: &mut Conn, rows: Vec<TokenRow>, now_ms: i64) -> Result<Vec<Token>> {
+    let ids: Vec<Vec<Id>> = rows.iter().map(|row| serde_json::from_str(&row.labels).unwrap_or_default()).collect();
+    let all: BTreeSet<Id> = ids.iter().flatten().copied().collect();
+    // Sorted by name, and so is what each token takes of them.
+    let names = labels::names_of(conn, &all.into_iter().collect::<Vec<_>>()).await?;
+    let of = |ids: Vec<Id>| names.iter().filter(|(id, _)| ids.contains(id)).map(|(_, name)| name.clone()).collect();
+    Ok(rows.into_iter().zip(ids).map(|(row, ids)| shown(row, of(ids), now_ms)).collect())
+}
+
+fn shown(row: TokenRow, labels: Vec<String>, now_ms: i64) -> Token {
     let state = if row.revoked_at_ms.is_some() {
         "revoked"
     } else if row.expires_at_ms.is_some_and(|at| at <= now_ms) {
@@ -151,9 +167,7 @@ pub async fn view(conn: &mut Conn, row: TokenRow, now_ms: i64) -> Result<Token> 
     } else {
         "live"
     };
-    let label_ids: Vec<Id> = serde_json::from_str(&row.labels).unwrap_or_default();
-    let labels = labels::names(conn, &label_ids).await?;
-    Ok(Token {
+    Token {
         id: row.id,
         name: row.name,
         token: None,
@@ -167,5 +181,40 @@ pub async fn view(conn: &mut Conn, row: TokenRow, now_ms: i64) -> Result<Token> 
         created_at_ms: row.created_at_ms,
         created_by: row.created_by,
         devices: None,
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Class;
+    use crate::store::testing::each_database;
+
+    #[tokio::test]
+    async fn a_page_of_tokens_costs_one_statement_and_each_has_its_own_labels() {
+        each_database(async |db| {
+            let (mut moment, actor) = (Moment::fixed(1_000_000, 4), Actor::server());
+            let mut conn = db.begin(Class::Operators).await.unwrap();
+            for name in ["b", "a", "c"] {
+                let label = serde_json::from_value(json!({})).unwrap();
+                label_ops::put(&mut conn, &mut moment, &actor, name, &label).await.unwrap();
+            }
+            for labels in [vec!["b", "a"], vec![], vec!["c"]] {
+                let new: NewToken = serde_json::from_value(json!({"name": "some", "labels": labels})).unwrap();
+                create(&mut conn, &mut moment, &actor, &new).await.unwrap();
+                moment.now_ms += 1;
+            }
+            conn.commit().await.unwrap();
+            let mut conn = db.read().await.unwrap();
+            let rows = tokens::list(&mut conn, "", 100).await.unwrap();
+            let before = conn.statements();
+            let mut page = views(&mut conn, rows.clone(), moment.now_ms).await.unwrap();
+            assert_eq!(conn.statements() - before, 1);
+            assert_eq!(page.iter().map(|token| token.id).collect::<Vec<_>>(), rows.iter().map(|row| row.id).collect::<Vec<_>>());
+            page.sort_by_key(|token| token.created_at_ms);
+            let labels: Vec<Vec<String>> = page.into_iter().map(|token| token.labels).collect();
+            assert_eq!(labels, [vec!["a", "b"], vec![], vec!["c"]]);
+        })
+        .await;
+    }
 }
