@@ -95,8 +95,12 @@ impl Db {
     pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
         let _turn = self.writer_turn(Class::Operators).await;
         let mut conn = self.seat.writer(&self.writers).await?;
-        migrate::run(&mut conn, self.dialect).await?;
-        Ok(())
+        let done = migrate::run(&mut conn, self.dialect).await;
+        drop(conn);
+        if self.dialect == Dialect::Postgres {
+            self.seat.leave().await;
+        }
+        Ok(done?)
     }
 
     /// True where the schema is the one this program was built for.

@@ -64,30 +64,28 @@ pub(super) struct Seated {
     pub conn: OwnedMappedMutexGuard<Kept, PoolConnection<Any>>,
     seat: Arc<Seat>,
     // Last, so that the connection waits in its seat before the next writer gets its turn.
-    _turn: Option<Turn>,
+    turn: Option<Turn>,
 }
 
 impl Seated {
     /// Begins with this statement, on the kept connection or a new one.
-    pub async fn begin(seat: Arc<Seat>, pool: &AnyPool, begin: &'static str, turn: Option<Turn>) -> Result<Seated, sqlx::Error> {
+    pub async fn begin(seat: Arc<Seat>, pool: &AnyPool, begin: &'static str, mut turn: Option<Turn>) -> Result<Seated, sqlx::Error> {
         for last in [false, true] {
-            let mut conn = seat.writer(pool).await?;
+            let conn = seat.writer(pool).await?;
             seat.open.store(true, Ordering::Relaxed);
-            match sqlx::raw_sql(begin).execute(&mut **conn).await {
-                Ok(_) => return Ok(Seated { conn, seat, _turn: turn }),
-                // Somebody else writes: the connection is sound.
-                Err(error) if Trouble::of(&error) == Trouble::Repeat => {
-                    seat.open.store(false, Ordering::Relaxed);
-                    return Err(error);
-                }
-                Err(error) => {
-                    drop(conn);
-                    discard(&mut *seat.kept.lock().await).await;
-                    seat.open.store(false, Ordering::Relaxed);
-                    if last {
-                        return Err(error);
-                    }
-                }
+            // Made before it has begun: cut off in the middle of the statement, it is undone like any other.
+            let mut seated = Seated { conn, seat: seat.clone(), turn: turn.take() };
+            let Err(error) = sqlx::raw_sql(begin).execute(&mut **seated.conn).await else { return Ok(seated) };
+            seat.open.store(false, Ordering::Relaxed);
+            // Somebody else writes: the connection is sound.
+            if Trouble::of(&error) == Trouble::Repeat {
+                return Err(error);
+            }
+            turn = seated.turn.take();
+            drop(seated);
+            discard(&mut *seat.kept.lock().await).await;
+            if last {
+                return Err(error);
             }
         }
         Err(sqlx::Error::PoolClosed)
