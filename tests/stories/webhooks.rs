@@ -148,6 +148,12 @@ async fn an_endpoint_gets_its_kinds_signed_and_in_order_and_a_failure_holds_the_
         }
         server.until("the first attempt", async || receiver.messages().len() == 1).await;
         for attempts in 2..=3 {
+            // The clock moves once the failure is written, or the next attempt would be due a minute after that.
+            let written = async || {
+                let listed = server.get(&format!("/webhooks/{id}/deliveries")).await;
+                listed["items"].as_array().unwrap().iter().any(|delivery| delivery["attempts"] == attempts - 1)
+            };
+            server.until("the failure is written", written).await;
             server.advance(MINUTE_MS);
             server.until("the next attempt", async || receiver.messages().len() >= attempts).await;
         }
