@@ -60,7 +60,7 @@ enum Command {
     Backup { file: PathBuf },
     /// Read a backup into an empty database, SQLite or PostgreSQL, whichever it came from.
     Restore { file: PathBuf },
-    /// Look at settings, database, clock, certificates and push credentials, change nothing, and end with 1 where something is at fault.
+    /// Look at settings, database, clock, certificates and push credentials, change no data, and end with 1 where something is at fault.
     Doctor {
         /// Tell it as JSON.
         #[arg(long)]

@@ -94,13 +94,10 @@ impl Db {
     /// Brings the schema up to date; does nothing where it is.
     pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
         let _turn = self.writer_turn(Class::Operators).await;
-        let mut conn = self.seat.writer(&self.writers).await?;
-        let done = migrate::run(&mut conn, self.dialect).await;
-        drop(conn);
-        if self.dialect == Dialect::Postgres {
-            self.seat.leave().await;
-        }
-        Ok(done?)
+        self.seat.leave().await;
+        let mut conn = self.writers.acquire().await?;
+        migrate::run(&mut conn, self.dialect).await?;
+        Ok(())
     }
 
     /// True where the schema is the one this program was built for.

@@ -124,14 +124,13 @@ pub async fn version(conn: &mut Conn, policy: Id, n: i64) -> Result<Option<Versi
     .await?)
 }
 
-#[derive(Serialize)]
-struct Numbered {
-    policy: Id,
-    n: i64,
-}
-
 /// The documents of these versions (policy, number), each with its policy.
 pub async fn documents(conn: &mut Conn, versions: &[(Id, i64)]) -> Result<Vec<(Id, String)>> {
+    #[derive(Serialize)]
+    struct Numbered {
+        policy: Id,
+        n: i64,
+    }
     const DOCUMENTS: Sql = rows_sql!(
         "SELECT v.policy_id, v.document FROM ",
         rows(policy: text, n: bigint),

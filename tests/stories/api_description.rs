@@ -126,7 +126,7 @@ async fn every_operation_asks_who_calls_and_a_viewer_changes_nothing() {
         }
     }
     assert!(refused > 15, "{refused}");
-    // What comes after it in the feed is numbered after it: with this user told, nothing of the viewer's can be on its way.
+    // What was told before this user is numbered before it: nothing of the viewer's can still be on its way.
     server.user("user@example.org").await;
     server.until("the audit has caught up", async || server.get("/audit").await.to_string().contains("user.created")).await;
     let audit = server.get("/audit?limit=1000").await;
