@@ -2,3 +2,5 @@
 
 pub mod agent;
 pub mod apple;
+pub mod cms;
+pub mod pki;
