@@ -242,9 +242,12 @@ CREATE TABLE scep_challenge (
   used_at_ms BIGINT
 );
 
--- Identities that this server issued, by the SHA-256 of their DER; what they came by says whom they let in.
+-- Identities that this server issued, by the SHA-256 of their DER; what they came by says whom they let in. der is base64; request_hash
+-- names the request that it answers, so that a request that comes again is answered again.
 CREATE TABLE certificate (
   hash TEXT NOT NULL PRIMARY KEY,
+  der TEXT NOT NULL,
+  request_hash TEXT NOT NULL,
   serial TEXT NOT NULL,
   token_id TEXT,
   device_id TEXT,
@@ -253,6 +256,7 @@ CREATE TABLE certificate (
   revoked_at_ms BIGINT
 );
 CREATE INDEX certificate_device ON certificate (device_id);
+CREATE UNIQUE INDEX certificate_request ON certificate (request_hash);
 
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
 -- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses.

@@ -16,6 +16,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::Config;
 use crate::error::{Result, Trouble};
 use crate::intake::Intake;
+use crate::intake::authority::Authorities;
 use crate::intake::refusals::Refusals;
 use crate::push::{SenderState, Senders};
 use crate::seal::Seal;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub seal: Seal,
     /// The way into the intake.
     pub intake: Intake,
+    /// The CA of the devices' identities.
+    pub authorities: Authorities,
     /// The push credentials in use.
     pub senders: Senders,
     /// Names this process among those that share the database, for leases.
@@ -96,12 +99,15 @@ impl App {
     pub fn for_tests_with(db: &Db, clock: &Clock, senders: Vec<Arc<crate::push::Sender>>) -> (App, crate::intake::Committers) {
         let process = clock.moment().id().to_string();
         let (config, bells, funnel, feed_tail) = <(Config, Bells, Funnel, Tail)>::default();
-        let refusals = Refusals::default();
+        let (refusals, authorities) = <(Refusals, Authorities)>::default();
         let (intake, committers) = crate::intake::new(1);
         let seal = Seal::new(&[7; 32]);
         let (db, clock) = (db.clone(), clock.clone());
         let senders = Senders::from(senders);
-        (App::new(Shared { config, seal, intake, db, clock, bells, senders, process, refusals, funnel, feed_tail }), committers)
+        (
+            App::new(Shared { config, seal, authorities, intake, db, clock, bells, senders, process, refusals, funnel, feed_tail }),
+            committers,
+        )
     }
 
     /// The senders of this server that have a credential, as the store asks for them: names between spaces.

@@ -231,6 +231,9 @@ impl Config {
         if !(self.public_url.starts_with("https://") || self.public_url.starts_with("http://")) {
             return Err(ConfigError("public_url must begin with https:// or http://".into()));
         }
+        if self.mdm.ca_cert.is_some() != self.mdm.ca_key.is_some() {
+            return Err(ConfigError("[mdm] ca_cert and ca_key stand together: set both or neither".into()));
+        }
         for listener in self.listening() {
             if !listener.tls && !listener.address.ip().is_loopback() && !self.behind_proxy {
                 return Err(ConfigError(format!(

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::serve::{self, Bound, Patience};
 use crate::http::tls::Certificate;
+use crate::intake::authority::Authorities;
 use crate::ops::settle;
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
@@ -65,6 +66,7 @@ impl Server {
         let alone = only_server(&config)?;
         // Without a credential the sender waits for one: it can be set by the API at any time.
         let senders = app::senders(&config, &clock)?;
+        let authorities = Authorities::from_config(&config)?;
         let (intake, committers) = intake::new(if config.is_sqlite() { 1 } else { intake::QUEUES_POSTGRES });
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();
@@ -77,6 +79,7 @@ impl Server {
             seal,
             bells: Bells::default(),
             senders,
+            authorities,
             intake,
             process,
             refusals: Default::default(),

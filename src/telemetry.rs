@@ -30,6 +30,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_events_total", "Events by outcome."),
     ("muster_results_total", "Task results by outcome."),
     ("muster_activations_total", "Activations by outcome."),
+    ("muster_scep_requests_total", "Requests for devices' identities by outcome."),
     ("muster_nudges_total", "Nudges by provider, lane, result and reason."),
     ("muster_nudges_saved_total", "Nudges not sent because the device had come before."),
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),

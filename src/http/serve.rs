@@ -26,6 +26,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a peer may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The head of a request of HTTP/2 at most; that of HTTP/1.1 has its limit in hyper.
+const HEADERS_BYTES_MAX: u32 = 96 * 1024;
 /// How long requests in hand may take to end once the server stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// After an accept that failed (too many open files): how long to leave the listener alone.
@@ -106,6 +108,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.header);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(60))).max_concurrent_streams(128);
+    // As much as a URI may have: a SCEP message stands in one.
+    builder.http2().max_header_list_size(HEADERS_BYTES_MAX);
     let outcome = match tls {
         None => {
             let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());

@@ -6,6 +6,7 @@
 pub mod activations;
 mod answers;
 mod apple;
+pub mod authority;
 pub mod checkins;
 pub mod contacts;
 pub mod group;

@@ -48,6 +48,10 @@ pub async fn take_challenge(conn: &mut Conn, hash: &str, now_ms: i64) -> Result<
 pub struct Certificate {
     /// SHA-256 of its DER, lower-case hex.
     pub hash: String,
+    /// Base64.
+    pub der: String,
+    /// Names the request that it answers.
+    pub request_hash: String,
     /// Lower-case hex.
     pub serial: String,
     pub token_id: Option<Id>,
@@ -58,13 +62,15 @@ pub struct Certificate {
     pub revoked_at_ms: Option<i64>,
 }
 
-/// Keeps an identity that was issued; a second time it changes nothing.
-pub async fn insert(conn: &mut Conn, certificate: &Certificate) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO certificate (hash, serial, token_id, device_id, issued_at_ms, expires_at_ms, revoked_at_ms) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (hash) DO NOTHING",
+/// Keeps an identity that was issued; false where there is one for the same request, which stays.
+pub async fn insert(conn: &mut Conn, certificate: &Certificate) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO certificate (hash, der, request_hash, serial, token_id, device_id, issued_at_ms, expires_at_ms, revoked_at_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
     )
     .bind(&certificate.hash)
+    .bind(&certificate.der)
+    .bind(&certificate.request_hash)
     .bind(&certificate.serial)
     .bind(certificate.token_id)
     .bind(certificate.device_id)
@@ -73,15 +79,24 @@ pub async fn insert(conn: &mut Conn, certificate: &Certificate) -> Result<()> {
     .bind(certificate.revoked_at_ms)
     .execute(conn.raw())
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
+}
+
+macro_rules! select {
+    ($tail:literal) => {
+        concat!(
+            "SELECT hash, der, request_hash, serial, token_id, device_id, issued_at_ms, expires_at_ms, revoked_at_ms FROM certificate ",
+            $tail
+        )
+    };
 }
 
 /// An identity by its hash.
 pub async fn find(conn: &mut Conn, hash: &str) -> Result<Option<Certificate>> {
-    Ok(sqlx::query_as(
-        "SELECT hash, serial, token_id, device_id, issued_at_ms, expires_at_ms, revoked_at_ms FROM certificate WHERE hash = $1",
-    )
-    .bind(hash)
-    .fetch_optional(conn.raw())
-    .await?)
+    Ok(sqlx::query_as(select!("WHERE hash = $1")).bind(hash).fetch_optional(conn.raw()).await?)
+}
+
+/// The identity that a request was answered with.
+pub async fn answered(conn: &mut Conn, request_hash: &str) -> Result<Option<Certificate>> {
+    Ok(sqlx::query_as(select!("WHERE request_hash = $1")).bind(request_hash).fetch_optional(conn.raw()).await?)
 }

@@ -17,6 +17,17 @@ pub async fn put(conn: &mut Conn, name: &str, sealed: &str, now_ms: i64) -> Resu
     Ok(())
 }
 
+/// Stores a sealed secret unless there is one; answers the one that then stands. The first insert wins, also between processes.
+pub async fn put_if_absent(conn: &mut Conn, name: &str, sealed: &str, now_ms: i64) -> Result<String> {
+    sqlx::query("INSERT INTO sealed (name, sealed, version, updated_at_ms) VALUES ($1, $2, 1, $3) ON CONFLICT (name) DO NOTHING")
+        .bind(name)
+        .bind(sealed)
+        .bind(now_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(get(conn, name).await?.unwrap_or_else(|| sealed.to_owned()))
+}
+
 /// The version of a secret; 0 where there is none.
 pub async fn version(conn: &mut Conn, name: &str) -> Result<i64> {
     let version: Option<i64> =

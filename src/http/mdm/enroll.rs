@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::change;
 use crate::http::console::layout::{Shown, Trouble, page};
 use crate::http::error::Problem;
+use crate::intake::authority;
 use crate::model::token;
 use crate::ops::ca;
 use crate::store::tokens::{self, TokenRow};
@@ -47,8 +48,9 @@ pub async fn profile(State(app): State<App>, Path(value): Path<String>) -> Resul
         let detail = "this server has no push certificate for Apple devices yet; ask an operator";
         return Err(Trouble(Problem::new(StatusCode::CONFLICT, "push_unconfigured", detail)));
     };
+    let authority = authority::authority(&app).await?;
     let secret = change!(app, Class::Operators, |conn, moment| ca::challenge(conn, moment, Some(row.id), None).await)?;
-    let profile = ca::profile(&app.config, &topic, secret.reveal());
+    let profile = authority::profile(&app.config, &authority, app.clock.now_ms(), &topic, secret.reveal());
     let headers = [
         (header::CONTENT_TYPE, "application/x-apple-aspen-config"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"enroll.mobileconfig\""),

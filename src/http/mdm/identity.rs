@@ -9,12 +9,16 @@ use sha2::{Digest, Sha256};
 
 use super::refusal::Refusal;
 use crate::app::App;
+use crate::intake::authority;
+use crate::intake::checkins::Credential;
+use crate::protocol::apple::CheckinMessage;
 
 /// The certificate with which a request was made.
 #[derive(Clone, Debug)]
 pub struct Presented {
     /// SHA-256 of its DER, lower-case hex.
     pub hash: String,
+    der: Vec<u8>,
 }
 
 /// The certificate of a request: out of the header of a trusted proxy.
@@ -26,7 +30,16 @@ pub fn presented(app: &App, peer: IpAddr, headers: &HeaderMap, _body: &[u8]) -> 
     }
     let value = headers.get(name).and_then(|value| value.to_str().ok()).ok_or_else(none)?;
     let der = certificate(value).ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, "the proxy's header holds no certificate"))?;
-    Ok(Presented { hash: Sha256::digest(&der).iter().map(|byte| format!("{byte:02x}")).collect() })
+    Ok(Presented { hash: Sha256::digest(&der).iter().map(|byte| format!("{byte:02x}")).collect(), der })
+}
+
+/// What is known of a certificate. Only a device that enrolls may show one that is not known: it must then chain to the device CA. Every
+/// other message needs the pinned one, whoever issued it and whenever it ended: a device whose certificate ran out must be able to renew it.
+pub async fn credential(app: &App, message: &CheckinMessage, presented: Presented) -> Result<Credential, Refusal> {
+    let credential = Credential::of(&mut app.db.read().await?, presented.hash).await?;
+    let is_new = credential.issued.is_none() && matches!(message, CheckinMessage::Authenticate(_));
+    let is_vouched_for = is_new && authority::vouches_for(app, &presented.der).await?;
+    Ok(Credential { is_vouched_for, ..credential })
 }
 
 /// RFC 9440 (`:base64:`), or a PEM with URL escapes, in which `+` stands for a space only if the armour does.

@@ -7,6 +7,7 @@ pub mod guard;
 pub mod identity;
 mod qr;
 pub mod refusal;
+pub mod scep;
 
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -19,7 +20,7 @@ use super::auth::client_address;
 use super::extract;
 use super::serve::Peer;
 use crate::app::App;
-use crate::intake::checkins::{Answer, Arrival, Credential};
+use crate::intake::checkins::{Answer, Arrival};
 use crate::intake::contacts::{Contact, Heard, Said};
 use crate::ops::mdm;
 use crate::protocol::apple::{CHECKIN_BYTES_MAX, CONNECT_BYTES_MAX, Checkin, Message, Report};
@@ -64,7 +65,7 @@ async fn checkin(app: &App, message: &Message, bytes: &Bytes, presented: Present
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "a check-in may have at most 1 MiB"));
     }
     let checkin = Checkin::of(message)?;
-    let credential = Credential::of(&mut app.db.read().await?, presented.hash).await?;
+    let credential = identity::credential(app, &checkin.message, presented).await?;
     match app.intake.checkin(Arrival { checkin, credential, remote }).await? {
         Answer::Accepted => Ok(empty()),
         Answer::Plist(bytes) => Ok(plist(bytes)),

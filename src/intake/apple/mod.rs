@@ -8,6 +8,7 @@ pub(super) use take::take;
 
 use std::collections::HashMap;
 
+use super::authority;
 use super::contacts::Visit;
 use crate::app::App;
 use crate::clock::Moment;
@@ -42,13 +43,28 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
     for visit in visits.iter_mut().filter(|visit| visit.report().is_some()) {
         let Some(enrollment) = known.remove(&visit.standing.device_id) else { continue };
         if visit.standing.subject.is_empty() && visit.standing.denied.is_none() && own::is_to_be_renewed(&enrollment, moment.now_ms) {
+            // Where it is not at hand yet it will be for the next report; making it here would wait for this very transaction.
+            let Some(authority) = app.authorities.at_hand() else {
+                warm_up(app);
+                visit.reported.enrollment = Some(enrollment);
+                continue;
+            };
             let secret = ca::challenge(conn, moment, enrollment.token_id, Some(enrollment.device_id)).await?;
-            let profile = ca::profile(&app.config, &enrollment.topic, secret.reveal());
+            let profile = authority::profile(&app.config, &authority, moment.now_ms, &enrollment.topic, secret.reveal());
             visit.reported.renewal = Some(profile);
         }
         visit.reported.enrollment = Some(enrollment);
     }
     Ok(())
+}
+
+fn warm_up(app: &App) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Err(error) = authority::authority(&app).await {
+            tracing::error!(%error, "identities cannot be renewed");
+        }
+    });
 }
 
 /// What is left of a report whose values the database refuses: its status alone; `None` where there is no more to leave out.

@@ -41,7 +41,8 @@ async fn decide(conn: &mut Conn, moment: &mut Moment, rules: Rules, arrival: &Ar
     if !checkin.from.is_device() {
         return Ok(Answer::Unsupported("only a device enrolls; its users follow by TokenUpdate"));
     }
-    if credential.issued.is_none() && rules.known_certificate && device_by(conn, credential).await?.is_none() {
+    let lets_in = credential.issued.is_some() || (credential.is_vouched_for && !rules.known_certificate);
+    if !lets_in && device_by(conn, credential).await?.is_none() {
         return Ok(UNKNOWN_CERTIFICATE);
     }
     // Users and tokens come before everything else in the order of the locks.

@@ -32,7 +32,7 @@ pub const CERTIFICATE: &str = "certificate";
 pub struct Rules {
     /// Devices that a user may have unless the user's own limit says otherwise; 0 for any number.
     pub devices_per_user: i64,
-    /// False where any certificate of the CA lets a new device in.
+    /// False where any certificate of the device CA lets a new device in.
     pub known_certificate: bool,
     /// True where a known device may enroll again under another token.
     pub reenrollment: bool,
@@ -47,6 +47,8 @@ pub struct Credential {
     pub hash: String,
     /// What is known of it, where this server issued it.
     pub issued: Option<Issued>,
+    /// True where it chains to the device CA and is good now, though this server does not know that it was issued.
+    pub is_vouched_for: bool,
 }
 
 /// For whom this server issued a certificate.
@@ -63,16 +65,20 @@ pub struct Issued {
 /// So long before its end a certificate is renewed at the latest.
 const RENEW_BEFORE_MS: i64 = 30 * 86_400_000;
 
+/// When a certificate is to be renewed.
+pub(super) fn renew_at_ms(issued_at_ms: i64, expires_at_ms: i64) -> i64 {
+    (issued_at_ms + (expires_at_ms - issued_at_ms) * 2 / 3).min(expires_at_ms - RENEW_BEFORE_MS)
+}
+
 impl Credential {
     /// The credential of a certificate, with what is known of it. One that was revoked is as good as unknown.
     pub async fn of(conn: &mut Conn, hash: String) -> Result<Credential> {
         let known = certificates::find(conn, &hash).await?.filter(|known| known.revoked_at_ms.is_none());
         let issued = known.map(|known| {
-            let life_ms = known.expires_at_ms - known.issued_at_ms;
-            let renew_at_ms = (known.issued_at_ms + life_ms * 2 / 3).min(known.expires_at_ms - RENEW_BEFORE_MS);
+            let renew_at_ms = renew_at_ms(known.issued_at_ms, known.expires_at_ms);
             Issued { token_id: known.token_id, renews: known.device_id, renew_at_ms }
         });
-        Ok(Credential { hash, issued })
+        Ok(Credential { hash, issued, is_vouched_for: false })
     }
 }
 
@@ -107,7 +113,7 @@ pub fn key_kind(from: &Enrollee) -> &'static str {
 
 /// Locks the channels of a device and then its enrollment, which is answered with them: check-ins of one device wait for each other and
 /// for its contacts.
-async fn hold(conn: &mut Conn, device: Id) -> Result<(Vec<Id>, Option<Enrollment>)> {
+pub(super) async fn hold(conn: &mut Conn, device: Id) -> Result<(Vec<Id>, Option<Enrollment>)> {
     let channels = devices::channels_of(conn, &[device]).await?;
     channels_lock(conn, &channels).await?;
     Ok((channels, apple::locked(conn, device).await?))

@@ -8,6 +8,7 @@ pub mod facts;
 pub mod message;
 pub mod profile;
 pub mod reading;
+pub mod scep;
 mod xml;
 
 pub use checkin::{Checkin, CheckinMessage};

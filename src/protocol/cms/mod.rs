@@ -15,7 +15,7 @@ pub use signed::{Attributes, SignedData, Verified};
 pub use signing::{Signing, certificates_only};
 
 use super::pki::tlv::{self, Reader, SEQUENCE};
-use super::pki::{self, Certificate, PkiError, Result, oids};
+use super::pki::{self, Certificate, PkiError, Result};
 use der::asn1::ObjectIdentifier;
 
 /// Whose certificate is meant.

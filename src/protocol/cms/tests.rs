@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::pki::Key;
 use super::pki::certificate::{Purpose, Wanted};
 use super::pki::request::Request;
+use super::pki::{Key, oids};
 use super::*;
 use crate::clock::Moment;
 

@@ -34,7 +34,9 @@ impl Key {
     }
 
     /// Reads PEM: PKCS#8, PKCS#1 (`RSA PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`), not encrypted.
-    pub fn from_pem(pem: &str) -> Result<Key> {
+    /// Certificates and parameters may stand beside it.
+    pub fn from_pem(text: &str) -> Result<Key> {
+        let pem = block(text).ok_or(PkiError::Key("there is none in PEM"))?;
         if let Ok(key) = RsaPrivateKey::from_pkcs8_pem(pem).or_else(|_| RsaPrivateKey::from_pkcs1_pem(pem)) {
             return Ok(Key::Rsa(Box::new(key)));
         }
@@ -82,6 +84,20 @@ impl Key {
     pub fn decrypt(&self, moment: &mut Moment, sealed: &[u8]) -> Result<Vec<u8>> {
         let Key::Rsa(key) = self else { return Err(PkiError::Key("only RSA keys decrypt")) };
         key.decrypt_blinded(&mut Chance(moment), Pkcs1v15Encrypt, sealed).map_err(|_| PkiError::Undecryptable)
+    }
+}
+
+/// The first block of a PEM text that is a private key.
+fn block(text: &str) -> Option<&str> {
+    let mut from = 0;
+    loop {
+        let start = from + text[from..].find("-----BEGIN ")?;
+        let end = start + text[start..].find("-----END ")?;
+        let close = end + 9 + text[end + 9..].find("-----")? + 5;
+        if text[start..end].lines().next()?.ends_with("PRIVATE KEY-----") {
+            return Some(&text[start..close]);
+        }
+        from = close;
     }
 }
 

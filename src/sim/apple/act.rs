@@ -2,6 +2,7 @@
 
 use plist::{Dictionary, Value};
 
+use super::identity::Enrollment;
 use super::{Iphone, texts};
 
 /// Requests that need the phone's data, which a locked phone does not open.
@@ -58,6 +59,10 @@ impl Iphone {
                 self.state.enrolled = false;
                 Ok(Dictionary::new())
             }
+            "InstallProfile" if self.identity.is_some() => {
+                self.state.renewal = command.get("Payload").and_then(Value::as_data).map(<[u8]>::to_vec).filter(|bytes| self.is_own(bytes));
+                Ok(Dictionary::new())
+            }
             "RestartDevice" | "ShutDownDevice" | "InstallProfile" | "RemoveProfile" | "Settings" | "DeviceConfigured" => {
                 Ok(Dictionary::new())
             }
@@ -71,6 +76,11 @@ impl Iphone {
             }
             Err((code, words)) => failed(code, words),
         }
+    }
+
+    /// True for a profile that replaces its enrollment profile.
+    fn is_own(&self, profile: &[u8]) -> bool {
+        Enrollment::read(profile).is_ok_and(|enrollment| enrollment.identifier == self.state.profile)
     }
 
     fn clear_passcode(&mut self, command: &Dictionary) -> Result<Dictionary, (i64, &'static str)> {

@@ -2,6 +2,7 @@
 //! anything by itself but by [`Iphone::session`].
 
 mod act;
+pub mod identity;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use reqwest::header::CONTENT_TYPE;
 
 use crate::protocol::apple::command::xml;
 use crate::protocol::apple::reading;
+use crate::protocol::pki::PkiError;
 
 /// How long the server may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,6 +26,10 @@ pub enum Trouble {
     Wire(#[from] reqwest::Error),
     #[error("the server refuses with {0}: {1}")]
     Refused(u16, String),
+    #[error("the server issues no identity: failInfo {0}")]
+    Unissued(String),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     #[error("the server's answer is no command")]
     Nonsense,
 }
@@ -38,6 +44,8 @@ pub struct Iphone {
     pub udid: String,
     pub serial: String,
     pub topic: String,
+    /// What SCEP gave it; it then speaks with this instead.
+    pub identity: Option<identity::Identity>,
     pub state: State,
 }
 
@@ -55,6 +63,9 @@ pub struct State {
     pub apps: BTreeMap<String, &'static str>,
     /// The identifier of its enrollment profile.
     pub profile: String,
+    /// A profile that renews its identity, to be installed when the command was carried out.
+    pub renewal: Option<Vec<u8>>,
+    pub push_token: Vec<u8>,
     /// Requests that it has carried out, in order.
     pub done: Vec<String>,
 }
@@ -71,6 +82,7 @@ impl Iphone {
             udid: format!("00008030-{name}"),
             serial: format!("SIM{name}"),
             topic: "com.apple.mgmt.External.simulated".into(),
+            identity: None,
             state,
         }
     }
@@ -95,6 +107,7 @@ impl Iphone {
         update.insert("UnlockToken".into(), Value::Data(format!("unlock {}", self.udid).into_bytes()));
         self.checkin("TokenUpdate", update).await?;
         self.state.enrolled = true;
+        self.state.push_token = token.to_vec();
         self.state.erased = false;
         Ok(())
     }
@@ -106,6 +119,12 @@ impl Iphone {
             let Some((uuid, command)) = self.connect(report).await? else { return Ok(carried_out) };
             report = self.act(&command);
             report.insert("CommandUUID".into(), Value::String(uuid));
+            if let Some(profile) = self.state.renewal.take() {
+                // It speaks with the new identity before it reports, and then does not report any more.
+                let token = self.state.push_token.clone();
+                self.install(&profile, &token).await?;
+                report = texts(&[("Status", "Idle")]);
+            }
             if self.state.erased {
                 // It reports nothing any more, nor anything else.
                 return Ok(carried_out + 1);
@@ -141,8 +160,8 @@ impl Iphone {
 
     async fn send(&self, path: &str, kind: &str, mut body: Dictionary) -> Result<Vec<u8>, Trouble> {
         body.insert("UDID".into(), Value::String(self.udid.clone()));
-        let (name, value) = &self.certificate;
-        let request = self.client.put(format!("{}/mdm/{path}", self.server)).header(name, value).header(CONTENT_TYPE, kind);
+        let request =
+            self.client.put(format!("{}/mdm/{path}", self.server)).header(&self.certificate.0, self.handed_on()).header(CONTENT_TYPE, kind);
         let response = request.body(xml(&Value::Dictionary(body))).send().await?;
         let status = response.status();
         if status.as_u16() != 200 {

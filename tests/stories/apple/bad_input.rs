@@ -91,7 +91,7 @@ async fn each_path_takes_both_kinds_of_messages_in_both_forms_by_both_methods() 
 #[tokio::test]
 async fn a_certificate_may_come_in_any_form_that_proxies_use_and_a_false_one_is_refused() {
     each(async |server| {
-        let phone = AppleDevice { certificate: (0..=255).collect(), ..AppleDevice::named("B") };
+        let phone = AppleDevice::named("B");
         phone.enroll(&server).await;
         let body = || bytes(texts(&[("Status", "Idle"), ("UDID", &phone.udid)]));
         let with = async |value: String| {

@@ -4,7 +4,7 @@ use plist::{Dictionary, Value as Plist};
 use serde_json::json;
 
 use super::commands::{each, state, task};
-use crate::support::apple::{AppleDevice, behind_proxy, texts};
+use crate::support::apple::{AppleDevice, behind_proxy, certificate, texts};
 use crate::support::server::TestServer;
 
 #[tokio::test]
@@ -14,7 +14,7 @@ async fn whoever_shows_anothers_udid_is_parked_and_the_enrollment_that_there_is_
         let id = phone.enroll(&server).await;
         phone.settle(&server).await;
         let lock = task(&server, "lock", json!({}), &id).await;
-        let thief = AppleDevice { certificate: b"another certificate".to_vec(), ..phone.clone() };
+        let thief = AppleDevice { certificate: certificate("another certificate"), ..phone.clone() };
         thief.authenticate(&server).await.expect(403);
         thief.token_update(&server, Dictionary::new()).await.expect(403);
         thief.idle(&server).await.expect(403);
@@ -78,7 +78,7 @@ async fn a_device_that_checks_out_is_unmanaged_and_may_enroll_again() {
         phone.token_update(&server, Dictionary::new()).await.expect(403);
         phone.authenticate(&server).await.expect(403);
         server.post(&format!("/devices/{id}/authorize"), json!({})).await.expect(200);
-        let fresh = AppleDevice { certificate: b"fresh".to_vec(), ..phone.clone() };
+        let fresh = AppleDevice { certificate: certificate("fresh"), ..phone.clone() };
         assert_eq!(fresh.enroll(&server).await, id);
         assert_eq!(server.get(&format!("/devices/{id}")).await["state"], "active");
         server.stop().await;

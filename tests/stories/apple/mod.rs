@@ -4,5 +4,7 @@ mod bad_input;
 pub mod commands;
 mod enrollment;
 mod nudged;
+mod scep;
+mod scep_refusals;
 mod simulated;
 mod tokens;

@@ -5,7 +5,7 @@ use muster::sim::apple::Iphone;
 use serde_json::{Value, json};
 
 use super::commands::{each, state, task};
-use crate::support::apple::{AppleDevice, CERT_HEADER};
+use crate::support::apple::{AppleDevice, CERT_HEADER, ca_file};
 use crate::support::postgres;
 use crate::support::process::Process;
 use crate::support::server::TestServer;
@@ -73,7 +73,9 @@ async fn a_kill_between_authenticate_and_token_update_or_before_a_report_loses_n
 
 async fn survive(folder: &std::path::Path, database_url: &str) {
     let settings = format!(
-        "trusted_proxies = [\"127.0.0.1\"]\n[mdm]\nproxy_client_cert_header = \"{CERT_HEADER}\"\nrequire_known_certificate = false\nrefresh_every_s = 0\n"
+        "trusted_proxies = [\"127.0.0.1\"]\n[mdm]\nproxy_client_cert_header = \"{CERT_HEADER}\"\nrequire_known_certificate = false\nrefresh_every_s = 0\nca_cert = {:?}\nca_key = {:?}\n",
+        ca_file("pem"),
+        ca_file("key"),
     );
     std::fs::write(folder.join("muster.toml"), settings).unwrap();
     let fcm = muster::sim::fcm::StandIn::start(muster::clock::Clock::system()).await.unwrap();

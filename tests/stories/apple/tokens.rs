@@ -3,13 +3,13 @@
 use muster::change;
 use muster::model::Id;
 use muster::ops::ca;
+use muster::protocol::pki::Certificate;
 use muster::store::Class;
 use plist::{Dictionary, Value as Plist};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::commands::{state, task};
-use crate::support::apple::{AppleDevice, behind_proxy, texts};
+use crate::support::apple::{AppleDevice, behind_proxy, certificate, texts};
 use crate::support::postgres;
 use crate::support::server::TestServer;
 
@@ -28,11 +28,10 @@ async fn each(story: impl AsyncFn(TestServer)) {
     }
 }
 
-/// Issues a device's certificate against a challenge, as the certificate authority does, for so many days.
-async fn issue(server: &TestServer, phone: &AppleDevice, challenge: &str, days: i64) -> bool {
-    let hash: String = Sha256::digest(&phone.certificate).iter().map(|byte| format!("{byte:02x}")).collect();
-    let expires_at_ms = server.clock.now_ms() + days * DAY_MS;
-    change!(server.app, Class::Operators, |conn, moment| ca::issued(conn, moment, challenge, &hash, "01", expires_at_ms).await).unwrap()
+/// Keeps a device's certificate as issued against a challenge, as the certificate authority does.
+async fn issue(server: &TestServer, phone: &AppleDevice, challenge: &str) -> bool {
+    let certificate = Certificate::from_der(&phone.certificate).unwrap();
+    change!(server.app, Class::Operators, |conn, moment| ca::issued(conn, moment, challenge, &certificate).await).unwrap()
 }
 
 /// A challenge of a token's profile.
@@ -46,8 +45,8 @@ async fn challenge(server: &TestServer, token: &Value) -> String {
 async fn with_token(server: &TestServer, name: &str, token: &Value) -> AppleDevice {
     let phone = AppleDevice::named(name);
     let challenge = challenge(server, token).await;
-    assert!(issue(server, &phone, &challenge, 300).await);
-    assert!(!issue(server, &phone, &challenge, 300).await, "a challenge is good once");
+    assert!(issue(server, &phone, &challenge).await);
+    assert!(!issue(server, &phone, &challenge).await, "a challenge is good once");
     phone
 }
 
@@ -113,15 +112,14 @@ async fn another_token_does_not_take_an_enrolled_device_over_and_one_made_for_it
         let (first, second) = (token(&server, json!({})).await, token(&server, json!({"user": "eve@example.org"})).await);
         let phone = with_token(&server, "A", &first).await;
         let id = phone.enroll(&server).await;
-        let certificate = b"by another token".to_vec();
-        let thief = AppleDevice { certificate, ..phone.clone() };
-        assert!(issue(&server, &thief, &challenge(&server, &second).await, 300).await);
+        let thief = AppleDevice { certificate: certificate("by another token"), ..phone.clone() };
+        assert!(issue(&server, &thief, &challenge(&server, &second).await).await);
         thief.authenticate(&server).await.expect(403);
         assert_eq!(phone.idle(&server).await.request().1, "DeviceInformation");
         let parked = server.get("/devices?state=pending_approval").await;
         assert_eq!((&parked["items"][0]["udid"], parked["items"].as_array().unwrap().len()), (&json!(phone.udid), 1));
-        let again = AppleDevice { certificate: b"by the same token".to_vec(), ..phone.clone() };
-        assert!(issue(&server, &again, &challenge(&server, &first).await, 300).await);
+        let again = AppleDevice { certificate: certificate("by the same token"), ..phone.clone() };
+        assert!(issue(&server, &again, &challenge(&server, &first).await).await);
         again.authenticate(&server).await.expect(200);
         phone.idle(&server).await.expect(200);
         again.token_update(&server, Dictionary::new()).await.expect(200);
@@ -142,6 +140,8 @@ async fn an_identity_is_renewed_in_time_and_its_renewal_leaves_everything_as_it_
         phone.token_update(&server, unlock).await.expect(200);
         phone.settle(&server).await;
         server.advance(199 * DAY_MS);
+        // What renews identities is the device CA: here it is made before it is needed.
+        assert_eq!(server.client.get(format!("{}/mdm/scep?operation=GetCACert", server.url)).send().await.unwrap().status(), 200);
         phone.settle(&server).await;
         server.advance(2 * DAY_MS);
         let clear = task(&server, "clear_passcode", json!({}), &id).await;
@@ -152,11 +152,11 @@ async fn an_identity_is_renewed_in_time_and_its_renewal_leaves_everything_as_it_
         assert_eq!(command.get("RequestType").and_then(Plist::as_string), Some("InstallProfile"));
         let profile = command.get("Payload").and_then(Plist::as_data).unwrap();
         let profile = plist::from_bytes::<Plist>(profile).unwrap().into_dictionary().unwrap();
-        let scep = profile.get("PayloadContent").unwrap().as_array().unwrap()[0].as_dictionary().unwrap();
+        let scep = profile.get("PayloadContent").unwrap().as_array().unwrap()[1].as_dictionary().unwrap();
         let challenge = scep.get("PayloadContent").unwrap().as_dictionary().unwrap().get("Challenge").and_then(Plist::as_string).unwrap();
         let lock = task(&server, "lock", json!({}), &id).await;
-        let renewed = AppleDevice { certificate: b"renewed".to_vec(), ..phone.clone() };
-        assert!(issue(&server, &renewed, challenge, 300).await);
+        let renewed = AppleDevice { certificate: certificate("renewed"), ..phone.clone() };
+        assert!(issue(&server, &renewed, challenge).await);
         // The device switches before it reports: the report never comes.
         renewed.authenticate(&server).await.expect(200);
         renewed.token_update(&server, Dictionary::new()).await.expect(200);

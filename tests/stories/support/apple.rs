@@ -1,27 +1,60 @@
 //! An Apple device as a value: it says exactly what the test tells it to say, with its certificate in a trusted proxy's header.
 
+use std::path::{Path, PathBuf};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use muster::clock::Moment;
 use muster::config::Config;
+use muster::ops::ca::Pair;
+use muster::protocol::pki::certificate::Wanted;
+use muster::protocol::pki::{Certificate, Purpose};
 use plist::{Dictionary, Value};
 
-use super::server::TestServer;
+use super::server::{START_MS, TestServer};
 
 pub const CERT_HEADER: &str = "X-Client-Cert";
 pub const TOPIC: &str = "com.apple.mgmt.External.11111111-2222-3333-4444-555555555555";
 
-/// Settings under which a proxy on loopback is believed, and any certificate lets a new device in.
+const CA: &str = include_str!("../apple/fixtures/throwaway_ca.pem");
+const CA_KEY: &str = include_str!("../apple/fixtures/throwaway_ca.key");
+/// Before every clock of the tests.
+const ISSUED_MS: i64 = 1_700_000_000_000;
+/// 300 days after the clocks of the tests begin.
+const ENDS_MS: i64 = START_MS + 300 * 86_400_000;
+
+/// The path of a file of the tests' device CA: `pem` or `key`.
+pub fn ca_file(ending: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/stories/apple/fixtures/throwaway_ca.{ending}"))
+}
+
+/// A certificate of the tests' device CA, DER; the same for the same name.
+pub fn certificate(name: &str) -> Vec<u8> {
+    certificate_of(&Pair::from_pem(CA, CA_KEY).unwrap(), name)
+}
+
+/// A certificate of a CA with the CA's own key.
+pub fn certificate_of(ca: &Pair, name: &str) -> Vec<u8> {
+    let spki = ca.key.spki().unwrap();
+    let wanted = Wanted { purpose: Purpose::Device, common_name: name, spki: &spki, life_ms: ENDS_MS - ISSUED_MS };
+    let seed = name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let moment = &mut Moment::fixed(ISSUED_MS, seed);
+    Certificate::issue(moment, Some(ca.certificate()), &ca.key, &wanted).unwrap().der().to_vec()
+}
+
+/// Settings under which a proxy on loopback is believed, and any certificate of the tests' device CA lets a new device in.
 pub fn behind_proxy(config: &mut Config) {
     config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     config.mdm.proxy_client_cert_header = Some(CERT_HEADER.into());
     config.mdm.require_known_certificate = false;
+    (config.mdm.ca_cert, config.mdm.ca_key) = (Some(ca_file("pem")), Some(ca_file("key")));
 }
 
 /// An Apple device.
 #[derive(Clone, Debug)]
 pub struct AppleDevice {
     pub udid: String,
-    /// DER of its certificate; any bytes do where the server knows none.
+    /// DER of its certificate.
     pub certificate: Vec<u8>,
     pub serial: String,
     pub product: String,
@@ -80,7 +113,7 @@ impl AppleDevice {
     pub fn named(name: &str) -> AppleDevice {
         AppleDevice {
             udid: format!("00008030-{name}"),
-            certificate: format!("certificate of {name}").into_bytes(),
+            certificate: certificate(&format!("certificate of {name}")),
             serial: format!("SER-{name}"),
             product: "iPhone15,2".into(),
         }

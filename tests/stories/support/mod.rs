@@ -8,4 +8,5 @@ pub mod device;
 pub mod postgres;
 pub mod process;
 pub mod push;
+pub mod scep;
 pub mod server;
