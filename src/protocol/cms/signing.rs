@@ -52,7 +52,7 @@ impl Signing<'_> {
             SEQUENCE,
             &[&tlv::small(1), &issuer_and_serial(self.certificate), &digest, &tagged, &named, &tlv::wrap(tlv::OCTET_STRING, &[&signature])],
         );
-        let certificates = [&[self.certificate.clone()], self.chain].concat();
+        let certificates = [std::slice::from_ref(self.certificate), self.chain].concat();
         Ok(data(&tlv::wrap(tlv::SET, &[&digest]), inside, &certificates, &tlv::wrap(tlv::SET, &[&signer])))
     }
 }
