@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, Bells, Funnel, Shared, Tail};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Part};
 use crate::http::serve::{self, Bound, Patience};
 use crate::http::tls::Certificate;
-use crate::intake::authority::Authorities;
+use crate::intake::authority::{self, Authorities};
 use crate::ops::settle;
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
@@ -89,7 +89,7 @@ impl Server {
         let mut bound = Vec::new();
         for listener in listening {
             let tls = match (&certificate, listener.tls) {
-                (Some(certificate), true) => Some(certificate.acceptor()?),
+                (Some(certificate), true) => Some(certificate.acceptor(device_ca_names(&app, &listener.serves).await?)?),
                 _ => None,
             };
             let tcp = TcpListener::bind(listener.address).await.with_context(|| format!("{} cannot be listened on", listener.address))?;
@@ -148,6 +148,15 @@ impl Server {
             }
         }
     }
+}
+
+/// The names of the device CA, which a listener tells devices that are to show their certificates; `None` where none comes.
+async fn device_ca_names(app: &App, serves: &[Part]) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
+    if !serves.contains(&Part::Mdm) {
+        return Ok(None);
+    }
+    let authority = authority::authority(app).await.context("[mdm] the device CA")?;
+    Ok(Some(authority.ca.chain.iter().map(|certificate| certificate.subject().to_vec()).collect()))
 }
 
 /// Locks the SQLite file against a second server; the lock ends with the process, however it ends.

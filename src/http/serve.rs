@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use bytes::Bytes;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -36,6 +37,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The address of the peer, as an extension of every request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// The certificate that the peer proved its key for at the TLS handshake, DER, as an extension of every request. Whose it is, who issued it
+/// and when it ended is not checked: that is for the handler.
+#[derive(Clone, Debug)]
+pub struct PeerCertificate(pub Bytes);
 
 /// How much a listener bears from its peers. Tests are less patient.
 #[derive(Clone, Copy, Debug)]
@@ -99,12 +105,17 @@ async fn connection(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor
     stream.set_nodelay(true).ok();
     let spoke = CancellationToken::new();
     let heard = spoke.clone();
-    let service = TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
-        heard.cancel();
-        request.extensions_mut().insert(Peer(peer));
-        request.extensions_mut().insert(patience);
-        router.clone().oneshot(request.map(Body::new))
-    }));
+    let service = move |shown: Option<PeerCertificate>| {
+        TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
+            heard.cancel();
+            request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(patience);
+            if let Some(shown) = &shown {
+                request.extensions_mut().insert(shown.clone());
+            }
+            router.clone().oneshot(request.map(Body::new))
+        }))
+    };
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.header);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(60))).max_concurrent_streams(128);
@@ -112,12 +123,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor
     builder.http2().max_header_list_size(HEADERS_BYTES_MAX);
     let outcome = match tls {
         None => {
-            let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
+            let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service(None)).into_owned());
             unless_silent(served, &spoke, patience.header).await
         }
         Some(acceptor) => match tokio::time::timeout(patience.handshake, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
-                let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let shown = shown.map(|certificate| PeerCertificate(Bytes::copy_from_slice(certificate)));
+                let served = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service(shown)).into_owned());
                 unless_silent(served, &spoke, patience.header).await
             }
             // A peer that cannot or will not shake hands is everyday life on an open port.

@@ -37,8 +37,8 @@ fn certificate(stand_in: &StandIn, topic: &str) -> Value {
 }
 
 fn phone(server: &TestServer, name: &str) -> Iphone {
-    let header = (CERT_HEADER.to_owned(), AppleDevice::named(name).header());
-    let mut phone = Iphone::new(&server.url, name, header, &profile::identifier(&server.config.public_url));
+    let phone = Iphone::new(&server.url, name, &profile::identifier(&server.config.public_url));
+    let mut phone = phone.behind_proxy(CERT_HEADER, &AppleDevice::named(name).header());
     phone.topic = TOPIC.into();
     phone
 }

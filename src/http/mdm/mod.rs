@@ -38,7 +38,7 @@ pub async fn message(State(app): State<App>, Extension(Peer(peer)): Extension<Pe
     let bytes_max = if is_checkin { CHECKIN_BYTES_MAX } else { CONNECT_BYTES_MAX };
     // The signature of a message is over its bytes as they came: they are taken before anything reads them.
     let bytes = extract::body(Request::from_parts(parts.clone(), body), bytes_max).await?;
-    let presented = identity::presented(&app, peer.ip(), &parts.headers, &bytes)?;
+    let presented = identity::presented(&app, peer.ip(), &parts, &bytes).await?;
     let message = parse(bytes.clone()).await?;
     if is_checkin || message.0.contains_key("MessageType") {
         let remote = client_address(&app, peer.ip(), &parts.headers).to_string();

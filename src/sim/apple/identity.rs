@@ -3,13 +3,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use plist::{Dictionary, Value};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use super::{Iphone, Trouble};
+use super::{Iphone, TIMEOUT, Trouble};
 use crate::clock::Clock;
 use crate::protocol::apple::reading;
 use crate::protocol::apple::scep::{Answer, Asking, Kind};
-use crate::protocol::cms::{Cipher, SignedData};
+use crate::protocol::cms::{Cipher, SignedData, Signing};
 use crate::protocol::pki::certificate::Wanted;
 use crate::protocol::pki::request::Request;
 use crate::protocol::pki::{Certificate, Key, PkiError, Purpose};
@@ -32,6 +33,8 @@ pub struct Enrollment {
     pub fingerprint: Vec<u8>,
     pub topic: String,
     pub identifier: String,
+    /// Whether each message is to be signed.
+    pub signs: bool,
 }
 
 impl Identity {
@@ -67,6 +70,7 @@ impl Enrollment {
             fingerprint: settings.get("CAFingerprint").and_then(Value::as_data).unwrap_or_default().to_vec(),
             topic: text(mdm, "Topic")?,
             identifier: text(Some(&profile), "PayloadIdentifier")?,
+            signs: mdm.and_then(|mdm| mdm.get("SignMessage")).and_then(Value::as_boolean).unwrap_or_default(),
         })
     }
 }
@@ -86,10 +90,19 @@ impl Iphone {
     /// Installs an enrollment profile, the first or one that renews: the identity, Authenticate, TokenUpdate.
     pub(super) async fn install(&mut self, profile: &[u8], token: &[u8]) -> Result<(), Trouble> {
         let enrollment = Enrollment::read(profile)?;
-        self.identity = Some(self.ask(&enrollment).await?);
+        let identity = self.ask(&enrollment).await?;
+        self.use_identity(identity)?;
+        self.signs = enrollment.signs;
         self.topic = enrollment.topic;
         self.state.profile = enrollment.identifier;
         self.enroll(token).await
+    }
+
+    /// Speaks with this identity from now on.
+    pub fn use_identity(&mut self, identity: Identity) -> Result<(), Trouble> {
+        self.identity = Some(identity);
+        self.client = self.connecting()?;
+        Ok(())
     }
 
     /// Asks for an identity with a fresh key, by the challenge of a profile.
@@ -105,8 +118,7 @@ impl Iphone {
         let identity = self.identity.clone().ok_or(Trouble::Nonsense)?;
         let request = Request::make(&identity.key, identity.certificate.subject(), None)?;
         let certificate = self.exchange(enrollment, Kind::Renewal, &identity, &request).await?;
-        self.identity = Some(Identity { certificate, ..identity });
-        Ok(())
+        self.use_identity(Identity { certificate, ..identity })
     }
 
     async fn exchange(&self, enrollment: &Enrollment, kind: Kind, by: &Identity, request: &[u8]) -> Result<Certificate, Trouble> {
@@ -145,10 +157,37 @@ impl Iphone {
         Ok((recipient.clone(), ca.clone()))
     }
 
-    /// The certificate as the proxy in front hands it on (RFC 9440).
-    pub(super) fn handed_on(&self) -> String {
-        let forwarded = |identity: &Identity| format!(":{}:", STANDARD.encode(identity.certificate.der()));
-        self.identity.as_ref().map_or_else(|| self.certificate.1.clone(), forwarded)
+    /// The headers that prove who sends this body.
+    pub(super) fn proofs(&self, body: &[u8]) -> Result<HeaderMap, Trouble> {
+        let mut headers = HeaderMap::new();
+        let mut insert = |name: &str, value: String| {
+            let name = HeaderName::try_from(name).map_err(|_| Trouble::Nonsense)?;
+            headers.insert(name, HeaderValue::try_from(value).map_err(|_| Trouble::Nonsense)?);
+            Ok::<(), Trouble>(())
+        };
+        if let Some((name, value)) = &self.proxy {
+            // As RFC 9440 has it.
+            let forwarded = self.identity.as_ref().map(|identity| format!(":{}:", STANDARD.encode(identity.certificate.der())));
+            insert(name, forwarded.unwrap_or_else(|| value.clone()))?;
+        }
+        if let Some(Identity { certificate, key }) = self.identity.as_ref().filter(|_| self.signs) {
+            let signing = Signing { certificate, key, chain: &[], now_ms: Clock::system().now_ms() };
+            insert("Mdm-Signature", STANDARD.encode(signing.sign_detached(body)?))?;
+        }
+        Ok(headers)
+    }
+
+    /// A client that shows the phone's identity in the TLS handshake, if it has one.
+    pub(super) fn connecting(&self) -> Result<reqwest::Client, Trouble> {
+        let mut client = reqwest::Client::builder().timeout(TIMEOUT);
+        if let Some(root) = &self.root {
+            client = client.tls_certs_only([reqwest::Certificate::from_pem(root.as_bytes())?]);
+        }
+        if let Some(identity) = self.identity.as_ref().filter(|_| self.server.starts_with("https://")) {
+            let pem = identity.key.to_pem()? + &identity.certificate.to_pem();
+            client = client.identity(reqwest::Identity::from_pem(pem.as_bytes())?);
+        }
+        Ok(client.build()?)
     }
 }
 

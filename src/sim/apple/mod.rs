@@ -39,13 +39,17 @@ pub enum Trouble {
 pub struct Iphone {
     server: String,
     client: reqwest::Client,
-    /// The header in which the proxy in front would hand on the phone's certificate.
-    certificate: (String, String),
+    /// The header in which a proxy in front hands on the phone's certificate, and that of before it has an identity.
+    proxy: Option<(String, String)>,
+    /// The root that it trusts for TLS, PEM; the system's where there is none.
+    root: Option<String>,
     pub udid: String,
     pub serial: String,
     pub topic: String,
-    /// What SCEP gave it; it then speaks with this instead.
+    /// What SCEP gave it: shown in the TLS handshake, to a proxy in front, and by signatures if the profile asks for them.
     pub identity: Option<identity::Identity>,
+    /// True where its profile wants each message signed.
+    pub signs: bool,
     pub state: State,
 }
 
@@ -72,19 +76,34 @@ pub struct State {
 
 impl Iphone {
     /// A supervised phone with a passcode, not enrolled.
-    pub fn new(server: &str, name: &str, certificate: (String, String), profile: &str) -> Iphone {
+    pub fn new(server: &str, name: &str, profile: &str) -> Iphone {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
         let state = State { has_passcode: true, supervised: true, profile: profile.into(), ..State::default() };
         Iphone {
             server: server.trim_end_matches('/').into(),
             client,
-            certificate,
+            proxy: None,
+            root: None,
             udid: format!("00008030-{name}"),
             serial: format!("SIM{name}"),
             topic: "com.apple.mgmt.External.simulated".into(),
             identity: None,
+            signs: false,
             state,
         }
+    }
+
+    /// A proxy in front of the server hands the phone's certificate on in this header; until it has an identity, this value.
+    pub fn behind_proxy(mut self, header: &str, value: &str) -> Iphone {
+        self.proxy = Some((header.into(), value.into()));
+        self
+    }
+
+    /// Trusts this root (PEM) alone for TLS.
+    pub fn trusting(mut self, root: &str) -> Result<Iphone, Trouble> {
+        self.root = Some(root.into());
+        self.client = self.connecting()?;
+        Ok(self)
     }
 
     /// Installs the enrollment profile: Authenticate, then TokenUpdate with this push token.
@@ -160,9 +179,9 @@ impl Iphone {
 
     async fn send(&self, path: &str, kind: &str, mut body: Dictionary) -> Result<Vec<u8>, Trouble> {
         body.insert("UDID".into(), Value::String(self.udid.clone()));
-        let request =
-            self.client.put(format!("{}/mdm/{path}", self.server)).header(&self.certificate.0, self.handed_on()).header(CONTENT_TYPE, kind);
-        let response = request.body(xml(&Value::Dictionary(body))).send().await?;
+        let body = xml(&Value::Dictionary(body));
+        let request = self.client.put(format!("{}/mdm/{path}", self.server)).header(CONTENT_TYPE, kind).headers(self.proofs(&body)?);
+        let response = request.body(body).send().await?;
         let status = response.status();
         if status.as_u16() != 200 {
             return Err(Trouble::Refused(status.as_u16(), response.text().await?));

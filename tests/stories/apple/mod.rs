@@ -3,6 +3,7 @@
 mod bad_input;
 pub mod commands;
 mod enrollment;
+mod identity;
 mod nudged;
 mod scep;
 mod scep_refusals;

@@ -11,8 +11,8 @@ use crate::support::process::Process;
 use crate::support::server::TestServer;
 
 fn iphone(server: &TestServer, name: &str) -> Iphone {
-    let certificate = (CERT_HEADER.to_owned(), AppleDevice::named(name).header());
-    Iphone::new(&server.url, name, certificate, &profile::identifier(&server.config.public_url))
+    let phone = Iphone::new(&server.url, name, &profile::identifier(&server.config.public_url));
+    phone.behind_proxy(CERT_HEADER, &AppleDevice::named(name).header())
 }
 
 #[tokio::test]
@@ -82,8 +82,8 @@ async fn survive(folder: &std::path::Path, database_url: &str) {
     let mut process = Process::new(folder, database_url, &fcm);
     process.start().await;
     let key = process.key().await;
-    let certificate = (CERT_HEADER.to_owned(), AppleDevice::named("K").header());
-    let mut phone = Iphone::new(&process.url, "K", certificate, &profile::identifier(&process.url));
+    let certificate = AppleDevice::named("K").header();
+    let mut phone = Iphone::new(&process.url, "K", &profile::identifier(&process.url)).behind_proxy(CERT_HEADER, &certificate);
     phone.authenticate().await.unwrap();
     process.kill().await;
     process.start().await;

@@ -41,7 +41,7 @@ pub async fn with_topic(server: TestServer, apns: &StandIn) -> TestServer {
 
 /// A phone that nobody knows yet.
 pub fn phone(server: &TestServer, name: &str) -> Iphone {
-    Iphone::new(&server.url, name, (CERT_HEADER.to_owned(), String::new()), "")
+    Iphone::new(&server.url, name, "").behind_proxy(CERT_HEADER, "")
 }
 
 /// A fresh enrollment link.

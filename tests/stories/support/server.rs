@@ -101,15 +101,16 @@ impl TestServer {
         change(&mut config);
         let server = Server::start(config.clone(), clock.clone()).await.unwrap();
         let app = server.app.clone();
-        let url = format!("http://{}", server.address().unwrap());
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", server.address().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));
         let mut moment = clock.moment();
         let mut conn = app.db.begin(Class::Operators).await.unwrap();
         let key = operators::add_key(&mut conn, &mut moment, &Actor::server(), "test", Role::Admin).await.unwrap();
         conn.commit().await.unwrap();
-        let client =
-            reqwest::Client::builder().timeout(Duration::from_secs(20)).redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).redirect(reqwest::redirect::Policy::none());
+        let client = client.tls_danger_accept_invalid_certs(config.tls.is_some()).build().unwrap();
         TestServer { url, clock, fcm, app, key, client, config, stop, running, _folder: folder }
     }
 
