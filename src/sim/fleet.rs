@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::phone::{Habits, Identity, Kind, Phone, Progress, PushLine};
-use super::{apns, fcm};
+use super::apple::Iphone;
+use super::apple::life::{self, Life};
+use super::phone::{Habits, Identity, Kind, Phone, PushLine};
+use super::{Journey, apns, fcm};
 use crate::clock::Clock;
 
 /// Pushes that may wait for one phone.
@@ -38,6 +40,8 @@ pub struct Plan {
     pub phones: usize,
     /// Every so many phones one is an iPhone with our app, if there is an APNs; 0 for none.
     pub iphone_every: usize,
+    /// Enrollment links of further iPhones, which are managed by their own system; they need an APNs.
+    pub links: Vec<String>,
     /// The phones' first activations are spread over this time.
     pub arrive_within: Duration,
     /// True for phones that lose pushes, go away, fail and tell of events; false for phones that do as they are told.
@@ -46,7 +50,8 @@ pub struct Plan {
 
 /// A running fleet.
 pub struct Fleet {
-    pub progress: Vec<(String, Arc<Progress>)>,
+    /// Each device's serial number and how far it has come: those with our app first.
+    pub progress: Vec<(String, Arc<dyn Journey>)>,
     phones: JoinSet<()>,
 }
 
@@ -65,7 +70,7 @@ impl Fleet {
     pub fn start(plan: &Plan, carriers: &Carriers, clock: &Clock, stop: &CancellationToken) -> Fleet {
         let client = reqwest::Client::builder().pool_max_idle_per_host(64).timeout(Duration::from_secs(30)).build().unwrap_or_default();
         let mut rng = StdRng::from_seed(clock.moment().secret());
-        let mut fleet = Fleet { progress: Vec::with_capacity(plan.phones), phones: JoinSet::new() };
+        let mut fleet = Fleet { progress: Vec::with_capacity(plan.phones + plan.links.len()), phones: JoinSet::new() };
         for n in 0..plan.phones {
             let kind = match &carriers.apns {
                 Some((_, bundle)) if plan.iphone_every > 0 && n % plan.iphone_every == plan.iphone_every - 1 => {
@@ -91,6 +96,18 @@ impl Fleet {
                 if tokio::time::timeout(wait, stop.cancelled()).await.is_err() {
                     let line = push_line(&kind, &carriers);
                     phone.run(line, stop).await;
+                }
+            });
+        }
+        let Some((apns, _)) = &carriers.apns else { return fleet };
+        for (n, link) in (plan.phones..).zip(&plan.links) {
+            let life = Life::new(Iphone::new(&plan.server, &format!("{n:07}"), ""), managed(plan.lively), clock);
+            fleet.progress.push((serial_of(n), life.progress()));
+            let wait = plan.arrive_within.mul_f64(rng.random_range(0.0..1.0));
+            let (link, apns, stop) = (link.clone(), apns.clone(), stop.clone());
+            fleet.phones.spawn(async move {
+                if tokio::time::timeout(wait, stop.cancelled()).await.is_err() {
+                    life.run(&link, &apns, stop).await;
                 }
             });
         }
@@ -136,6 +153,15 @@ fn arrivals<P: Send + 'static>(mut pushes: mpsc::Receiver<P>) -> mpsc::Receiver<
         }
     });
     arrivals
+}
+
+/// The habits of an iPhone that its own system manages.
+fn managed(is_lively: bool) -> life::Habits {
+    if is_lively {
+        life::Habits { loses_push: 0.02, locked_every: Some(Duration::from_secs(45)), ..life::Habits::default() }
+    } else {
+        life::Habits::default()
+    }
 }
 
 fn lively(kind: &Kind, rng: &mut StdRng) -> Habits {

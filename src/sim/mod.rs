@@ -6,3 +6,9 @@ pub mod fcm;
 pub mod fleet;
 pub mod phone;
 mod plans;
+
+/// How far a simulated device has come.
+pub trait Journey: std::fmt::Debug + Send + Sync {
+    /// True for one that was admitted, was nudged, and did everything that it can be told to do.
+    fn completed_the_loop(&self) -> bool;
+}

@@ -1,5 +1,6 @@
 //! The operator of the demo: makes users and policies, orders jobs, changes policies, and calls after phones that did not come.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -17,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(18);
 /// An operator with an API key.
 pub struct Director {
     client: reqwest::Client,
+    server: String,
     url: String,
     key: String,
 }
@@ -24,7 +26,7 @@ pub struct Director {
 impl Director {
     pub fn new(url: &str, key: &str) -> Director {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap_or_default();
-        Director { client, url: format!("{url}/api/v1"), key: key.to_owned() }
+        Director { client, server: url.to_owned(), url: format!("{url}/api/v1"), key: key.to_owned() }
     }
 
     async fn call(&self, method: reqwest::Method, path: &str, body: Value) -> anyhow::Result<Value> {
@@ -58,6 +60,19 @@ impl Director {
         self.put("/policies/field/assignments", json!({"assignments": [{"label": "field", "mode": "include", "rank": 20}]})).await?;
         let token = self.post("/enrollment-tokens", json!({"name": "demo", "max_uses": phones * 4})).await?;
         token["token"].as_str().map(str::to_owned).context("the enrollment token came without its value")
+    }
+
+    /// Enrollment links, one for the iPhone of each of these users.
+    pub async fn links(&self, users: Range<usize>) -> anyhow::Result<Vec<String>> {
+        let mut links = Vec::with_capacity(users.len());
+        for n in users {
+            let email = email_of(n);
+            let token =
+                self.post("/enrollment-tokens", json!({"name": format!("iPhone of {email}"), "user": email, "max_uses": 1})).await?;
+            let value = token["token"].as_str().context("the enrollment token came without its value")?;
+            links.push(format!("{}/enroll/{value}", self.server));
+        }
+        Ok(links)
     }
 
     /// Orders things until `stop` or the end of `duration`. An order that fails is reported at the end, not at once: the demo goes on.

@@ -1,7 +1,8 @@
-//! `muster demo`: the whole loop on one machine. Everything here goes over the wire: the phones use the agent protocol, the stand-in
-//! speaks FCM's, and the director uses the operator API as anybody would.
+//! `muster demo`: the whole loop on one machine. Everything here goes over the wire: the phones use the agent protocol or Apple's, the
+//! stand-ins speak FCM's and APNs', and the director uses the operator API as anybody would.
 
 mod director;
+mod providers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,13 +15,18 @@ use tokio_util::sync::CancellationToken;
 use self::director::Director;
 use super::{local, stop_on_signal};
 use crate::clock::Clock;
-use crate::config::{Config, Fcm, Push};
+use crate::config::Config;
 use crate::model::Role;
 use crate::server::Server;
-use crate::sim::fcm::StandIn;
-use crate::sim::fleet::{Carriers, Fleet, Plan};
+use crate::sim::fleet::{Fleet, Plan};
 
-const PHONES: usize = 200;
+const ANDROIDS: usize = 200;
+/// iPhones with our app: every so many phones one.
+const APP_EVERY: usize = 21;
+const APPS: usize = ANDROIDS / (APP_EVERY - 1);
+/// iPhones that are managed by their own system.
+const IPHONES: usize = 20;
+const ALL: usize = ANDROIDS + APPS + IPHONES;
 /// The phones' first activations are spread over this time.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(8);
 /// Phones that have not been through the loop are named up to this many.
@@ -41,16 +47,14 @@ pub async fn run(seconds: Option<u64>, keep: Option<PathBuf>) -> anyhow::Result<
 
 async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
-    let fcm = StandIn::start(clock.clone()).await.context("the FCM stand-in cannot start")?;
-    let account = folder.join("fcm.json");
-    std::fs::write(&account, fcm.service_account())?;
+    let (carriers, push) = providers::start(folder, &clock).await?;
     let listen = free_address()?;
     let config = Config {
         listen,
         public_url: format!("http://{listen}"),
         database_url: format!("sqlite://{}", folder.join("muster.db").display()),
         data_dir: folder.to_owned(),
-        push: Push { fcm: Some(Fcm { service_account: Some(account), endpoint: fcm.endpoint(), ..Fcm::default() }), ..Push::default() },
+        push,
         ..Config::default()
     };
     let link = local::sign_in_link(&config, "demo", Role::Admin).await?;
@@ -58,15 +62,25 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
     let server = Server::start(config, clock.clone()).await?;
     let url = server.app.config.public_url.clone();
     let running = tokio::spawn(server.run(stop.clone()));
-    println!("\n  Muster's demo: {PHONES} simulated phones come in, get tasks and policies, report, fail, go offline and return.");
+    println!("\n  Muster's demo: {ALL} simulated phones come in, get tasks and policies, report, fail, go offline and return:");
+    println!("  {ANDROIDS} Androids, {APPS} iPhones with an app, {IPHONES} iPhones that speak Apple's MDM protocol.");
     println!("\n  Open this page (the link signs in once, within 15 minutes):\n\n    {link}\n");
     println!("  The same through the API:  curl -H 'Authorization: Bearer {key}' {url}/api/v1/overview");
     println!("  Ctrl-C ends it.\n");
 
     let director = Director::new(&url, &key);
-    let enrollment_token = director.prepare(PHONES).await.context("the demo's users and policies cannot be made")?;
-    let plan = Plan { server: url.clone(), enrollment_token, phones: PHONES, iphone_every: 0, arrive_within: ARRIVE_WITHIN, lively: true };
-    let fleet = Fleet::start(&plan, &Carriers { fcm, apns: None }, &clock, &stop);
+    let enrollment_token = director.prepare(ALL).await.context("the demo's users and policies cannot be made")?;
+    let links = director.links(ANDROIDS + APPS..ALL).await.context("the demo's enrollment links cannot be made")?;
+    let plan = Plan {
+        server: url.clone(),
+        enrollment_token,
+        phones: ANDROIDS + APPS,
+        iphone_every: APP_EVERY,
+        links,
+        arrive_within: ARRIVE_WITHIN,
+        lively: true,
+    };
+    let fleet = Fleet::start(&plan, &carriers, &clock, &stop);
     let signal = CancellationToken::new();
     tokio::spawn(stop_on_signal(signal.clone()));
     let directing = director.direct(&fleet, &signal, seconds.map(Duration::from_secs));
@@ -85,11 +99,11 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
     if seconds.is_none() {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{completed} of {PHONES} phones were admitted, got their policy, were nudged, and finished a task");
+    println!("{completed} of {ALL} phones were admitted, were nudged, finished a task and, but for Apple's MDM clients, got their policy");
     for laggard in laggards.iter().take(NAMED_MAX) {
         println!("  not {laggard}");
     }
-    Ok(if completed == PHONES { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if completed == ALL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// An address on loopback that nobody listens on now.

@@ -3,6 +3,7 @@
 
 mod act;
 pub mod identity;
+pub mod life;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,6 +71,10 @@ pub struct State {
     /// A profile that renews its identity, to be installed when the command was carried out.
     pub renewal: Option<Vec<u8>>,
     pub push_token: Vec<u8>,
+    /// True where its last word was that it cannot now.
+    pub put_off: bool,
+    /// Commands of operators that it has carried out.
+    pub ordered: u64,
     /// Requests that it has carried out, in order.
     pub done: Vec<String>,
 }
@@ -121,7 +126,7 @@ impl Iphone {
 
     /// The second half of an enrollment, and every new push token.
     pub async fn token_update(&mut self, token: &[u8]) -> Result<(), Trouble> {
-        let mut update = texts(&[("PushMagic", &format!("magic of {}", self.udid))]);
+        let mut update = texts(&[("PushMagic", &magic_of(&self.udid))]);
         update.insert("Token".into(), Value::Data(token.to_vec()));
         update.insert("UnlockToken".into(), Value::Data(format!("unlock {}", self.udid).into_bytes()));
         self.checkin("TokenUpdate", update).await?;
@@ -137,6 +142,9 @@ impl Iphone {
         for carried_out in 0..COMMANDS_MAX {
             let Some((uuid, command)) = self.connect(report).await? else { return Ok(carried_out) };
             report = self.act(&command);
+            let status = report.get("Status").and_then(Value::as_string);
+            self.state.put_off = status == Some("NotNow");
+            self.state.ordered += u64::from(status == Some("Acknowledged") && is_order(&uuid));
             report.insert("CommandUUID".into(), Value::String(uuid));
             if let Some(profile) = self.state.renewal.take() {
                 // It speaks with the new identity before it reports, and then does not report any more.
@@ -188,6 +196,16 @@ impl Iphone {
         }
         Ok(response.bytes().await?.to_vec())
     }
+}
+
+/// What a push for this phone says.
+fn magic_of(udid: &str) -> String {
+    format!("magic of {udid}")
+}
+
+/// What the server asks by itself has a name; what an operator ordered has the id of a task.
+fn is_order(command_uuid: &str) -> bool {
+    command_uuid.get(..36).is_some_and(|id| uuid::Uuid::try_parse(id).is_ok())
 }
 
 fn texts(pairs: &[(&str, &str)]) -> Dictionary {

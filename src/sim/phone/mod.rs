@@ -20,6 +20,7 @@ pub use state::Memory;
 use talk::{Heard, Talk};
 
 use crate::clock::Clock;
+use crate::sim::Journey;
 
 /// A phone that could not get through tries again after this long, as the protocol asks for compliance changes.
 const RETRY: Duration = Duration::from_secs(60);
@@ -94,9 +95,9 @@ pub struct Progress {
     pub refused: AtomicU64,
 }
 
-impl Progress {
+impl Journey for Progress {
     /// Activated, has the policy, was nudged, and finished a task.
-    pub fn completed_the_loop(&self) -> bool {
+    fn completed_the_loop(&self) -> bool {
         self.activated.load(Ordering::Relaxed)
             && self.policy_applied.load(Ordering::Relaxed)
             && self.nudges.load(Ordering::Relaxed) > 0
