@@ -51,6 +51,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_connections", "Connections to APNs."),
     ("muster_stream_limit", "Streams that APNs allows on all connections together."),
     ("muster_credential_expiry_timestamp", "Unix seconds at which the push certificate ends."),
+    ("muster_device_ca_expiry_timestamp", "Unix seconds at which the device CA ends."),
     ("muster_breaker_state", "0 closed, 1 half open, 2 open."),
     ("muster_armed_devices", "Channels that were nudged and have not come since."),
     ("muster_overdue_devices", "Of these, channels nudged three times or more in vain."),

@@ -1,8 +1,12 @@
 //! Commands that work on the database directly, also while no server runs.
 
+use anyhow::Context;
+
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::intake::authority::Authorities;
 use crate::model::{Actor, Role};
+use crate::ops::ca::{Pair, authority};
 use crate::ops::operators;
 use crate::server;
 use crate::store::Class;
@@ -16,6 +20,42 @@ pub async fn operator_add(config: &Config, name: &str, role: Role) -> anyhow::Re
 /// `muster key add`: prints the key, alone, on standard output.
 pub async fn key_add(config: &Config, name: &str, role: Role) -> anyhow::Result<()> {
     println!("{}", api_key(config, name, role).await?);
+    Ok(())
+}
+
+/// `muster ca show`: prints the device CA, PEM.
+pub async fn ca_show(config: &Config) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let ca = match Authorities::from_config(config)?.given() {
+        Some(given) => Some(given.clone()),
+        None => {
+            let (db, seal) = server::open(config, &clock, config.migrate).await?;
+            let stored = authority::stored_ca(&mut db.read().await?, &seal).await?;
+            db.close().await;
+            stored
+        }
+    };
+    let ca = ca.context("there is no device CA yet: `muster serve` makes it")?;
+    for certificate in &ca.chain {
+        print!("{}", certificate.to_pem());
+    }
+    Ok(())
+}
+
+/// `muster ca rotate`: puts a new device CA in the place of the one that there is, and prints its SHA-256.
+pub async fn ca_rotate(config: &Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        config.mdm.ca_cert.is_none(),
+        "[mdm] ca_cert names the device CA: put the new certificate first in that file, the former one behind it, and the new key in ca_key"
+    );
+    let clock = Clock::system();
+    let (db, seal) = server::open(config, &clock, config.migrate).await?;
+    let made = Pair::make_ca(&mut clock.moment())?;
+    let mut conn = db.begin(Class::Operators).await?;
+    let ca = authority::rotate_ca(&mut conn, &mut clock.moment(), &seal, &Actor::server(), made).await?;
+    conn.commit().await?;
+    db.close().await;
+    println!("{}", ca.certificate().hash());
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::intake::authority;
 use crate::model::Role;
 use crate::server::Server;
 use crate::store::Db;
@@ -74,6 +75,9 @@ enum Command {
     /// Keys of the API.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The device CA.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Devices of a running server.
     Device {
         #[command(flatten)]
@@ -143,6 +147,14 @@ enum OperatorCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Print the certificates of the device CA, PEM: the one in use first, then those that its devices may still have.
+    Show,
+    /// Make a new device CA. Running servers issue from it within five seconds; what the former one issued stays good.
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
 enum KeyCommand {
     /// Make an API key and print it, alone, on standard output.
     Add {
@@ -188,6 +200,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::User { access, verb } => remote::run(&access, verb.call()).await?,
         Command::Token { access, verb } => remote::run(&access, verb.call()).await?,
         Command::Event { access, verb } => remote::run(&access, verb.call()).await?,
+        Command::Ca(CaCommand::Show) => local::ca_show(&config()?).await?,
+        Command::Ca(CaCommand::Rotate) => local::ca_rotate(&config()?).await?,
         Command::Key(KeyCommand::Add { name, role }) => local::key_add(&config()?, &name, role).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -200,6 +214,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
+    // The first start makes it, so that nobody who enrolls waits for it.
+    authority::prepare(&server.app);
     server.run(stop).await?;
     tracing::info!("muster has stopped");
     Ok(())

@@ -1,8 +1,8 @@
 //! The device CA of this process: read or made when it is first needed, and the enrollment profiles that name it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::app::App;
 use crate::change;
@@ -20,7 +20,9 @@ use crate::store::Class;
 pub struct Authorities {
     /// The one of the settings.
     given: Option<Pair>,
-    ready: OnceCell<Arc<Authority>>,
+    ready: RwLock<Option<Arc<Authority>>>,
+    /// Held while it is read or made, which is done once.
+    opening: Mutex<()>,
 }
 
 impl Authorities {
@@ -30,18 +32,58 @@ impl Authorities {
         let read = |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()));
         let given = Pair::from_pem(&read(cert)?, &read(key)?).map_err(|error| anyhow::anyhow!("[mdm] ca_cert and ca_key: {error}"))?;
         anyhow::ensure!(given.certificate().is_ca(), "[mdm] ca_cert = {} is no CA's certificate", cert.display());
-        Ok(Authorities { given: Some(given), ready: OnceCell::new() })
+        Ok(Authorities { given: Some(given), ..Authorities::default() })
     }
 
     /// The CA, where it was needed before; it is then at hand without asking the database.
     pub fn at_hand(&self) -> Option<Arc<Authority>> {
-        self.ready.get().cloned()
+        self.ready.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The one of the settings, where they name one.
+    pub fn given(&self) -> Option<&Pair> {
+        self.given.as_ref()
+    }
+
+    fn set(&self, authority: Option<Arc<Authority>>) {
+        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = authority;
     }
 }
 
 /// The device CA. The first call of the first process makes it, beside the loop that serves everybody.
 pub async fn authority(app: &App) -> Result<Arc<Authority>> {
-    app.authorities.ready.get_or_try_init(|| open(app)).await.cloned()
+    if let Some(authority) = app.authorities.at_hand() {
+        return Ok(authority);
+    }
+    let _turn = app.authorities.opening.lock().await;
+    if let Some(authority) = app.authorities.at_hand() {
+        return Ok(authority);
+    }
+    let authority = open(app).await?;
+    app.authorities.set(Some(authority.clone()));
+    Ok(authority)
+}
+
+/// Sees to it that the device CA is at hand, without waiting for it.
+pub fn prepare(app: &App) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Err(error) = authority(&app).await {
+            tracing::error!(%error, "no identities can be issued");
+        }
+    });
+}
+
+/// Reads the device CA again, where it is at hand: another process may have changed it.
+pub async fn follow(app: &App) -> Result<()> {
+    let Some(before) = app.authorities.at_hand().filter(|_| app.authorities.given.is_none()) else { return Ok(()) };
+    let _turn = app.authorities.opening.lock().await;
+    let now = open(app).await?;
+    if now.ca.chain != before.ca.chain {
+        tracing::info!("the device CA was replaced");
+        app.authorities.set(Some(now));
+    }
+    Ok(())
 }
 
 async fn open(app: &App) -> Result<Arc<Authority>> {
@@ -64,14 +106,16 @@ async fn open(app: &App) -> Result<Arc<Authority>> {
     Ok(Arc::new(Authority { ca, transport }))
 }
 
-/// True where the CA of this server issued a certificate that is good now. Makes no CA: what is not there has issued nothing.
+/// True where the CA of this server, or one that it has taken the place of, issued a certificate that is good now. Makes no CA: what is not
+/// there has issued nothing.
 pub async fn vouches_for(app: &App, der: &[u8]) -> Result<bool> {
     let Ok(certificate) = Certificate::from_der(der) else { return Ok(false) };
     let ca = match app.authorities.at_hand() {
         Some(authority) => Some(authority.ca.clone()),
         None => given_or_stored(app).await?,
     };
-    Ok(ca.is_some_and(|ca| certificate.is_valid_at(app.clock.now_ms()) && certificate.is_issued_by(ca.certificate())))
+    let is_issued = |ca: &Pair| ca.chain.iter().any(|above| certificate.is_issued_by(above));
+    Ok(certificate.is_valid_at(app.clock.now_ms()) && ca.as_ref().is_some_and(is_issued))
 }
 
 async fn given_or_stored(app: &App) -> Result<Option<Pair>> {

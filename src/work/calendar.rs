@@ -55,7 +55,7 @@ async fn schedule(app: App) -> std::result::Result<JobScheduler, JobSchedulerErr
             Box::pin(async move {
                 let Ok(_alone) = guard.try_lock() else { return };
                 if let Err(error) = expiry::pass(&app).await {
-                    tracing::warn!(%error, "the ends of push certificates cannot be told; the next run goes on");
+                    tracing::warn!(%error, "the ends of certificates cannot be told; the next run goes on");
                 }
             })
         })?)

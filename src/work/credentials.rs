@@ -1,4 +1,4 @@
-//! Follows the credentials that the API has set: also those set through another process.
+//! Follows what another process may have changed: push credentials that the API has set, and the device CA.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,6 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, SEALED_PREFIX};
 use crate::error::Result;
+use crate::intake::authority;
+use crate::ops::ca::authority::CA_NAME;
 use crate::store::sealed;
 
 /// Another process's change is in use here within this time.
@@ -18,6 +20,9 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     loop {
         if let Err(error) = pass(&app, &mut seen).await {
             tracing::warn!(%error, "push credentials cannot be looked up; trying again");
+        }
+        if let Err(error) = device_ca(&app, &mut seen).await {
+            tracing::warn!(%error, "the device CA cannot be looked up; trying again");
         }
         if tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_ok() {
             return Ok(());
@@ -42,6 +47,16 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
             Err(error) => tracing::error!(%error, name, "the stored push credential does not open"),
         }
         seen.insert(name, version);
+    }
+    Ok(())
+}
+
+/// Takes over a device CA that has taken the place of the one in use.
+async fn device_ca(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
+    let version = sealed::version(&mut app.db.read().await?, CA_NAME).await?;
+    if seen.get(CA_NAME) != Some(&version) {
+        authority::follow(app).await?;
+        seen.insert(CA_NAME.to_owned(), version);
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Push certificates end after a year, and with them every call to the devices: operators are told in time.
+//! Push certificates end after a year, and with them every call to the devices; the device CA ends too, and with it every enrollment.
+//! Operators are told in time.
 
 use crate::app::App;
 use crate::change;
@@ -9,30 +10,55 @@ use crate::store::Class;
 /// Days before the end at which the alarm is opened and told anew.
 const DAYS: [i64; 4] = [1, 7, 14, 30];
 const DAY_MS: i64 = 86_400_000;
-const KIND: &str = "push_certificate_ends";
+const PUSH: &str = "push_certificate_ends";
+const CA: &str = "device_ca_ends";
 
-/// Opens, sharpens and closes the alarms of all senders' certificates.
+/// Opens, sharpens and closes the alarms of all senders' certificates and of the device CA.
 pub async fn pass(app: &App) -> Result<()> {
+    let now_ms = app.clock.now_ms();
+    let mut told = Vec::new();
     for sender in app.senders.all() {
         let Some(ends_at_ms) = sender.status().credential_ends_at_ms else { continue };
-        let detail = detail(sender.name(), ends_at_ms - app.clock.now_ms());
-        let name = sender.name();
+        told.push((PUSH, sender.name().to_owned(), push_certificate(sender.name(), ends_at_ms - now_ms)));
+    }
+    if let Some(authority) = app.authorities.at_hand() {
+        let ends_at_ms = authority.ca.certificate().until_ms();
+        metrics::gauge!("muster_device_ca_expiry_timestamp").set(ends_at_ms as f64 / 1_000.0);
+        told.push((CA, "device_ca".to_owned(), device_ca(ends_at_ms - now_ms)));
+    }
+    for (kind, subject, detail) in told {
         change!(app, Class::Background, |conn, moment| match &detail {
-            Some(detail) => alarms::open(conn, moment, KIND, name, detail).await,
-            None => alarms::close(conn, moment, KIND, name).await,
+            Some(detail) => alarms::open(conn, moment, kind, &subject, detail).await,
+            None => alarms::close(conn, moment, kind, &subject).await,
         })?;
     }
     Ok(())
 }
 
-/// What is told so long before the end; `None` while there is time.
-fn detail(name: &str, left_ms: i64) -> Option<String> {
+/// What is told of a push certificate so long before its end; `None` while there is time.
+fn push_certificate(name: &str, left_ms: i64) -> Option<String> {
     if left_ms <= 0 {
         return Some(format!("the push certificate of {name} has ended: no device of it hears us; renew it at identity.apple.com"));
     }
+    let within = within(left_ms)?;
+    Some(format!("the push certificate of {name} ends in less than {within}: renew it under the same Apple account"))
+}
+
+/// The same of the device CA.
+fn device_ca(left_ms: i64) -> Option<String> {
+    if left_ms <= 0 {
+        return Some(
+            "the device CA has ended: no device can enroll or renew its identity; run `muster ca rotate`, or replace [mdm] ca_cert".into(),
+        );
+    }
+    let within = within(left_ms)?;
+    Some(format!("the device CA ends in less than {within}: run `muster ca rotate`, or replace [mdm] ca_cert"))
+}
+
+/// The nearest mark before the end, if one is reached.
+fn within(left_ms: i64) -> Option<String> {
     let days = DAYS.into_iter().find(|days| left_ms <= days * DAY_MS)?;
-    let unit = if days == 1 { "day" } else { "days" };
-    Some(format!("the push certificate of {name} ends in less than {days} {unit}: renew it under the same Apple account"))
+    Some(format!("{days} {}", if days == 1 { "day" } else { "days" }))
 }
 
 #[cfg(test)]
@@ -48,12 +74,13 @@ mod tests {
             (7 * DAY_MS, Some("7 days")),
             (1, Some("1 day")),
         ] {
-            let said = detail("apns_mdm/x", left_ms);
-            match expected {
-                None => assert_eq!(said, None),
-                Some(expected) => assert!(said.unwrap().contains(&format!("less than {expected}:")), "{left_ms}"),
+            for said in [push_certificate("apns_mdm/x", left_ms), device_ca(left_ms)] {
+                match expected {
+                    None => assert_eq!(said, None),
+                    Some(expected) => assert!(said.unwrap().contains(&format!("less than {expected}:")), "{left_ms}"),
+                }
             }
         }
-        assert!(detail("apns_mdm/x", 0).unwrap().contains("has ended"));
+        assert!(push_certificate("apns_mdm/x", 0).unwrap().contains("has ended") && device_ca(0).unwrap().contains("has ended"));
     }
 }

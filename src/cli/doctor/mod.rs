@@ -14,6 +14,8 @@ use x509_cert::der::Decode;
 use crate::clock::Clock;
 use crate::config::{Config, Tls, hide_password};
 use crate::http::tls;
+use crate::intake::authority::Authorities;
+use crate::ops::ca::authority;
 use crate::seal::Seal;
 use crate::server::FINGERPRINT;
 use crate::store::{Conn, Db, alarms, feed, meta};
@@ -110,8 +112,9 @@ async fn look(report: &mut Report, config: &Config, clock: &Clock) {
         Ok(conn) => conn,
         Err(error) => return report.fault("database", error.to_string()),
     };
-    if let Err(error) = stored(report, &mut conn, clock, seal.as_ref()).await {
-        report.fault("database", error.to_string());
+    match stored(report, &mut conn, clock, seal.as_ref()).await {
+        Ok(opens) => device_ca(report, &mut conn, config, clock, seal.as_ref().filter(|_| opens)).await,
+        Err(error) => report.fault("database", error.to_string()),
     }
     if let Some(senders) = senders {
         push::stored(report, &mut conn, config, clock, seal.as_ref(), &senders).await;
@@ -205,14 +208,36 @@ async fn database(report: &mut Report, config: &Config) -> Option<Db> {
     }
 }
 
-/// What the database says of key, clock and alarms.
-async fn stored(report: &mut Report, conn: &mut Conn, clock: &Clock, seal: Option<&Seal>) -> crate::error::Result<()> {
+async fn device_ca(report: &mut Report, conn: &mut Conn, config: &Config, clock: &Clock, seal: Option<&Seal>) {
+    let given = match Authorities::from_config(config) {
+        Ok(authorities) => authorities.given().cloned(),
+        Err(error) => return report.fault("device CA", format!("{error:#}")),
+    };
+    let ca = match (given, seal) {
+        (Some(given), _) => Some(given),
+        (None, Some(seal)) => match authority::stored_ca(conn, seal).await {
+            Ok(stored) => stored,
+            Err(error) => return report.fault("device CA", error.to_string()),
+        },
+        // What is wrong with the key was told.
+        (None, None) => return,
+    };
+    match ca {
+        Some(ca) => report.ends("device CA", "the CA of devices' identities", ca.certificate().until_ms(), clock.now_ms()),
+        None => report.note("device CA", "there is none yet: `muster serve` makes it"),
+    }
+}
+
+/// What the database says of key, clock and alarms; true where the key is the one that it was sealed with.
+async fn stored(report: &mut Report, conn: &mut Conn, clock: &Clock, seal: Option<&Seal>) -> crate::error::Result<bool> {
+    let mut opens = seal.is_some();
     if let Some(seal) = seal {
         match meta::get(conn, FINGERPRINT).await? {
-            Some(known) if known != seal.fingerprint() => report.fault(
-                "master key",
-                format!("has the fingerprint {}, the database was sealed under {known}: set that key", seal.fingerprint()),
-            ),
+            Some(known) if known != seal.fingerprint() => {
+                opens = false;
+                let detail = format!("has the fingerprint {}, the database was sealed under {known}: set that key", seal.fingerprint());
+                report.fault("master key", detail);
+            }
             _ => report.ok("master key", format!("fingerprint {}", seal.fingerprint())),
         }
     }
@@ -229,5 +254,5 @@ async fn stored(report: &mut Report, conn: &mut Conn, clock: &Clock, seal: Optio
         0 => report.ok("alarms", "none is open"),
         open => report.note("alarms", format!("{open} open: see the overview of the console, or GET /api/v1/alarms")),
     }
-    Ok(())
+    Ok(opens)
 }

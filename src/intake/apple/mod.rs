@@ -45,7 +45,7 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
         if visit.standing.subject.is_empty() && visit.standing.denied.is_none() && own::is_to_be_renewed(&enrollment, moment.now_ms) {
             // Where it is not at hand yet it will be for the next report; making it here would wait for this very transaction.
             let Some(authority) = app.authorities.at_hand() else {
-                warm_up(app);
+                authority::prepare(app);
                 visit.reported.enrollment = Some(enrollment);
                 continue;
             };
@@ -56,15 +56,6 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
         visit.reported.enrollment = Some(enrollment);
     }
     Ok(())
-}
-
-fn warm_up(app: &App) {
-    let app = app.clone();
-    tokio::spawn(async move {
-        if let Err(error) = authority::authority(&app).await {
-            tracing::error!(%error, "identities cannot be renewed");
-        }
-    });
 }
 
 /// What is left of a report whose values the database refuses: its status alone; `None` where there is no more to leave out.

@@ -1,16 +1,22 @@
 //! The device CA: its certificate and key, and the pair that speaks SCEP for it. Both are kept sealed; the first process that makes one
 //! has made it for all.
 
+use serde_json::json;
+
 use crate::clock::Moment;
 use crate::error::{Error, Result};
+use crate::model::{Actor, Role};
 use crate::protocol::cms::Signing;
 use crate::protocol::pki::certificate::Wanted;
 use crate::protocol::pki::{self, Certificate, Key, PkiError, Purpose};
 use crate::seal::Seal;
+use crate::store::feed::{self, Entry};
 use crate::store::{Conn, sealed};
 
 /// The device CA that the server made is sealed under this name.
-const CA_NAME: &str = "ca/device";
+pub const CA_NAME: &str = "ca/device";
+/// Former CAs whose certificates are still vouched for, at most.
+const FORMER_MAX: usize = 3;
 const YEAR_MS: i64 = 365 * 86_400_000;
 const CA_LIFE_MS: i64 = 20 * YEAR_MS;
 /// An identity lives so long; it is renewed after two thirds of it.
@@ -19,7 +25,7 @@ const IDENTITY_LIFE_MS: i64 = YEAR_MS;
 /// A certificate with its key, and what stands above it.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// The certificate, then those above it.
+    /// The certificate, then those above it or, of a CA, those whose place it has taken.
     pub chain: Vec<Certificate>,
     pub key: Key,
 }
@@ -100,6 +106,19 @@ pub async fn keep_ca(conn: &mut Conn, moment: &mut Moment, seal: &Seal, made: &P
 /// Keeps what speaks for a CA unless there is something; answers what stands.
 pub async fn keep_transport(conn: &mut Conn, moment: &mut Moment, seal: &Seal, ca: &Pair, made: &Pair) -> Result<Pair> {
     keep(conn, moment, seal, &transport_name(ca.certificate()), made).await
+}
+
+/// Puts a new CA in the place of the one that there is. What that one issued stays good and is vouched for until it ends.
+pub async fn rotate_ca(conn: &mut Conn, moment: &mut Moment, seal: &Seal, actor: &Actor, made: Pair) -> Result<Pair> {
+    actor.require(Role::Admin)?;
+    let former = stored_ca(conn, seal).await?.map(|former| former.chain).unwrap_or_default();
+    let still_good = former.into_iter().filter(|one| one.is_valid_at(moment.now_ms)).take(FORMER_MAX);
+    let ca = Pair { chain: made.chain.into_iter().chain(still_good).collect(), key: made.key };
+    let sealed = ca.sealed(moment, seal, CA_NAME)?;
+    sealed::put(conn, CA_NAME, &sealed, moment.now_ms).await?;
+    let data = json!({"sha256": ca.certificate().hash(), "expires_at_ms": ca.certificate().until_ms()});
+    feed::append(conn, moment, &[Entry { kind: "ca.rotated", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
+    Ok(ca)
 }
 
 async fn stored(conn: &mut Conn, seal: &Seal, name: &str) -> Result<Option<Pair>> {

@@ -2,10 +2,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use muster::change;
 use muster::clock::Clock;
+use muster::model::Actor;
+use muster::ops::ca::{Pair, authority};
 use muster::protocol::apple::scep::{Answer, Kind};
 use muster::protocol::cms::{Cipher, SignedData};
 use muster::sim::apns::StandIn;
+use muster::store::Class;
 use serde_json::json;
 
 use super::commands::{state, task};
@@ -148,6 +152,34 @@ async fn a_device_renews_by_the_identity_it_has_and_speaks_with_the_new_one_with
 }
 
 #[tokio::test]
+async fn what_the_former_ca_issued_stays_good_when_another_takes_its_place() {
+    each(async |server| {
+        let (mut phone, mut other) = (phone(&server, "G"), crate::support::scep::phone(&server, "H"));
+        let enrollment = profile(&server, &phone).await;
+        phone.enroll_by(&link(&server, json!({})).await, &[7; 32]).await.unwrap();
+        phone.session().await.unwrap();
+        let (_, former) = phone.authorities(&enrollment).await.unwrap();
+        let made = Pair::make_ca(&mut server.clock.moment()).unwrap();
+        let made = change!(server.app, Class::Operators, |conn, moment| {
+            authority::rotate_ca(conn, moment, &server.app.seal, &Actor::server(), made.clone()).await
+        });
+        let ca = made.unwrap().certificate().clone();
+        let current = async || profile(&server, &other).await.fingerprint == ca.fingerprint();
+        server.until("profiles name the new CA", current).await;
+        assert_eq!(phone.session().await.unwrap(), 0, "nothing has changed for it");
+        let fresh = profile(&server, &phone).await;
+        phone.renew(&fresh).await.unwrap();
+        let identity = phone.identity.clone().unwrap().certificate;
+        assert!(identity.is_issued_by(&ca) && !identity.is_issued_by(&former));
+        phone.session().await.unwrap();
+        other.enroll_by(&link(&server, json!({})).await, &[8; 32]).await.unwrap();
+        assert!(other.identity.as_ref().unwrap().certificate.is_issued_by(&ca));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn servers_that_start_at_once_end_with_one_ca() {
     let Some(url) = postgres::fresh_database().await else { return };
     let apns = StandIn::start(Clock::moved(START_MS, 8)).await.unwrap();
@@ -183,7 +215,7 @@ async fn a_ca_of_the_settings_issues_and_lets_in_what_it_issued_elsewhere_where_
     phone.session().await.unwrap();
     AppleDevice::named("from elsewhere").enroll(&server).await;
     // The same name and another key is another CA; what ended lets nobody in; what is no certificate neither.
-    let made = muster::ops::ca::Pair::make_ca(&mut Clock::moved(1_700_000_000_000, 3).moment()).unwrap();
+    let made = Pair::make_ca(&mut Clock::moved(1_700_000_000_000, 3).moment()).unwrap();
     for wrong in [certificate_of(&made, "G"), b"no certificate".to_vec()] {
         AppleDevice { certificate: wrong, ..AppleDevice::named("G") }.authenticate(&server).await.expect(403);
     }
