@@ -162,7 +162,8 @@ CREATE TABLE device_term (
 CREATE INDEX device_term_term ON device_term (term);
 
 -- One row for each way a device talks to us. Narrow, because every contact writes it.
--- Of an Apple MDM channel push_value is the token in lower-case hex, push_topic its APNs topic, push_secret its sealed PushMagic.
+-- Of an Apple MDM channel push_value is the token in lower-case hex, push_topic its APNs topic, push_secret its sealed PushMagic;
+-- declared is the version of its declarations that it was told to fetch and said yes to. It has no desired one before there is any.
 CREATE TABLE channel (
   bucket BIGINT NOT NULL,
   id TEXT NOT NULL,
@@ -192,6 +193,7 @@ CREATE TABLE channel (
   stack_id TEXT NOT NULL,
   desired TEXT,
   desired_at_ms BIGINT NOT NULL,
+  declared TEXT,
   hold TEXT,
   reported TEXT,
   reported_at_ms BIGINT,
@@ -229,6 +231,16 @@ CREATE TABLE apple_enrollment (
   refresh_step BIGINT NOT NULL,
   refreshed_at_ms BIGINT,
   PRIMARY KEY (bucket, device_id)
+);
+
+-- What an Apple MDM channel has said of itself: its status as merged, and the types of declarations that it supports (JSON list).
+CREATE TABLE apple_status (
+  bucket BIGINT NOT NULL,
+  channel_id TEXT NOT NULL,
+  status TEXT NOT NULL,
+  supported TEXT,
+  updated_at_ms BIGINT NOT NULL,
+  PRIMARY KEY (bucket, channel_id)
 );
 
 -- One-time challenges of enrollment profiles and renewals: who shows one gets one certificate. device_id is the device whose identity
@@ -438,13 +450,15 @@ CREATE TABLE label_set (
   created_at_ms BIGINT NOT NULL
 );
 
--- id is the hash of items; immutable. items: [{"policy","name","version","rank"}], strongest first.
+-- id is the hash of items; immutable. items: [{"policy","name","version","rank"}], strongest first. document, version and variables are
+-- the agent's; apple has the same three for Apple's MDM channels: {"device": {...}, "users": {...}}.
 CREATE TABLE stack (
   id TEXT NOT NULL PRIMARY KEY,
   items TEXT NOT NULL,
   document TEXT NOT NULL,
   version TEXT NOT NULL,
   variables TEXT NOT NULL,
+  apple TEXT NOT NULL,
   created_at_ms BIGINT NOT NULL
 );
 

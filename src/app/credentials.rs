@@ -9,6 +9,7 @@ use serde_json::json;
 use super::App;
 use crate::clock::Clock;
 use crate::config::{ApnsApp, ApnsMdm, Config, Fcm};
+use crate::intake::authority;
 use crate::push::apns::{self, Identity};
 use crate::push::{Sender, Senders, fcm};
 
@@ -99,6 +100,11 @@ pub fn take(senders: &Senders, config: &Config, clock: &Clock, name: &str, json:
 }
 
 impl App {
+    /// Takes over a device CA that another process has put in the place of the one in use.
+    pub async fn follow_device_ca(&self) -> crate::error::Result<()> {
+        authority::follow(self).await
+    }
+
     /// As [`take`], in the running server.
     pub fn use_credential(&self, name: &str, json: &[u8]) -> anyhow::Result<()> {
         take(&self.senders, &self.config, &self.clock, name, json)

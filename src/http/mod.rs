@@ -91,6 +91,7 @@ pub(crate) fn api() -> Router<App> {
         .route("/devices/{id}/tasks", get(api::devices::tasks))
         .route("/devices/{id}/contacts", get(api::devices::contacts))
         .route("/devices/{id}/document", get(api::devices::document))
+        .route("/devices/{id}/declarations", get(api::devices::declarations))
         .route("/devices/{id}/explain", get(api::devices::explain))
         // Jobs and tasks
         .route("/jobs", get(api::jobs::list).post(api::jobs::create))

@@ -46,6 +46,7 @@ use crate::app::App;
         api::devices::tasks,
         api::devices::contacts,
         api::devices::document,
+        api::devices::declarations,
         api::devices::explain,
         api::events::of_device,
         api::jobs::list,

@@ -9,17 +9,15 @@ use super::contacts::Visit;
 use super::{apple, results};
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::model::{Id, Lane};
+use crate::model::Id;
 use crate::ops::events::{self, Arrived};
+use crate::ops::facts::{self, Told};
 use crate::ops::{findings, jobs, settle as documents};
 use crate::protocol::agent::{SyncRequest, facts_hash};
-use crate::store::contacts::{self, Changed, FactsChange};
+use crate::store::contacts::{self, Changed};
 use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Readdress};
 use crate::store::{Conn, devices};
-
-/// Facts kept of a device at most: one that invents names for ever does not grow its row for ever.
-const FACTS_KEPT_MAX: usize = 400;
 
 /// Takes in everything that the visits brought.
 pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
@@ -36,7 +34,7 @@ pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [
 async fn bring_up_to_date(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     let stale: Vec<Id> = visits
         .iter()
-        .filter(|visit| visit.sync().is_some() && visit.standing.set_generation > visit.standing.generation)
+        .filter(|visit| visit.serves() && visit.standing.set_generation > visit.standing.generation)
         .map(|visit| visit.standing.id)
         .collect();
     if !stale.is_empty() {
@@ -194,7 +192,7 @@ async fn take_facts(
     visits: &mut [Visit<'_>],
     by_event: &mut HashMap<Id, BTreeMap<String, Value>>,
 ) -> Result<()> {
-    let mut said: HashMap<Id, (BTreeMap<String, Value>, String)> = HashMap::new();
+    let mut said: HashMap<Id, Told> = HashMap::new();
     for visit in visits.iter() {
         let mut facts = visit.sync().map(|sync| sync.facts.clone()).unwrap_or_default();
         let hash = if facts.is_empty() { visit.standing.facts_hash.clone() } else { facts_hash(&facts) };
@@ -203,57 +201,14 @@ async fn take_facts(
             continue;
         }
         facts.extend(news);
-        said.insert(visit.standing.device_id, (facts, hash));
+        said.insert(visit.standing.device_id, Told { facts, hash: Some(hash) });
     }
     if said.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Id> = said.keys().copied().collect();
-    let mut changes = Vec::with_capacity(ids.len());
-    let mut differing = Vec::new();
-    for row in contacts::facts(conn, &ids).await? {
-        let Some((facts, hash)) = said.remove(&row.id) else { continue };
-        let mut stored: BTreeMap<String, Value> = serde_json::from_str(&row.facts).unwrap_or_default();
-        let mut room = FACTS_KEPT_MAX.saturating_sub(stored.len());
-        let new: Vec<(String, Value)> = facts
-            .into_iter()
-            .filter(|(key, value)| match stored.get(key) {
-                Some(known) => known != value,
-                None if room == 0 => false,
-                None => {
-                    room -= 1;
-                    true
-                }
-            })
-            .collect();
-        stored.extend(new.iter().cloned());
-        let text = |key: &str| stored.get(key).and_then(Value::as_str).map(str::to_owned);
-        changes.push(FactsChange {
-            bucket: row.id.bucket(),
-            id: row.id,
-            model: text("model").unwrap_or(row.model),
-            os_version: text("os_version").unwrap_or(row.os_version),
-            serial: text("serial").or(row.serial),
-            facts: json!(stored).to_string(),
-            facts_hash: hash,
-        });
-        if !new.is_empty() {
-            differing.push((row.id, new));
-        }
-    }
-    contacts::put_facts(conn, &changes, moment.now_ms).await?;
+    let news = facts::take(conn, moment, said).await?;
     for visit in visits.iter_mut() {
-        visit.fruitful |= differing.iter().any(|(id, _)| *id == visit.standing.device_id);
+        visit.fruitful |= news.iter().any(|(id, _)| *id == visit.standing.device_id);
     }
-    // What a document may reference has changed: model, version, serial number.
-    let named: Vec<Id> = differing
-        .iter()
-        .filter(|(_, new)| new.iter().any(|(key, _)| matches!(key.as_str(), "model" | "os_version" | "serial")))
-        .map(|(id, _)| *id)
-        .collect();
-    for id in &named {
-        crate::ops::devices::reindex_by_id(conn, *id).await?;
-    }
-    documents::devices(conn, moment, &named, Lane::Change).await?;
-    findings::from_facts(conn, moment, &differing).await
+    Ok(())
 }

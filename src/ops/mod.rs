@@ -7,6 +7,7 @@ pub mod credentials;
 pub mod devices;
 pub mod events;
 pub mod explain;
+pub mod facts;
 pub mod findings;
 pub mod jobs;
 pub mod labels;

@@ -1,17 +1,20 @@
 //! From labels and assignments to the document that each channel should have.
 
+mod stack;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
+
+use self::stack::{Stack, ensure_stack, short_hash, stored, value_of};
 
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Id, Lane};
 use crate::ops::labels::ALL;
-use crate::policy::{self, android, merge, variables};
+use crate::policy::variables;
 use crate::protocol::agent::{Detail, PolicyReport};
 use crate::store::feed::{self, Entry};
 use crate::store::policies::{self, InForce};
@@ -82,7 +85,7 @@ pub async fn address(conn: &mut Conn, url: &str) -> Result<()> {
     policies::lock(conn).await?;
     for set in stacks::sets(conn).await? {
         let stack = Stack::load(conn, &set.stack_id).await?;
-        if stack.variables.iter().any(|name| name == "server.address") {
+        if stack.references("server.address") {
             stacks::repoint(conn, &set.id, &set.stack_id).await?;
         }
     }
@@ -120,19 +123,21 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, Se
         if !known.contains_key(&set.stack_id) {
             known.insert(set.stack_id.clone(), Stack::load(conn, &set.stack_id).await?);
         }
-        let stack = &known[&set.stack_id];
+        let stack = known[&set.stack_id].of_channel(&follower);
         if !stack.variables.is_empty() && address.is_none() {
             address = Some(meta::get(conn, ADDRESS).await?.unwrap_or_default());
         }
         let (desired, hold) = match stack.desired(&follower, address.as_deref().unwrap_or("")) {
+            // An Apple device is left as it is until there is something to declare; from then on, also nothing is declared to it.
+            Ok(_) if follower.kind != "agent" && follower.desired.is_none() && stack.is_empty() => (None, None),
             Ok(version) => (Some(version), None),
             // Never delivered empty: what the channel has stays desired until the value is there.
             Err(name) => (follower.desired.clone(), Some(format!("variable_missing:{name}"))),
         };
         let moved = desired != follower.desired;
         let released = follower.hold.is_some() && hold.is_none() && desired != follower.applied;
-        // The first document is fetched by the sync that follows an activation; nobody is called before it.
-        let came = follower.desired.is_some() || follower.last_serving_ms.is_some();
+        // The first document is fetched by the sync that follows an activation; nobody is called before it. Apple's devices follow none.
+        let came = follower.desired.is_some() || follower.last_serving_ms.is_some() || follower.kind != "agent";
         if (moved || released) && came {
             raises.extend(lane.map(|lane| Raise { channel_id: follower.id, lane }));
         }
@@ -218,96 +223,6 @@ pub fn resolve(in_force: &[InForce], labels: &[Id]) -> Vec<StackItem> {
     items
 }
 
-async fn ensure_stack(conn: &mut Conn, moment: &Moment, items: &[StackItem]) -> Result<String> {
-    let text = serde_json::to_string(items).unwrap_or_else(|_| "[]".into());
-    let id = short_hash(&text);
-    if stacks::stack(conn, &id).await?.is_some() {
-        return Ok(id);
-    }
-    let mut documents = Vec::with_capacity(items.len());
-    for item in items {
-        let version = policies::version(conn, item.policy, item.version).await?;
-        documents.push(version.and_then(|version| serde_json::from_str::<Value>(&version.document).ok()).unwrap_or_else(|| json!({})));
-    }
-    let document = android::compile(&merge::merge(&documents));
-    let names: Vec<String> = variables::names(&document).into_iter().collect();
-    let row = StackRow {
-        id: id.clone(),
-        items: text,
-        version: policy::version(&document, &[]),
-        variables: json!(names).to_string(),
-        document: document.to_string(),
-    };
-    stacks::insert_stack(conn, &row, moment.now_ms).await?;
-    Ok(id)
-}
-
-/// A stack as stored; `None` for a channel before its first settling. Stacks are never deleted while they are pointed to: one that is
-/// missing is an error, not an empty document.
-async fn stored(conn: &mut Conn, id: &str) -> Result<Option<StackRow>> {
-    if id.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(stacks::stack(conn, id).await?.ok_or(sqlx::Error::RowNotFound)?))
-}
-
-/// A stack at hand.
-struct Stack {
-    document: Value,
-    version: String,
-    variables: Vec<String>,
-}
-
-impl Stack {
-    async fn load(conn: &mut Conn, id: &str) -> Result<Stack> {
-        Ok(Stack::of(stored(conn, id).await?.as_ref()))
-    }
-
-    /// Before its first settling a channel has the empty document.
-    fn of(row: Option<&StackRow>) -> Stack {
-        match row {
-            Some(row) => Stack {
-                document: serde_json::from_str(&row.document).unwrap_or_else(|_| json!({})),
-                version: row.version.clone(),
-                variables: serde_json::from_str(&row.variables).unwrap_or_default(),
-            },
-            None => Stack { version: policy::version(&json!({}), &[]), document: json!({}), variables: Vec::new() },
-        }
-    }
-
-    /// The version for one channel, or the first variable that has no value.
-    fn desired(&self, follower: &Follower, address: &str) -> std::result::Result<String, String> {
-        if self.variables.is_empty() {
-            return Ok(self.version.clone());
-        }
-        let mut values = Vec::with_capacity(self.variables.len());
-        for name in &self.variables {
-            let value = value_of(follower, address, name).filter(|value| !value.is_empty()).ok_or_else(|| name.clone())?;
-            values.push((name.clone(), value));
-        }
-        Ok(policy::version(&self.document, &values))
-    }
-}
-
-fn value_of(follower: &Follower, address: &str, name: &str) -> Option<String> {
-    match name {
-        "user.email" => follower.email.clone(),
-        "user.name" => follower.name.clone(),
-        "user.id" => follower.user_id.map(|id| id.to_string()),
-        "device.id" => Some(follower.device_id.to_string()),
-        "device.serial" => follower.serial.clone(),
-        "device.model" => Some(follower.model.clone()),
-        "device.os_version" => Some(follower.os_version.clone()),
-        "device.platform" => Some(follower.platform.clone()),
-        "server.address" => Some(address.to_owned()),
-        _ => {
-            let key = name.strip_prefix("user.attributes.")?;
-            let attributes: BTreeMap<String, Value> = serde_json::from_str(follower.attributes.as_deref()?).ok()?;
-            attributes.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        }
-    }
-}
-
 /// A channel's document as it is delivered.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Delivered {
@@ -330,7 +245,8 @@ pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered
             rows.insert(follower.stack_id.clone(), stored(conn, &follower.stack_id).await?);
         }
         let row = rows[&follower.stack_id].as_ref();
-        let stack = Stack::of(row);
+        let whole = Stack::of(row);
+        let stack = whole.of_channel(&follower);
         let values = |name: &str| value_of(&follower, &address, name);
         let missing: Vec<String> =
             stack.variables.iter().filter(|name| values(name).is_none_or(|value| value.is_empty())).cloned().collect();
@@ -359,10 +275,6 @@ pub fn proof(desired: Option<&str>, report: &PolicyReport) -> Proof {
     let applies =
         report.version.is_some() && report.version.as_deref() == desired && report.details.iter().all(|detail| detail.reason != "PENDING");
     Proof { reported: report.version.clone(), applies, details }
-}
-
-fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -15,6 +15,19 @@ const QUALITIES: &[&str] = &[
     "COMPLEXITY_HIGH",
 ];
 
+/// A declaration; its ServerToken is the server's to make.
+pub const DECLARATION: &[Setting] = &[
+    setting("Type", Shape::Text(256), "Such as com.apple.configuration.passcode.settings"),
+    setting("Identifier", Shape::Text(256), "Names it, in 64 bytes; another type under the same name is another declaration"),
+    setting("Payload", Shape::Through, "As Apple documents the type"),
+];
+
+const APPLE: &[Setting] = &[
+    setting("payloads", Shape::List(&Shape::Through, 500), "Payloads of configuration profiles; kept, not delivered yet"),
+    setting("declarations", Shape::Declarations, "Declarations for the device"),
+    setting("userDeclarations", Shape::Declarations, "Declarations for the users of a Mac or of a shared iPad"),
+];
+
 const PASSWORD: &[Setting] = &[
     setting("passwordScope", Shape::Word(&["SCOPE_DEVICE", "SCOPE_PROFILE"]), "What the password protects"),
     setting("passwordQuality", Shape::Word(QUALITIES), "How strong it must be"),
@@ -269,7 +282,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("crossProfilePolicies", Shape::Object(CROSS_PROFILE), "What may cross between the work and the personal profile"),
     setting("passwordPolicies", Shape::List(&Shape::Object(PASSWORD), 4), "What the lock screen's password must be"),
     setting("messages", Shape::Object(MESSAGES), "What people read on the phone"),
-    setting("apple", Shape::Through, "Payloads and declarations for Apple devices, passed through"),
+    setting("apple", Shape::Object(APPLE), "Declarations for Apple devices, passed through"),
     setting("passwordRequirements", Shape::Object(PASSWORD), "One set of rules for the password; passwordPolicies says more"),
     setting("maximumTimeToLock", Shape::Millis, "Milliseconds without use until the screen locks"),
     setting(

@@ -4,58 +4,99 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::apple::LISTS;
 use super::applications::{AppId, app_id};
 
 /// What a document says of one thing, and which document it was.
 type Won<'a> = (usize, &'a Value);
 
-/// What was won by whom: settings by name, apps by their id.
+/// What was won by whom: settings by name, apps by their id, declarations by list and Identifier.
+#[derive(Default)]
 struct Winners<'a> {
     settings: BTreeMap<&'a str, Won<'a>>,
     apps: BTreeMap<AppId, Won<'a>>,
+    /// What stands under `apple` beside the declarations, by name.
+    apple: BTreeMap<&'a str, Won<'a>>,
+    declarations: BTreeMap<(&'a str, &'a str), Won<'a>>,
     /// The strongest document that has a list of apps, be it empty.
     list: Option<usize>,
 }
 
 impl<'a> Winners<'a> {
     fn of(documents: impl IntoIterator<Item = &'a Value>) -> Winners<'a> {
-        let mut winners = Winners { settings: BTreeMap::new(), apps: BTreeMap::new(), list: None };
+        let mut winners = Winners::default();
         for (at, document) in documents.into_iter().enumerate() {
             for (name, value) in document.as_object().into_iter().flatten() {
-                if name != "applications" {
-                    winners.settings.entry(name).or_insert((at, value));
-                    continue;
-                }
-                winners.list.get_or_insert(at);
-                for app in value.as_array().into_iter().flatten() {
-                    if let Some(id) = app_id(app) {
-                        winners.apps.entry(id).or_insert((at, app));
-                    }
+                match name.as_str() {
+                    "applications" => winners.applications(at, value),
+                    "apple" => winners.apple(at, value),
+                    _ => drop(winners.settings.entry(name).or_insert((at, value))),
                 }
             }
         }
         winners
     }
+
+    fn applications(&mut self, at: usize, value: &'a Value) {
+        self.list.get_or_insert(at);
+        for app in value.as_array().into_iter().flatten() {
+            if let Some(id) = app_id(app) {
+                self.apps.entry(id).or_insert((at, app));
+            }
+        }
+    }
+
+    fn apple(&mut self, at: usize, value: &'a Value) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            if !LISTS.contains(&name.as_str()) {
+                self.apple.entry(name).or_insert((at, value));
+                continue;
+            }
+            for one in value.as_array().into_iter().flatten() {
+                if let Some(identifier) = one["Identifier"].as_str() {
+                    self.declarations.entry((name, identifier)).or_insert((at, one));
+                }
+            }
+        }
+    }
+
+    /// What stands under `apple`; `None` where nothing does.
+    fn merged_apple(&self) -> Option<Value> {
+        let mut merged: Map<String, Value> = self.apple.iter().map(|(name, (_, value))| ((*name).to_owned(), (*value).clone())).collect();
+        for ((list, _), (_, one)) in &self.declarations {
+            if let Value::Array(listed) = merged.entry(*list).or_insert_with(|| Value::Array(Vec::new())) {
+                listed.push((*one).clone());
+            }
+        }
+        (!merged.is_empty()).then_some(Value::Object(merged))
+    }
 }
 
 /// Merges documents, strongest first. Each top-level setting comes whole from the first that has it; `applications` has an entry for
-/// each app that any of them names, whole from the first that names it, with its managed configuration, sorted by its id.
+/// each app that any of them names, whole from the first that names it, with its managed configuration, sorted by its id; `apple` has each
+/// declaration that any of them names, likewise.
 pub fn merge<'a>(documents: impl IntoIterator<Item = &'a Value>) -> Value {
     let winners = Winners::of(documents);
     let mut merged: Map<String, Value> = winners.settings.iter().map(|(name, (_, value))| ((*name).to_owned(), (*value).clone())).collect();
     if winners.list.is_some() {
         merged.insert("applications".into(), winners.apps.values().map(|(_, app)| (*app).clone()).collect());
     }
+    if let Some(apple) = winners.merged_apple() {
+        merged.insert("apple".into(), apple);
+    }
     Value::Object(merged)
 }
 
 /// The place, among documents strongest first, of the one that won a setting, with the value. A setting is named as in a document; an
-/// app by `applications/` and its package or bundle id.
+/// app by `applications/` and its package or bundle id, a declaration by `declarations/` or `userDeclarations/` and its Identifier.
 pub fn winner<'a>(documents: impl IntoIterator<Item = &'a Value>, setting: &str) -> Option<(usize, &'a Value)> {
     let winners = Winners::of(documents);
-    match setting.strip_prefix("applications/") {
-        Some(id) => [AppId::Package(id.to_owned()), AppId::Bundle(id.to_owned())].iter().find_map(|id| winners.apps.get(id)).copied(),
-        None => winners.settings.get(setting).copied(),
+    match setting.split_once('/') {
+        Some(("applications", id)) => {
+            [AppId::Package(id.to_owned()), AppId::Bundle(id.to_owned())].iter().find_map(|id| winners.apps.get(id)).copied()
+        }
+        Some((list, identifier)) if LISTS.contains(&list) => winners.declarations.get(&(list, identifier)).copied(),
+        _ => winners.settings.get(setting).copied(),
     }
 }
 
@@ -74,6 +115,21 @@ mod tests {
             json!({"cameraAccess": "A", "printingPolicy": "P", "applications": [{"packageName": "a"}, {"packageName": "b", "installType": "BLOCKED"}]})
         );
         assert_eq!(merge([]), json!({}));
+    }
+
+    #[test]
+    fn declarations_are_won_one_by_one_in_each_list() {
+        let one =
+            |identifier: &str, n: i64| json!({"Type": "com.apple.management.properties", "Identifier": identifier, "Payload": {"n": n}});
+        let documents = [
+            json!({"apple": {"declarations": [one("b", 1)], "payloads": [{}]}}),
+            json!({"apple": {"declarations": [one("b", 2), one("a", 2)], "userDeclarations": [one("b", 2)], "payloads": []}}),
+        ];
+        let merged = json!({"declarations": [one("a", 2), one("b", 1)], "userDeclarations": [one("b", 2)], "payloads": [{}]});
+        assert_eq!(merge(&documents), json!({"apple": merged}));
+        assert_eq!(winner(&documents, "declarations/b"), Some((0, &one("b", 1))));
+        assert_eq!(winner(&documents, "userDeclarations/b"), Some((1, &one("b", 2))));
+        assert_eq!(winner(&documents, "declarations/c"), None);
     }
 
     #[test]

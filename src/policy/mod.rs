@@ -1,6 +1,7 @@
 //! Policy documents, pure: checked, merged, their variables resolved, compiled for a channel.
 
 pub mod android;
+pub mod apple;
 pub mod applications;
 pub mod catalog;
 pub mod document;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::applications;
+use super::{apple, applications};
 use crate::model::Fault;
 
 /// What a value must be.
@@ -31,6 +31,8 @@ pub enum Shape {
     Applications,
     /// What an app is told: [`super::applications`].
     Configuration,
+    /// A list of declarations for Apple devices: [`super::apple`].
+    Declarations,
     /// Passed through to another platform as it is.
     Through,
 }
@@ -133,6 +135,7 @@ pub fn check(shape: Shape, value: &Value, pointer: &str, faults: &mut Vec<Fault>
         },
         Shape::Applications => applications::check(value, pointer, faults),
         Shape::Configuration => applications::check_configuration(value, pointer, faults),
+        Shape::Declarations => apple::check(value, pointer, faults),
         Shape::Through if !value.is_object() => fault(faults, pointer, "must be an object"),
         Shape::Bool | Shape::Number(..) | Shape::Through => {}
     }

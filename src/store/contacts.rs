@@ -30,6 +30,8 @@ pub struct Standing {
     pub stack_id: String,
     pub desired: Option<String>,
     pub desired_at_ms: i64,
+    /// Of an Apple MDM channel: the version of its declarations that it was told to fetch.
+    pub declared: Option<String>,
     pub hold: Option<String>,
     pub reported: Option<String>,
     pub applied: Option<String>,
@@ -100,7 +102,7 @@ const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c \
 
 const OPEN: Sql = rows_sql!(
     "SELECT c.id, c.device_id, c.subject, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
-       c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.hold, c.reported, \
+       c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
        w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms \
      FROM ",
@@ -225,10 +227,11 @@ pub struct FactsRow {
     pub os_version: String,
     pub serial: Option<String>,
     pub agent_version: String,
+    pub facts_hash: String,
 }
 
 const FACTS: Sql = rows_sql!(
-    "SELECT d.id, d.facts, d.model, d.os_version, d.serial, d.agent_version FROM ",
+    "SELECT d.id, d.facts, d.model, d.os_version, d.serial, d.agent_version, d.facts_hash FROM ",
     rows(bucket: bigint, device_id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.device_id WHERE ($2 < 0 OR d.bucket = $2)"
 );

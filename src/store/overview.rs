@@ -42,7 +42,7 @@ pub async fn get(conn: &mut Conn, senders: &str, now_ms: i64) -> Result<Overview
         sqlx::query_as("SELECT kind, COUNT(*) FROM finding WHERE closed_at_ms IS NULL GROUP BY kind").fetch_all(conn.raw()).await?;
     let documents: Vec<(String, i64)> = sqlx::query_as(
         "SELECT state, COUNT(*) FROM (SELECT CASE WHEN hold IS NOT NULL THEN 'held' WHEN reported = desired AND details IS NOT NULL THEN 'failed' \
-         WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state FROM channel WHERE denied IS NULL) AS s GROUP BY state",
+         WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state FROM channel WHERE denied IS NULL AND desired IS NOT NULL) AS s GROUP BY state",
     )
     .fetch_all(conn.raw())
     .await?;

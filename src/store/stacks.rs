@@ -139,10 +139,12 @@ pub struct StackRow {
     pub version: String,
     /// JSON list of the variables that the document references.
     pub variables: String,
+    /// The same for Apple's MDM channels: `{"device": {"document", "version", "variables"}, "users": {...}}`.
+    pub apple: String,
 }
 
 pub async fn stack(conn: &mut Conn, id: &str) -> Result<Option<StackRow>> {
-    Ok(sqlx::query_as("SELECT id, items, document, version, variables FROM stack WHERE id = $1")
+    Ok(sqlx::query_as("SELECT id, items, document, version, variables, apple FROM stack WHERE id = $1")
         .bind(id)
         .fetch_optional(conn.raw())
         .await?)
@@ -163,13 +165,14 @@ pub async fn stacks(conn: &mut Conn) -> Result<Vec<StackItems>> {
 
 pub async fn insert_stack(conn: &mut Conn, stack: &StackRow, now_ms: i64) -> Result<()> {
     sqlx::query(
-        "INSERT INTO stack (id, items, document, version, variables, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO stack (id, items, document, version, variables, apple, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING",
     )
     .bind(&stack.id)
     .bind(&stack.items)
     .bind(&stack.document)
     .bind(&stack.version)
     .bind(&stack.variables)
+    .bind(&stack.apple)
     .bind(now_ms)
     .execute(conn.raw())
     .await?;
@@ -181,6 +184,10 @@ pub async fn insert_stack(conn: &mut Conn, stack: &StackRow, now_ms: i64) -> Res
 pub struct Follower {
     pub id: Id,
     pub device_id: Id,
+    /// `agent` or `mdm`.
+    pub kind: String,
+    /// '' but for a user's channel of an Apple device.
+    pub subject: String,
     pub platform: String,
     pub label_set_id: String,
     pub generation: i64,
@@ -201,7 +208,7 @@ pub struct Follower {
 macro_rules! followers {
     ($from:literal, $where:literal) => {
         concat!(
-            "SELECT c.id, c.device_id, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, c.applied, c.last_serving_ms, d.serial, d.model, d.os_version, \
+            "SELECT c.id, c.device_id, c.kind, c.subject, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, c.applied, c.last_serving_ms, d.serial, d.model, d.os_version, \
              d.user_id, u.email, u.name, u.attributes FROM ",
             $from,
             " JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id LEFT JOIN users u ON u.id = d.user_id ",
@@ -223,11 +230,11 @@ fn keys(ids: &[Id]) -> String {
 const BY_DEVICE: Sql = Sql {
     sqlite: followers!(
         "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM json_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
-        "WHERE c.kind = 'agent' ORDER BY c.bucket, c.id"
+        "ORDER BY c.bucket, c.id"
     ),
     postgres: followers!(
         "(SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
-        "WHERE c.kind = 'agent' ORDER BY c.bucket, c.id"
+        "ORDER BY c.bucket, c.id"
     ),
 };
 
@@ -255,7 +262,7 @@ pub async fn lock_of_devices(conn: &mut Conn, devices: &[Id]) -> Result<()> {
     Ok(())
 }
 
-/// The channels of devices that follow documents: Apple's own are not given any yet.
+/// The channels of devices.
 pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Follower>> {
     Ok(sqlx::query_as(BY_DEVICE.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
 }
@@ -312,12 +319,12 @@ pub struct Standing {
     pub n: i64,
 }
 
-/// Counts the channels of a stack: `held`, `applied`, `failed` or `pending`.
+/// Counts the channels of a stack that are to have something: `held`, `applied`, `failed` or `pending`.
 pub async fn standings(conn: &mut Conn, stack_id: &str) -> Result<Vec<Standing>> {
     Ok(sqlx::query_as(
         "SELECT state, COUNT(*) AS n FROM (SELECT CASE WHEN hold IS NOT NULL THEN 'held' \
            WHEN reported = desired AND details IS NOT NULL THEN 'failed' WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state \
-         FROM channel WHERE stack_id = $1 AND denied IS NULL) AS s GROUP BY state",
+         FROM channel WHERE stack_id = $1 AND denied IS NULL AND desired IS NOT NULL) AS s GROUP BY state",
     )
     .bind(stack_id)
     .fetch_all(conn.raw())

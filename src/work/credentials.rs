@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, SEALED_PREFIX};
 use crate::error::Result;
-use crate::intake::authority;
 use crate::ops::ca::authority::CA_NAME;
 use crate::store::sealed;
 
@@ -55,7 +54,7 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
 async fn device_ca(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
     let version = sealed::version(&mut app.db.read().await?, CA_NAME).await?;
     if seen.get(CA_NAME) != Some(&version) {
-        authority::follow(app).await?;
+        app.follow_device_ca().await?;
         seen.insert(CA_NAME.to_owned(), version);
     }
     Ok(())

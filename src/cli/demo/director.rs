@@ -144,6 +144,14 @@ fn baseline(n: u64) -> Value {
             "printingPolicy": "PRINTING_DISALLOWED",
             "applications": [{"packageName": "org.example.mail", "installType": "FORCE_INSTALLED",
                 "managedConfiguration": {"EMAIL": "{{user.email}}", "SERVER": "{{server.address}}"}}],
+            "apple": {"declarations": [
+                {"Type": "com.apple.configuration.passcode.settings", "Identifier": "org.example.passcode",
+                    "Payload": {"RequirePasscode": true, "MinimumLength": 6 + n % 5}},
+                {"Type": "com.apple.activation.simple", "Identifier": "org.example.baseline",
+                    "Payload": {"StandardConfigurations": ["org.example.passcode"]}},
+                {"Type": "com.apple.management.organization-info", "Identifier": "org.example.organization",
+                    "Payload": {"Name": "Phones of {{user.email}}"}},
+            ]},
         },
         "message": format!("passwords of {} characters", 6 + n % 5),
     })

@@ -99,7 +99,7 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
     if seconds.is_none() {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{completed} of {ALL} phones were admitted, were nudged, finished a task and, but for Apple's MDM clients, got their policy");
+    println!("{completed} of {ALL} phones were admitted, got their policy, were nudged, and finished a task");
     for laggard in laggards.iter().take(NAMED_MAX) {
         println!("  not {laggard}");
     }

@@ -20,6 +20,7 @@ use crate::model::{Actor, Id};
 use crate::ops::devices::{self as ops, Device, DevicePatch, NewDevice};
 use crate::ops::explain::{self, Explanation};
 use crate::ops::jobs::Job;
+use crate::ops::mdm::declarative::{self, ShownChannel};
 use crate::ops::settle::{self, Delivered};
 use crate::ops::tasks::Task;
 use crate::store::search::{self, Search};
@@ -172,12 +173,22 @@ pub async fn document(State(app): State<App>, _: Caller, Path(name): Path<String
     Ok(Json(document.ok_or(crate::error::Error::NotFound("document: the device has not activated"))?))
 }
 
+/// The declarations of a device that Apple's own client manages: what it should have, by channel, and what it says of it.
+#[utoipa::path(get, path = "/api/v1/devices/{id}/declarations", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = Vec<ShownChannel>)))]
+pub async fn declarations(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Answer<Json<Vec<ShownChannel>>> {
+    let mut conn = app.db.read().await?;
+    let id = devices::resolve(&mut conn, &name).await?;
+    let channels: Vec<Id> =
+        channels::of_device(&mut conn, id).await?.into_iter().filter(|channel| channel.kind == "mdm").map(|channel| channel.id).collect();
+    Ok(Json(declarative::shown(&mut conn, &channels).await?))
+}
+
 /// Which setting to explain.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ExplainQuery {
-    /// A setting by its name, or an app as `applications/org.example.mail`.
+    /// A setting by its name, an app as `applications/org.example.mail`, a declaration as `declarations/IDENTIFIER`.
     pub setting: String,
 }
 

@@ -105,7 +105,8 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
     let found = findings::list(&mut conn, &which, FINDINGS_SHOWN).await?;
     let told = events::list(&mut conn, Some(id), None, None, EVENTS_SHOWN).await?;
     let carried = contacts::history(&mut conn, id, None, CONTACTS_SHOWN).await?;
-    let channels: Vec<Id> = device.channels.iter().map(|channel| channel.id).collect();
+    // An Apple device follows none before there is something to declare.
+    let channels: Vec<Id> = device.channels.iter().filter(|channel| channel.desired.is_some()).map(|channel| channel.id).collect();
     let documents = settle::documents(&mut conn, &channels).await?;
     let next = console::next_nudge(&mut conn, id).await?;
     let shown = DevicePage {
@@ -212,7 +213,8 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
             "pending" => "It has not yet proved to have the policy document that it should have.",
             "failed" => "It has the policy document, but does not obey all of it.",
             "held" => "A policy is held for it: a variable has no value.",
-            _ => "It has no channel yet.",
+            _ if device.channels.is_empty() => "It has no channel yet.",
+            _ => "No policy declares anything to it.",
         }
         .to_owned(),
     );

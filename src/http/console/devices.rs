@@ -125,12 +125,14 @@ pub fn standing(device: &Device) -> &'static str {
     device.channels.iter().max_by_key(gravity).map_or("none", channel_standing)
 }
 
-/// How one channel stands to it: `held`, `pending`, `failed` (it has it and says that it does not obey all of it) or `applied`.
+/// How one channel stands to it: `none` (it is to have none), `held`, `failed` (it has it and says that it does not obey all of it),
+/// `applied` or `pending`.
 pub fn channel_standing(channel: &ChannelView) -> &'static str {
-    match (&channel.hold, channel.applied == channel.desired, &channel.details) {
-        (Some(_), _, _) => "held",
-        (None, false, _) => "pending",
-        (None, true, Some(_)) => "failed",
-        (None, true, None) => "applied",
+    match channel {
+        ChannelView { hold: Some(_), .. } => "held",
+        ChannelView { desired: None, .. } => "none",
+        ChannelView { details: Some(_), .. } if channel.reported == channel.desired => "failed",
+        _ if channel.applied == channel.desired => "applied",
+        _ => "pending",
     }
 }

@@ -22,8 +22,9 @@ use super::serve::Peer;
 use crate::app::App;
 use crate::intake::checkins::{Answer, Arrival};
 use crate::intake::contacts::{Contact, Heard, Said};
-use crate::ops::mdm;
-use crate::protocol::apple::{CHECKIN_BYTES_MAX, CONNECT_BYTES_MAX, Checkin, Message, Report};
+use crate::ops::mdm::{self, declarative};
+use crate::protocol::apple::declarative::Asked;
+use crate::protocol::apple::{CHECKIN_BYTES_MAX, CONNECT_BYTES_MAX, Checkin, CheckinMessage, Message, Report};
 use crate::store::contacts::Way;
 
 /// Messages of this size are read where they are; a millisecond at most.
@@ -65,10 +66,23 @@ async fn checkin(app: &App, message: &Message, bytes: &Bytes, presented: Present
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "a check-in may have at most 1 MiB"));
     }
     let checkin = Checkin::of(message)?;
+    if let CheckinMessage::DeclarativeManagement { endpoint, .. } = &checkin.message
+        && let Some(asked) = Asked::of(endpoint).filter(|asked| *asked != Asked::Status)
+    {
+        // What carries nothing in needs no turn of a writer.
+        let mut conn = app.db.read().await?;
+        return answered(declarative::read(&mut conn, &checkin.from, &presented.hash, &asked, app.clock.now_ms()).await?);
+    }
     let credential = identity::credential(app, &checkin.message, presented).await?;
-    match app.intake.checkin(Arrival { checkin, credential, remote }).await? {
+    answered(app.intake.checkin(Arrival { checkin, credential, remote }).await?)
+}
+
+fn answered(answer: Answer) -> Result<Response, Refusal> {
+    match answer {
         Answer::Accepted => Ok(empty()),
         Answer::Plist(bytes) => Ok(plist(bytes)),
+        Answer::Json(bytes) => Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()),
+        Answer::NotAssigned => Err(Refusal::new(StatusCode::NOT_FOUND, "this declaration is not assigned")),
         Answer::NotManaged => Ok(StatusCode::GONE.into_response()),
         Answer::Unsupported(why) => Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
         Answer::Refused(_, why) => Err(Refusal::new(StatusCode::FORBIDDEN, why)),

@@ -95,17 +95,21 @@ fn is_skipped(task: &OpenTask, progress: &Progress, status: Status) -> bool {
 
 /// What the server wants by itself, behind every task: a management that is over is removed, a device is asked about itself.
 fn by_itself(app: &App, visit: &mut Visit<'_>, status: Status, facing: &Facing, now_ms: i64, out: &mut Out) -> Option<Own> {
-    if !visit.standing.subject.is_empty() || status == Status::NotNow || visit.reported.own_put_off {
+    if status == Status::NotNow || visit.reported.own_put_off {
         return None;
     }
-    let renewal = visit.reported.renewal.take();
+    let (renewal, news) = (visit.reported.renewal.take(), visit.reported.news.take());
     let enrollment = visit.reported.enrollment.as_ref()?;
+    if !visit.standing.subject.is_empty() {
+        // A user is told of declarations and asked nothing.
+        return news.filter(|_| enrollment.state == "enrolled").map(own::announce);
+    }
     if let Some(denied) = &visit.standing.denied {
         // Once a conversation: its own report asks for the next command too.
         let is_over = Denial::named(denied).is_some_and(Denial::is_for_good) && status == Status::Idle;
         return is_over.then(|| own::removal(enrollment, &facing.profile));
     }
-    let own = own::next(enrollment, app.config.mdm.refresh_every_s, renewal, now_ms)?;
+    let own = own::next(enrollment, app.config.mdm.refresh_every_s, renewal, news, now_ms)?;
     match &own.keep {
         Keep::Nothing => {}
         Keep::Refresh(row) => out.refreshes.push(row.clone()),

@@ -15,7 +15,8 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
 use crate::ops::ca;
-use crate::ops::mdm::own;
+use crate::ops::mdm::declarative;
+use crate::ops::mdm::own::{self, Announcement};
 use crate::protocol::apple::Report;
 use crate::store::Conn;
 use crate::store::apple::{self as store, Enrollment};
@@ -29,6 +30,8 @@ pub struct Reported {
     pub enrollment: Option<Enrollment>,
     /// The profile that renews its identity, where that is to be renewed.
     pub renewal: Option<Vec<u8>>,
+    /// What its declarations are, where they are others than it was told of.
+    pub news: Option<Announcement>,
     /// True where the device put a question of the server off.
     pub own_put_off: bool,
 }
@@ -54,6 +57,29 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
             visit.reported.renewal = Some(profile);
         }
         visit.reported.enrollment = Some(enrollment);
+    }
+    Ok(())
+}
+
+/// Makes the announcements for channels whose declarations have changed since they were last told of them.
+pub(super) async fn announce(conn: &mut Conn, moment: &Moment, visits: &mut [Visit<'_>]) -> Result<()> {
+    let is_to_be_told = |visit: &Visit<'_>| {
+        let standing = &visit.standing;
+        visit.report().is_some()
+            && standing.denied.is_none()
+            && standing.hold.is_none()
+            && standing.desired.is_some()
+            && standing.declared != standing.desired
+    };
+    let channels: Vec<Id> = visits.iter().filter(|visit| is_to_be_told(visit)).map(|visit| visit.standing.id).collect();
+    if channels.is_empty() {
+        return Ok(());
+    }
+    let mut assigned = declarative::assigned(conn, &channels).await?;
+    for visit in visits.iter_mut().filter(|visit| is_to_be_told(visit)) {
+        let assigned = assigned.remove(&visit.standing.id).filter(|assigned| !assigned.is_held);
+        visit.reported.news =
+            assigned.map(|assigned| Announcement { version: assigned.version, tokens: assigned.manifest.tokens(moment.now_ms) });
     }
     Ok(())
 }

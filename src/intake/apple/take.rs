@@ -11,7 +11,9 @@ use crate::model::Id;
 use crate::ops::mdm::plan::{self, Progress, Took};
 use crate::ops::mdm::{command_id, own};
 use crate::ops::{alarms, jobs};
+use crate::protocol::agent::Detail;
 use crate::protocol::apple::{Report, Status, facts};
+use crate::store::apple::declarative::{self, Proved, Told};
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Command, Spoken, TaskChange};
 use crate::store::{Conn, apple as store, tallies};
@@ -29,6 +31,9 @@ struct Changes {
     refreshes: Vec<store::Refresh>,
     configured: Vec<Id>,
     alarms: Vec<(Id, String)>,
+    /// Channels that answered the announcement of their declarations, and those of them that cannot have any.
+    told: Vec<Told>,
+    undeclared: Vec<Proved>,
 }
 
 /// Takes the reports in; answers the facts that they told, by device.
@@ -83,6 +88,9 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, now_ms: i64, change
         visit.reported.own_put_off = true;
         return;
     }
+    if let Some(version) = own::announced(uuid) {
+        return told(visit, report, version, changes);
+    }
     let Some(enrollment) = &mut visit.reported.enrollment else { return };
     match own::take(enrollment, uuid, now_ms) {
         None => return,
@@ -99,6 +107,20 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, now_ms: i64, change
     }
     visit.reported.results = 1;
     visit.fruitful = true;
+}
+
+/// A channel has answered the announcement of its declarations: it fetches them by itself, or it cannot.
+fn told(visit: &mut Visit<'_>, report: &Report, version: &str, changes: &mut Changes) {
+    visit.reported.results = 1;
+    visit.fruitful = true;
+    let standing = &mut visit.standing;
+    standing.declared = Some(version.to_owned());
+    changes.told.push(Told { bucket: standing.id.bucket(), id: standing.id, version: standing.declared.clone() });
+    if report.status != Status::Acknowledged && standing.desired == standing.declared {
+        let detail = Detail { setting: "declarations".into(), reason: "Error".into(), current: Some(json!(report.chain)) };
+        let (id, reported) = (standing.id, standing.desired.clone());
+        changes.undeclared.push(Proved { id, reported, applied: None, details: Some(json!([detail]).to_string()) });
+    }
 }
 
 fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, now_ms: i64, changes: &mut Changes) {
@@ -169,6 +191,10 @@ impl Changes {
         }
         tallies::add(conn, moment, &counts).await?;
         feed::append(conn, moment, &self.entries).await?;
+        declarative::told(conn, &self.told).await?;
+        for proved in &self.undeclared {
+            declarative::prove(conn, proved, moment.now_ms).await?;
+        }
         for (device, detail) in &self.alarms {
             alarms::open(conn, moment, FORMAT_ALARM, &device.to_string(), detail).await?;
         }

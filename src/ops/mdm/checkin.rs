@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::authenticate::{UNKNOWN_CERTIFICATE, authenticate};
-use super::{Answer, Arrival, Rules, device_of, hold, leave};
+use super::{Answer, Arrival, Rules, declarative, device_of, hold, leave};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Id, Lane};
@@ -11,6 +11,7 @@ use crate::ops::settle;
 use crate::protocol::apple::CheckinMessage;
 use crate::protocol::apple::checkin::{Secret, TokenUpdate};
 use crate::protocol::apple::command::xml;
+use crate::protocol::apple::declarative::Asked;
 use crate::seal::Seal;
 use crate::store::apple::{self, Address, Enrollment, NewChannel};
 use crate::store::feed::{self, Entry};
@@ -23,7 +24,6 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
     match &checkin.message {
         CheckinMessage::Authenticate(said) => return authenticate(conn, moment, rules, arrival, said).await,
         CheckinMessage::GetToken => return Ok(Answer::Unsupported("this server gives no such tokens")),
-        CheckinMessage::DeclarativeManagement { .. } => return Ok(Answer::Unsupported("declarative management is not served")),
         _ => {}
     }
     let Some(device_id) = device_of(conn, &checkin.from).await? else { return Ok(UNKNOWN_CERTIFICATE) };
@@ -42,6 +42,13 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
         CheckinMessage::CheckOut if is_device => leave::check_out(conn, moment, channels, enrollment).await,
         CheckinMessage::SetBootstrapToken(token) if is_device => set_bootstrap(conn, moment, seal, enrollment, token.as_ref()).await,
         CheckinMessage::GetBootstrapToken if is_device => Ok(get_bootstrap(seal, &enrollment)),
+        CheckinMessage::DeclarativeManagement { endpoint, data } => match Asked::of(endpoint) {
+            Some(Asked::Status) if enrollment.state == "enrolled" => {
+                declarative::report(conn, moment, device_id, &checkin.from, data.as_deref().unwrap_or_default()).await
+            }
+            Some(asked) => declarative::read(conn, &checkin.from, &arrival.credential.hash, &asked, moment.now_ms).await,
+            None => Ok(Answer::Unsupported("there is no such endpoint of declarative management")),
+        },
         _ => Ok(Answer::Unsupported("this is no message of a user")),
     }
 }
@@ -127,6 +134,7 @@ async fn user_token_update(
     let magic = seal.seal(moment, &magic_name(channel), &update.push_magic.0);
     apple::address(conn, channel, &Address { token: update.token.clone(), topic: update.topic.clone(), magic }, moment.now_ms).await?;
     if channel == new.id {
+        settle::devices(conn, moment, &[device_id], Lane::Change).await?;
         let data = json!({"user": arrival.checkin.from.user, "short_name": arrival.checkin.from.short_name});
         let actor = Some(format!("device:{device_id}"));
         feed::append(conn, moment, &[Entry { kind: "device.user_enrolled", actor, device_id: Some(device_id), data }]).await?;

@@ -75,6 +75,7 @@ pub async fn forget(conn: &mut Conn, device: &DeviceRow) -> Result<()> {
         for hash in [Some(&enrollment.certificate_hash), enrollment.former_certificate_hash.as_ref()].into_iter().flatten() {
             devices::drop_key(conn, CERTIFICATE, hash, device.id).await?;
         }
+        apple::declarative::forget(conn, device.id).await?;
         apple::delete(conn, device.id).await?;
     }
     let Some(identifier) = &device.udid else { return Ok(()) };

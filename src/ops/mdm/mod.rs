@@ -4,6 +4,7 @@ mod admit;
 mod authenticate;
 pub mod checkin;
 pub mod command_id;
+pub mod declarative;
 mod leave;
 pub mod own;
 pub mod plan;
@@ -98,6 +99,10 @@ pub enum Answer {
     Accepted,
     /// 200 with a property list.
     Plist(Vec<u8>),
+    /// 200 with JSON.
+    Json(Vec<u8>),
+    /// 404: the device is not assigned this declaration, upon which it drops it.
+    NotAssigned,
     /// 410: the user is not managed.
     NotManaged,
     /// 400: not a message for this server.

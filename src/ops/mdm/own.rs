@@ -1,7 +1,8 @@
 //! What the server tells a device by itself, behind all tasks: it renews its identity, asks it about itself, ends its Setup Assistant.
 //!
 //! No tasks are kept for that: how far it has come stands in the enrollment, so a million devices that are asked every three hours make no
-//! rows. What a device proves by its deeds (a renewed identity, an answer) ends the asking. Declarative management is to join here.
+//! rows. What a device proves by its deeds (a renewed identity, an answer) ends the asking. Declarations are
+//! announced here too: the device then fetches them by itself.
 
 use super::plan;
 use crate::protocol::apple::command::Command;
@@ -10,6 +11,7 @@ use crate::store::apple::{Enrollment, Refresh};
 const REFRESH: &str = "refresh";
 const CONFIGURED: &str = "configured";
 const RENEW: &str = "renew";
+const DECLARE: &str = "declare";
 const REMOVE: &str = "remove";
 /// After a profile that renews an identity was given, so long passes until it is given again.
 const RENEW_AGAIN_MS: i64 = 86_400_000;
@@ -33,13 +35,34 @@ pub enum Keep {
     RenewAt(i64),
 }
 
+/// A channel whose declarations are others than it was told of.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// The version of its document.
+    pub version: String,
+    /// The tokens of its declarations, as JSON.
+    pub tokens: Vec<u8>,
+}
+
+/// The command by which a channel learns that its declarations have changed.
+pub fn announce(announcement: Announcement) -> Own {
+    let uuid = format!("{DECLARE}.{}", announcement.version);
+    Own { uuid, command: Command::declarative_management(announcement.tokens), keep: Keep::Nothing }
+}
+
+/// The version that a command of [`announce`] told of.
+pub fn announced(command_uuid: &str) -> Option<&str> {
+    command_uuid.split_once('.').filter(|(word, _)| *word == DECLARE).map(|(_, version)| version)
+}
+
 /// True where the identity of a device is to be renewed now.
 pub fn is_to_be_renewed(enrollment: &Enrollment, now_ms: i64) -> bool {
     enrollment.state == "enrolled" && enrollment.renew_at_ms.is_some_and(|at| at <= now_ms)
 }
 
-/// What comes next; `None` where there is nothing to say. `renewal` is the profile that renews the identity, where it is to be renewed.
-pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, now_ms: i64) -> Option<Own> {
+/// What comes next; `None` where there is nothing to say. `renewal` is the profile that renews the identity, where it is to be renewed;
+/// `news` are its declarations, where they have changed.
+pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, news: Option<Announcement>, now_ms: i64) -> Option<Own> {
     if enrollment.state != "enrolled" {
         return None;
     }
@@ -47,7 +70,7 @@ pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, now
         let keep = Keep::RenewAt(now_ms + RENEW_AGAIN_MS);
         return Some(Own { uuid: format!("{RENEW}.{now_ms}"), command: Command::install_profile(profile), keep });
     }
-    question(enrollment, every_s, now_ms).or_else(|| configured(enrollment))
+    news.map(announce).or_else(|| question(enrollment, every_s, now_ms)).or_else(|| configured(enrollment))
 }
 
 /// The command that ends the management of a device that is denied for good, where no task does.
@@ -101,7 +124,7 @@ pub fn take(enrollment: &Enrollment, command_uuid: &str, now_ms: i64) -> Option<
 
 /// True for an id of such a command, present or past.
 pub fn is_own(command_uuid: &str) -> bool {
-    command_uuid.split_once('.').is_some_and(|(word, _)| [REFRESH, CONFIGURED, RENEW, REMOVE].contains(&word))
+    command_uuid.split_once('.').is_some_and(|(word, _)| [REFRESH, CONFIGURED, RENEW, REMOVE, DECLARE].contains(&word))
 }
 
 fn question_id(started_ms: i64, step: i64) -> String {

@@ -114,7 +114,7 @@ async fn a_change_of_members_settles_exactly_those_devices() {
     each_database(async |db| {
         let door = Door::new(db);
         let made = door.settled_devices(3).await;
-        let empty = policy::version(&json!({}), &[]);
+        let empty = crate::policy::version(&json!({}), &[]);
         assert_eq!(door.channel(made[0].1).await.desired.as_deref(), Some(empty.as_str()), "the empty document has a version");
         assert_eq!(number(&door.db, NUDGES).await, 0, "the first document is fetched, not announced");
         door.label("field", &[]).await;

@@ -117,6 +117,10 @@ impl Command {
     }
 
     /// Installs an app as a managed one that goes with the enrollment: from a manifest, by its number in the store, or by its bundle id.
+    pub fn declarative_management(tokens: Vec<u8>) -> Command {
+        Command::new("DeclarativeManagement").with("Data", Value::Data(tokens))
+    }
+
     pub fn install_application(bundle_id: &str, manifest_url: Option<&str>, store_id: Option<i64>) -> Command {
         let command = Command::new("InstallApplication").with("ManagementFlags", Value::Integer(1.into()));
         match (manifest_url, store_id) {

@@ -4,6 +4,7 @@ mod binary;
 pub mod checkin;
 pub mod command;
 pub mod connect;
+pub mod declarative;
 pub mod facts;
 pub mod message;
 pub mod profile;

@@ -63,6 +63,10 @@ impl Iphone {
                 self.state.renewal = command.get("Payload").and_then(Value::as_data).map(<[u8]>::to_vec).filter(|bytes| self.is_own(bytes));
                 Ok(Dictionary::new())
             }
+            "DeclarativeManagement" => {
+                self.hear_of_declarations(command.get("Data").and_then(Value::as_data).unwrap_or_default());
+                Ok(Dictionary::new())
+            }
             "RestartDevice" | "ShutDownDevice" | "InstallProfile" | "RemoveProfile" | "Settings" | "DeviceConfigured" => {
                 Ok(Dictionary::new())
             }

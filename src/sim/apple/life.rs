@@ -42,6 +42,8 @@ impl Default for Habits {
 #[derive(Debug, Default)]
 pub struct Progress {
     pub enrolled: AtomicBool,
+    /// It has fetched declarations.
+    pub declared: AtomicBool,
     pub nudges: AtomicU64,
     /// Pushes with another phone's magic, which none may get.
     pub misled: AtomicU64,
@@ -53,9 +55,12 @@ pub struct Progress {
 }
 
 impl Journey for Progress {
-    /// Enrolled, was nudged, and carried out a task.
+    /// Enrolled, has its declarations, was nudged, and carried out a task.
     fn completed_the_loop(&self) -> bool {
-        self.enrolled.load(Ordering::Relaxed) && self.nudges.load(Ordering::Relaxed) > 0 && self.tasks_done.load(Ordering::Relaxed) > 0
+        self.enrolled.load(Ordering::Relaxed)
+            && self.declared.load(Ordering::Relaxed)
+            && self.nudges.load(Ordering::Relaxed) > 0
+            && self.tasks_done.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -147,6 +152,7 @@ impl Life {
             // The server calls again; nothing is lost.
             self.troubled(&trouble);
         }
+        self.progress.declared.store(!self.phone.state.declarations.held.is_empty(), Ordering::Relaxed);
         self.progress.tasks_done.store(self.phone.state.ordered, Ordering::Relaxed);
         if self.phone.state.put_off {
             self.progress.put_off.fetch_add(1, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! anything by itself but by [`Iphone::session`].
 
 mod act;
+pub mod declarative;
 pub mod identity;
 pub mod life;
 
@@ -15,6 +16,8 @@ use crate::protocol::apple::command::xml;
 use crate::protocol::apple::reading;
 use crate::protocol::pki::PkiError;
 
+/// The kind of a check-in's body.
+const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
 /// How long the server may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// Commands of one conversation at most: a server that never ends is no server.
@@ -71,6 +74,7 @@ pub struct State {
     /// A profile that renews its identity, to be installed when the command was carried out.
     pub renewal: Option<Vec<u8>>,
     pub push_token: Vec<u8>,
+    pub declarations: declarative::Declarations,
     /// True where its last word was that it cannot now.
     pub put_off: bool,
     /// Commands of operators that it has carried out.
@@ -140,7 +144,12 @@ impl Iphone {
     pub async fn session(&mut self) -> Result<usize, Trouble> {
         let mut report = texts(&[("Status", "Idle")]);
         for carried_out in 0..COMMANDS_MAX {
-            let Some((uuid, command)) = self.connect(report).await? else { return Ok(carried_out) };
+            let Some((uuid, command)) = self.connect(report).await? else {
+                if self.state.declarations.is_behind {
+                    self.follow_declarations().await?;
+                }
+                return Ok(carried_out);
+            };
             report = self.act(&command);
             let status = report.get("Status").and_then(Value::as_string);
             self.state.put_off = status == Some("NotNow");
@@ -171,7 +180,7 @@ impl Iphone {
 
     async fn checkin(&self, message: &str, mut more: Dictionary) -> Result<(), Trouble> {
         more.extend(texts(&[("MessageType", message), ("Topic", &self.topic)]));
-        self.send("checkin", "application/x-apple-aspen-mdm-checkin", more).await.map(drop)
+        self.send("checkin", CHECKIN, more).await.map(drop)
     }
 
     async fn connect(&self, report: Dictionary) -> Result<Option<(String, Dictionary)>, Trouble> {

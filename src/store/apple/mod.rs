@@ -1,6 +1,7 @@
 //! Apple enrollments and their channels.
 
 mod channels;
+pub mod declarative;
 
 pub use channels::{Address, NewChannel, address, channel_of, end_users, leave, pin, put_user, reset};
 

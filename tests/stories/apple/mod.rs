@@ -2,6 +2,7 @@
 
 mod bad_input;
 pub mod commands;
+mod declarative;
 mod enrollment;
 mod identity;
 mod nudged;

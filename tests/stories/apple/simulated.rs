@@ -10,7 +10,7 @@ use crate::support::postgres;
 use crate::support::process::Process;
 use crate::support::server::TestServer;
 
-fn iphone(server: &TestServer, name: &str) -> Iphone {
+pub fn iphone(server: &TestServer, name: &str) -> Iphone {
     let phone = Iphone::new(&server.url, name, &profile::identifier(&server.config.public_url));
     phone.behind_proxy(CERT_HEADER, &AppleDevice::named(name).header())
 }

@@ -1,0 +1,196 @@
+//! Declarative management: what a channel is assigned, what it is answered when it asks, and what its status proves.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::authenticate::UNKNOWN_CERTIFICATE;
+use super::{Answer, device_of};
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::model::{Id, Lane};
+use crate::ops::facts::{self, Told};
+use crate::ops::{findings, settle};
+use crate::protocol::apple::Enrollee;
+use crate::protocol::apple::declarative::status::Report;
+use crate::protocol::apple::declarative::{Asked, Kind, Manifest, Status};
+use crate::store::apple::declarative::{self as store, Proved, StatusRow};
+use crate::store::feed::{self, Entry};
+use crate::store::wakes::{self, Raise};
+use crate::store::{Conn, apple, devices};
+
+/// A device whose declarations wait for the value of a variable asks again after this long.
+const HELD_S: i64 = 3_600;
+
+/// What a channel is assigned.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// The version of its document.
+    pub version: String,
+    /// Everything.
+    pub all: Manifest,
+    /// What of it its system supports.
+    pub manifest: Manifest,
+    /// True where a variable has no value: nothing is said until it has.
+    pub is_held: bool,
+}
+
+/// What these channels are assigned.
+pub async fn assigned(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, Assigned>> {
+    let said = store::of_channels(conn, channels).await?;
+    let mut supported: HashMap<Id, BTreeSet<String>> =
+        said.into_iter().filter_map(|row| Some((row.channel_id, serde_json::from_str(row.supported.as_deref()?).ok()?))).collect();
+    let documents = settle::documents(conn, channels).await?;
+    Ok(documents
+        .into_iter()
+        .map(|one| {
+            let supported = supported.remove(&one.channel_id);
+            let (all, manifest) = (Manifest::of(&one.document, None), Manifest::of(&one.document, supported.as_ref()));
+            (one.channel_id, Assigned { version: one.version, all, manifest, is_held: !one.variables_missing.is_empty() })
+        })
+        .collect())
+}
+
+/// Answers `tokens`, `declaration-items` and `declaration/...`; reads only.
+pub async fn read(conn: &mut Conn, from: &Enrollee, certificate_hash: &str, asked: &Asked, now_ms: i64) -> Result<Answer> {
+    let Some(device_id) = device_of(conn, from).await? else { return Ok(UNKNOWN_CERTIFICATE) };
+    let enrollment = apple::get(conn, device_id).await?;
+    if !enrollment.is_some_and(|enrollment| enrollment.state == "enrolled" && enrollment.admits(certificate_hash)) {
+        return Ok(UNKNOWN_CERTIFICATE);
+    }
+    if devices::get(conn, device_id).await?.is_none_or(|device| device.denied.is_some()) {
+        return Ok(Answer::Refused("device_unauthorized", "this device is not managed any more"));
+    }
+    let Some(channel) = apple::channel_of(conn, device_id, &from.user).await? else { return Ok(UNKNOWN_CERTIFICATE) };
+    let Some(assigned) = assigned(conn, &[channel]).await?.remove(&channel) else { return Ok(UNKNOWN_CERTIFICATE) };
+    if assigned.is_held {
+        return Err(Error::Busy { retry_after_s: HELD_S });
+    }
+    Ok(match asked {
+        Asked::Tokens => Answer::Json(assigned.manifest.tokens(now_ms)),
+        Asked::Items => Answer::Json(assigned.manifest.items()),
+        Asked::Declaration(kind, identifier) => assigned.manifest.declaration(*kind, identifier).map_or(Answer::NotAssigned, Answer::Json),
+        Asked::Status => Answer::Unsupported("a status report comes with its data"),
+    })
+}
+
+/// Takes a status report in: merged into what was said before, its facts kept, and whatever it proves.
+pub(super) async fn report(conn: &mut Conn, moment: &mut Moment, device_id: Id, from: &Enrollee, data: &[u8]) -> Result<Answer> {
+    let Ok(report) = Report::read(data) else { return Ok(Answer::Unsupported("the data is no status report")) };
+    let Some(channel) = apple::channel_of(conn, device_id, &from.user).await? else { return Ok(UNKNOWN_CERTIFICATE) };
+    let before = store::of_channels(conn, &[channel]).await?.pop();
+    let was = before.as_ref().map(|row| Status::from_json(&row.status)).unwrap_or_default();
+    let mut status = was.clone();
+    status.take(report);
+    if status != was || before.is_none() {
+        let supported = status.supported().map(|supported| json!(supported).to_string());
+        let (text, updated_at_ms) = (status.to_json().to_string(), moment.now_ms);
+        // What the database refuses in it (U+0000) is left out with everything else of this report but the fact that it came.
+        let text = if text.contains("\\u0000") { was.to_json().to_string() } else { text };
+        store::put(conn, &StatusRow { channel_id: channel, status: text, supported, updated_at_ms }).await?;
+    }
+    if from.is_device() {
+        let told = Told { facts: status.facts(), hash: None };
+        facts::take(conn, moment, HashMap::from([(device_id, told)])).await?;
+    }
+    let Some(assigned) = assigned(conn, &[channel]).await?.remove(&channel).filter(|assigned| !assigned.is_held) else {
+        return Ok(Answer::Accepted);
+    };
+    if status.supported() != was.supported() && assigned.manifest != assigned.all {
+        // It was told of more than it supports: what it shall have is another list now.
+        store::told(conn, &[store::Told { bucket: channel.bucket(), id: channel, version: None }]).await?;
+        wakes::raise(conn, &[Raise { channel_id: channel, lane: Lane::Change }], moment.now_ms).await?;
+    }
+    prove(conn, moment, device_id, channel, &status, assigned).await?;
+    Ok(Answer::Accepted)
+}
+
+async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id, status: &Status, assigned: Assigned) -> Result<()> {
+    if status.declarations().is_none() {
+        return Ok(());
+    }
+    let proof = status.prove(&assigned.all, &assigned.manifest);
+    let version = Some(assigned.version);
+    let proved = Proved {
+        id: channel,
+        reported: version.clone().filter(|_| proof.has_all),
+        applied: version.clone().filter(|_| proof.applies),
+        details: (!proof.details.is_empty()).then(|| json!(proof.details).to_string()),
+    };
+    if store::prove(conn, &proved, moment.now_ms).await? {
+        findings::documents_proved(conn, moment, &[device_id]).await?;
+        let data = json!({"version": version});
+        feed::append(conn, moment, &[Entry { kind: "policy.applied", actor: None, device_id: Some(device_id), data }]).await?;
+    }
+    Ok(())
+}
+
+/// A declaration as a device has it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Shown {
+    pub identifier: String,
+    #[serde(rename = "type")]
+    pub declaration_type: String,
+    pub server_token: String,
+    /// `active`, `inactive`, `invalid`, `pending` (the device has not said that it has this one) or `unsupported`.
+    pub state: &'static str,
+    /// The device's codes.
+    pub reasons: Vec<String>,
+}
+
+/// The declarations of a channel, and what the device says of itself.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ShownChannel {
+    pub channel_id: Id,
+    pub version: String,
+    /// True where a variable has no value: nothing is said until it has.
+    pub held: bool,
+    pub declarations: Vec<Shown>,
+    /// The device's status items, merged; `{}` before its first report.
+    pub status: serde_json::Value,
+    /// Unix milliseconds of the last change.
+    pub status_at_ms: Option<i64>,
+}
+
+/// The same for operators, for each of these channels.
+pub async fn shown(conn: &mut Conn, channels: &[Id]) -> Result<Vec<ShownChannel>> {
+    let said: BTreeMap<Id, StatusRow> = store::of_channels(conn, channels).await?.into_iter().map(|row| (row.channel_id, row)).collect();
+    let mut assigned = assigned(conn, channels).await?;
+    let mut shown = Vec::with_capacity(channels.len());
+    for channel in channels {
+        let Some(Assigned { version, all, manifest, is_held }) = assigned.remove(channel) else { continue };
+        let row = said.get(channel);
+        let status = row.map(|row| Status::from_json(&row.status)).unwrap_or_default();
+        let known = status.declarations().unwrap_or_default();
+        let declarations = all.declarations().iter().map(|one| {
+            let state = known.get(&one.identifier).filter(|state| state.server_token == one.server_token);
+            let needs_activation = matches!(one.kind, Kind::Activation | Kind::Configuration);
+            let word = match state {
+                _ if !manifest.declarations().contains(one) => "unsupported",
+                None => "pending",
+                Some(state) if state.valid == "invalid" => "invalid",
+                Some(state) if state.valid != "valid" => "pending",
+                Some(state) if state.is_active || !needs_activation => "active",
+                Some(_) => "inactive",
+            };
+            Shown {
+                identifier: one.identifier.clone(),
+                declaration_type: one.declaration_type.clone(),
+                server_token: one.server_token.clone(),
+                state: word,
+                reasons: state.map(|state| state.reasons.clone()).unwrap_or_default(),
+            }
+        });
+        shown.push(ShownChannel {
+            channel_id: *channel,
+            version,
+            held: is_held,
+            declarations: declarations.collect(),
+            status: status.to_json()["items"].clone(),
+            status_at_ms: row.map(|row| row.updated_at_ms),
+        });
+    }
+    Ok(shown)
+}

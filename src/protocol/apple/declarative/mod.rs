@@ -1,0 +1,7 @@
+//! Declarative management: what a device is told to be, and what it says it is. Pure.
+
+pub mod manifest;
+pub mod status;
+
+pub use manifest::{Asked, Declaration, Kind, Manifest};
+pub use status::{Proof, Status};

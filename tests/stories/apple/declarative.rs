@@ -1,0 +1,256 @@
+//! Declarative management: what policies declare reaches an iPhone by its own fetching, and its status proves it.
+
+use muster::sim::apple::Iphone;
+use plist::Value as Plist;
+use serde_json::{Value, json};
+
+use super::commands::task;
+use super::simulated::iphone;
+use crate::support::apple::{AppleDevice, behind_proxy, bytes, texts};
+use crate::support::postgres;
+use crate::support::server::TestServer;
+
+const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
+
+/// Runs a story on both databases; the server asks devices nothing by itself.
+async fn each(story: impl AsyncFn(TestServer)) {
+    let quiet = |config: &mut muster::config::Config| {
+        behind_proxy(config);
+        config.mdm.refresh_every_s = 0;
+    };
+    story(TestServer::with(quiet).await).await;
+    if let Some(url) = postgres::fresh_database().await {
+        eprintln!("on PostgreSQL");
+        story(TestServer::at(&url, None, quiet).await).await;
+    }
+}
+
+fn configuration(identifier: &str, payload: Value) -> Value {
+    json!({"Type": "com.apple.configuration.passcode.settings", "Identifier": identifier, "Payload": payload})
+}
+
+fn activation(of: &[&str]) -> Value {
+    json!({"Type": "com.apple.activation.simple", "Identifier": "activation", "Payload": {"StandardConfigurations": of}})
+}
+
+/// A policy of these declarations for every device.
+async fn declare(server: &TestServer, declarations: Value) {
+    let policy = json!({"document": {"apple": {"declarations": declarations}}, "message": "declared"});
+    let put = server.put("/policies/declared", policy).await;
+    assert!(put.status == 200 || put.status == 201, "{}", put.body);
+    server
+        .put("/policies/declared/assignments", json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]}))
+        .await
+        .expect(200);
+}
+
+/// The one channel of a device, as it is shown.
+async fn channel(server: &TestServer, phone: &Iphone) -> Value {
+    server.get(&format!("/devices/{}", phone.udid)).await["channels"][0].clone()
+}
+
+/// Its declarations by identifier: state and reasons.
+async fn declared(server: &TestServer, phone: &Iphone) -> Value {
+    let shown = server.get(&format!("/devices/{}/declarations", phone.udid)).await;
+    let all = shown[0]["declarations"].as_array().unwrap().iter();
+    all.map(|one| (one["identifier"].as_str().unwrap().to_owned(), json!([one["state"], one["reasons"]])))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+#[tokio::test]
+async fn a_policy_is_declared_fetched_and_applied_only_when_the_device_says_so() {
+    each(async |server| {
+        let mut phone = iphone(&server, "A");
+        phone.enroll(&[7; 32]).await.unwrap();
+        assert_eq!(phone.session().await.unwrap(), 0, "where nothing is declared, nothing is begun");
+        assert_eq!(channel(&server, &phone).await["desired"], Value::Null);
+        declare(&server, json!([configuration("passcode", json!({"MinimumLength": 6})), activation(&["passcode"])])).await;
+        server.until("it has something to have", async || !channel(&server, &phone).await["desired"].is_null()).await;
+        let uuid = phone.fetch().await.unwrap().unwrap();
+        assert!(uuid.starts_with("declare."), "{uuid}");
+        assert_eq!(phone.fetch().await.unwrap().unwrap(), uuid, "again, until it is answered");
+        assert_eq!(phone.session().await.unwrap(), 1);
+        assert_eq!(phone.state.declarations.held["passcode"].payload, json!({"MinimumLength": 6}));
+        let shown = channel(&server, &phone).await;
+        assert_eq!((&shown["applied"], &shown["reported"]), (&shown["desired"], &shown["desired"]));
+        assert_eq!(declared(&server, &phone).await, json!({"activation": ["active", []], "passcode": ["active", []]}));
+        let device = server.get(&format!("/devices/{}", phone.udid)).await;
+        assert_eq!((&device["facts"]["passcode_compliant"], &device["facts"]["password_set"]), (&json!(true), &json!(true)));
+        server.until("the feed tells it", async || server.get("/feed").await.to_string().contains("policy.applied")).await;
+        assert_eq!(phone.session().await.unwrap(), 0, "told once");
+        // One of them changes: it alone is fetched.
+        let fetched = phone.state.declarations.fetched;
+        declare(&server, json!([configuration("passcode", json!({"MinimumLength": 8})), activation(&["passcode"])])).await;
+        server.until("it is to have another", async || channel(&server, &phone).await["desired"] != shown["desired"]).await;
+        assert_eq!(channel(&server, &phone).await["applied"], shown["applied"], "nothing is applied because it was ordered");
+        phone.session().await.unwrap();
+        assert_eq!(
+            (phone.state.declarations.fetched - fetched, &phone.state.declarations.held["passcode"].payload["MinimumLength"]),
+            (1, &json!(8))
+        );
+        // And all of them go: that too is declared, and proved.
+        let before = channel(&server, &phone).await["desired"].clone();
+        server.call("DELETE", "/policies/declared?force=true", None).await;
+        server.put("/policies/declared/assignments", json!({"assignments": []})).await;
+        server.until("it is to have nothing", async || channel(&server, &phone).await["desired"] != before).await;
+        phone.session().await.unwrap();
+        assert!(phone.state.declarations.held.is_empty());
+        let shown = channel(&server, &phone).await;
+        assert!(shown["desired"].is_string() && shown["applied"] == shown["desired"], "{shown}");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_invalid_unused_or_unsupported_is_told_with_the_devices_reasons_and_nothing_is_applied() {
+    each(async |server| {
+        let mut phone = iphone(&server, "B");
+        phone.enroll(&[7; 32]).await.unwrap();
+        let unknown = json!({"Type": "com.apple.configuration.diskmanagement.settings", "Identifier": "disk", "Payload": {}});
+        let all =
+            json!([configuration("broken", json!({"Broken": 1})), configuration("unused", json!({})), activation(&["broken"]), unknown]);
+        declare(&server, all).await;
+        server.until("it has something to have", async || !channel(&server, &phone).await["desired"].is_null()).await;
+        phone.session().await.unwrap();
+        // It has said what it supports: what it does not is taken off its list, of which it is told at once.
+        phone.session().await.unwrap();
+        assert!(!phone.state.declarations.held.contains_key("disk"));
+        let expected = json!({
+            "activation": ["active", []], "broken": ["invalid", ["Error.UnknownPayloadKeys"]], "disk": ["unsupported", []],
+            "unused": ["inactive", ["Info.NotReferencedByActivation"]],
+        });
+        assert_eq!(declared(&server, &phone).await, expected);
+        let shown = channel(&server, &phone).await;
+        assert_eq!((&shown["applied"], &shown["reported"]), (&Value::Null, &shown["desired"]));
+        let states = server.get("/policies/declared/convergence").await["versions"][0]["states"].clone();
+        assert_eq!((&states["failed"], &states["applied"]), (&json!(1), &json!(0)), "{states}");
+        declare(&server, json!([configuration("broken", json!({})), activation(&["broken"])])).await;
+        server.until("it is to have another", async || channel(&server, &phone).await["desired"] != shown["desired"]).await;
+        phone.session().await.unwrap();
+        let shown = channel(&server, &phone).await;
+        assert_eq!(shown["applied"], shown["desired"]);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_variable_is_resolved_for_each_device_and_without_a_value_nothing_is_said() {
+    each(async |server| {
+        let mut phone = iphone(&server, "C");
+        phone.enroll(&[7; 32]).await.unwrap();
+        let name = |variable: &str| {
+            json!([{"Type": "com.apple.management.organization-info", "Identifier": "organization", "Payload": {"Name": format!("of {variable}")}}])
+        };
+        declare(&server, name("{{device.serial}}")).await;
+        server.until("it has something to have", async || !channel(&server, &phone).await["desired"].is_null()).await;
+        phone.session().await.unwrap();
+        assert_eq!(phone.state.declarations.held["organization"].payload["Name"], format!("of {}", phone.serial));
+        let before = channel(&server, &phone).await;
+        assert_eq!(before["applied"], before["desired"]);
+        declare(&server, name("{{user.email}}")).await;
+        server.until("it is held", async || !channel(&server, &phone).await["hold"].is_null()).await;
+        phone.session().await.unwrap();
+        assert!(phone.follow_declarations().await.unwrap_err().to_string().contains("503"), "it asks again later");
+        assert_eq!(phone.state.declarations.held["organization"].payload["Name"], format!("of {}", phone.serial), "and keeps what it has");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_the_device_itself_is_answered_and_strange_words_are_refused() {
+    each(async |server| {
+        let (phone, other) = (AppleDevice::named("D"), AppleDevice::named("E"));
+        let id = phone.enroll(&server).await;
+        other.enroll(&server).await;
+        declare(&server, json!([configuration("passcode", json!({})), activation(&["passcode"])])).await;
+        let desired = async || server.get(&format!("/devices/{id}")).await["channels"][0]["desired"].clone();
+        server.until("it has something to have", async || !desired().await.is_null()).await;
+        let says = async |device: &AppleDevice, udid: &str, endpoint: &str, data: Option<&[u8]>| {
+            let mut body = texts(&[("MessageType", "DeclarativeManagement"), ("UDID", udid), ("Endpoint", endpoint)]);
+            if let Some(data) = data {
+                body.insert("Data".into(), Plist::Data(data.to_vec()));
+            }
+            device.send(&server, "checkin", CHECKIN, bytes(body)).await
+        };
+        let tokens = says(&phone, &phone.udid, "tokens", None).await.expect(200);
+        let items = says(&phone, &phone.udid, "declaration-items", None).await.expect(200);
+        assert_eq!(tokens.headers["content-type"], "application/json");
+        let json_of = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap();
+        assert_eq!(json_of(&tokens.body)["SyncTokens"]["DeclarationsToken"], json_of(&items.body)["DeclarationsToken"]);
+        says(&phone, &phone.udid, "declaration/configuration/passcode", None).await.expect(200);
+        for (endpoint, data, status) in [
+            ("declaration/configuration/other", None, 404),
+            ("declaration/activation/passcode", None, 404),
+            ("declaration/nonsense/passcode", None, 400),
+            ("", None, 400),
+            ("status", None, 400),
+            ("status", Some(b"[1]".as_slice()), 400),
+            ("status", Some(&[0xff, 0xfe]), 400),
+            ("status", Some("[".repeat(100_000).as_bytes()), 400),
+            ("status", Some(br#"{"StatusItems": {"Strange": {"a": [1, null]}}, "Unknown": 5}"#.as_slice()), 200),
+            ("status", Some(br#"{"StatusItems": {"a": "\u0000"}, "Errors": [{"StatusItem": "x"}]}"#.as_slice()), 200),
+        ] {
+            says(&phone, &phone.udid, endpoint, data).await.expect(status);
+        }
+        for endpoint in ["tokens", "declaration-items", "declaration/configuration/passcode", "status"] {
+            says(&other, &phone.udid, endpoint, Some(b"{}")).await.expect(403);
+            says(&phone, "00008030-nobody", endpoint, Some(b"{}")).await.expect(403);
+        }
+        server.post(&format!("/devices/{id}/unauthorize"), json!({})).await.expect(200);
+        says(&phone, &phone.udid, "tokens", None).await.expect(403);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_of_a_mac_has_declarations_of_its_own() {
+    each(async |server| {
+        let mac = AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("F") };
+        mac.enroll(&server).await;
+        let user = || texts(&[("UserID", "11111111-2222-3333-4444-555555555555"), ("UserShortName", "eve")]);
+        mac.token_update(&server, user()).await.expect(200);
+        let policy = json!({"document": {"apple": {"userDeclarations": [{"Type": "com.apple.management.properties", "Identifier": "u", "Payload": {"ring": 1}}]}}, "message": ""});
+        server.put("/policies/users", policy).await.expect(201);
+        server.put("/policies/users/assignments", json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]})).await.expect(200);
+        let channels = async || server.get(&format!("/devices/{}", mac.udid)).await["channels"].as_array().unwrap().clone();
+        server.until("the user has something to have", async || channels().await.iter().any(|one| !one["desired"].is_null())).await;
+        assert!(mac.idle(&server).await.command().is_none(), "the device itself has nothing");
+        let (uuid, request) = mac.connect(&server, "Idle", None, user()).await.request();
+        assert_eq!(request, "DeclarativeManagement");
+        assert!(mac.connect(&server, "Acknowledged", Some(&uuid), user()).await.command().is_none());
+        let mut body = user();
+        body.extend(texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &mac.udid), ("Endpoint", "declaration/management/u")]));
+        let told = mac.send(&server, "checkin", CHECKIN, bytes(body)).await.expect(200);
+        assert_eq!(serde_json::from_slice::<Value>(&told.body).unwrap()["Payload"], json!({"ring": 1}));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_device_that_knows_no_declarations_says_so_once_and_one_that_enrolls_anew_is_told_anew() {
+    each(async |server| {
+        let phone = AppleDevice::named("G");
+        let id = phone.enroll(&server).await;
+        declare(&server, json!([activation(&[])])).await;
+        server
+            .until("it has something to have", async || !server.get(&format!("/devices/{id}")).await["channels"][0]["desired"].is_null())
+            .await;
+        let (uuid, _) = phone.idle(&server).await.request();
+        let lock = task(&server, "lock", json!({}), &id).await;
+        let refused = phone.connect(&server, "Error", Some(&uuid), Default::default()).await;
+        assert_eq!(refused.request().0, lock, "what operators order goes on");
+        phone.acknowledge(&server, &lock).await.expect(200);
+        assert!(phone.idle(&server).await.command().is_none(), "it is not told again");
+        assert_eq!(server.get("/policies/declared/convergence").await["versions"][0]["states"]["failed"], 1);
+        phone.enroll(&server).await;
+        assert_eq!(phone.idle(&server).await.request().1, "DeclarativeManagement");
+        server.stop().await;
+    })
+    .await;
+}
