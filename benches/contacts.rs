@@ -3,10 +3,12 @@
 //! `cargo bench --bench contacts -- [--seconds N] [--connections N] [--devices N] [--postgres URL]`. Everything on one machine, generator
 //! included; durable. Load goes to loopback alone and ends by itself. PostgreSQL is measured where a URL of an empty database is given.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+mod common;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Plan, Row, groups, load, told_groups};
 use muster::clock::Clock;
 use muster::config::Config;
 use muster::model::{Actor, Role};
@@ -16,62 +18,20 @@ use muster::store::Class;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-struct Plan {
-    seconds: u64,
-    connections: usize,
-    devices: usize,
-    postgres: Option<String>,
-}
-
-/// What a run came to: per second, median and 99th percentile in milliseconds.
-struct Row(f64, f64, f64);
-
-/// The intake's groups so far: how many, contacts in them, seconds that they took.
-fn groups() -> [f64; 3] {
-    let text = muster::telemetry::metrics().render();
-    let of = |name: &str| -> f64 { text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).sum() };
-    [of("muster_commit_seconds_count"), of("muster_intake_batch_size_sum"), of("muster_commit_seconds_sum")]
-}
-
-fn told_groups(work: &str, before: [f64; 3]) {
-    let now = groups();
-    let [count, contacts, seconds] = [now[0] - before[0], now[1] - before[1], now[2] - before[2]];
-    println!("{:<12} {work}: {count:.0} groups of {:.1}, {:.2} ms each", "", contacts / count, seconds / count * 1000.0);
-}
-
 fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let mut plan = Plan { seconds: 8, connections: 64, devices: 2_000, postgres: None };
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{name} needs a value"))?;
-        match name.as_str() {
-            "--seconds" => plan.seconds = value.parse()?,
-            "--connections" => plan.connections = value.parse()?,
-            "--devices" => plan.devices = value.parse()?,
-            "--postgres" => plan.postgres = Some(value),
-            _ => anyhow::bail!("{name} is not known"),
-        }
-    }
-    rustls::crypto::ring::default_provider().install_default().ok();
-    tokio::runtime::Runtime::new()?.block_on(run(plan))
+    tokio::runtime::Runtime::new()?.block_on(run(common::plan(2_000)?))
 }
 
 async fn run(plan: Plan) -> anyhow::Result<()> {
-    let ceiling = raw(&plan).await?;
-    println!("{:<12} {:<28} {:>10} {:>9} {:>9} {:>8}", "database", "work", "per second", "p50 ms", "p99 ms", "ratio");
-    let print = |database: &str, work: &str, row: &Row| {
-        println!("{database:<12} {work:<28} {:>10.0} {:>9.1} {:>9.1} {:>8.2}", row.0, row.1, row.2, row.0 / ceiling.0);
-    };
-    print("-", "trivial handler (ceiling)", &ceiling);
+    let ceiling = common::raw(&plan).await?;
+    common::head(&ceiling);
     let folder = std::env::temp_dir().join(format!("muster-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let mut databases = vec![("sqlite", format!("sqlite://{}", folder.join("muster.db").display()))];
-    databases.extend(plan.postgres.clone().map(|url| ("postgresql", url)));
-    for (name, url) in databases {
+    for (name, url) in common::databases(&plan, &folder) {
         let (activation, idle, cycle) = measure(&plan, &url).await?;
-        print(name, "activation", &activation);
-        print(name, "idle contact", &idle);
-        print(name, "task delivered, acknowledged", &cycle);
+        common::line(name, "activation", &activation, &ceiling);
+        common::line(name, "idle contact", &idle, &ceiling);
+        common::line(name, "task delivered, acknowledged", &cycle, &ceiling);
     }
     std::fs::remove_dir_all(&folder).ok();
     Ok(())
@@ -168,62 +128,4 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
     stop.cancel();
     running.await??;
     Ok((activation, idle, cycle))
-}
-
-/// The same client against a handler that parses JSON and answers JSON, and nothing else.
-async fn raw(plan: &Plan) -> anyhow::Result<Row> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/", listener.local_addr()?);
-    let handler = axum::routing::post(async |axum::Json(body): axum::Json<Value>| axum::Json(json!({"cause": body["cause"]})));
-    let serving = tokio::spawn(axum::serve(listener, axum::Router::new().route("/", handler)).into_future());
-    let client = reqwest::Client::builder().pool_max_idle_per_host(plan.connections).build()?;
-    let row = load(plan.connections, None, plan.seconds.min(5), move |_| {
-        let request = client.post(&url).json(&json!({"cause": "periodic"}));
-        async move {
-            request.send().await?.error_for_status()?.bytes().await?;
-            Ok(())
-        }
-    })
-    .await?;
-    serving.abort();
-    Ok(row)
-}
-
-/// Runs `work(n)` on so many connections at once, until `count` are done or the seconds are over.
-async fn load<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
-    connections: usize,
-    count: Option<usize>,
-    seconds: u64,
-    work: impl Fn(usize) -> F + Clone + Send + 'static,
-) -> anyhow::Result<Row> {
-    let (next, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let started = Instant::now();
-    let workers: Vec<_> = (0..connections)
-        .map(|_| {
-            let (next, over, work) = (next.clone(), over.clone(), work.clone());
-            tokio::spawn(async move {
-                let mut times = Vec::new();
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    if count.is_some_and(|count| n >= count)
-                        || over.load(Ordering::Relaxed)
-                        || started.elapsed() > Duration::from_secs(seconds)
-                    {
-                        return anyhow::Ok(times);
-                    }
-                    let began = Instant::now();
-                    work(n).await?;
-                    times.push(began.elapsed().as_secs_f64() * 1000.0);
-                }
-            })
-        })
-        .collect();
-    let mut times = Vec::new();
-    for worker in workers {
-        times.extend(worker.await??);
-    }
-    let elapsed = started.elapsed().as_secs_f64();
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or(0.0);
-    Ok(Row(times.len() as f64 / elapsed, at(0.5), at(0.99)))
 }
