@@ -11,22 +11,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{Plan, Row, groups, load, told_groups};
+use common::{Plan, Row, Running, groups, load, told_groups};
 use muster::clock::Clock;
 use muster::config::{Config, Listener, Part, Tls};
-use muster::model::{Actor, Role};
 use muster::ops::ca::Pair;
-use muster::ops::operators;
 use muster::protocol::cms::Signing;
 use muster::protocol::pki::certificate::Wanted;
 use muster::protocol::pki::{Certificate, Key, Purpose};
-use muster::server::Server;
-use muster::store::Class;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 const HEADER: &str = "X-Client-Cert";
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
@@ -134,16 +128,8 @@ async fn measure(plan: &Plan, name: &str, url: &str, folder: &Path, devices: &Ar
     config.mdm.proxy_client_cert_header = Some(HEADER.into());
     (config.mdm.ca_cert, config.mdm.ca_key) = (Some(folder.join("ca.pem")), Some(folder.join("ca.key")));
     (config.mdm.require_known_certificate, config.mdm.refresh_every_s) = (false, 0);
-    config.secrets.key = Some("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into());
-    let clock = Clock::system();
-    let server = Server::start(config, clock.clone()).await?;
-    let base = format!("http://{}", server.address().context("no address")?);
-    let app = server.app.clone();
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(server.run(stop.clone()));
-    let mut conn = app.db.begin(Class::Operators).await?;
-    let key = operators::add_key(&mut conn, &mut clock.moment(), &Actor::server(), "bench", Role::Admin).await?;
-    conn.commit().await?;
+    let running = Running::start(config).await?;
+    let (base, key) = (running.base.clone(), running.key.clone());
     let client = reqwest::Client::builder().pool_max_idle_per_host(plan.connections).build()?;
     let enrolled = enroll(plan, &base, &client, devices).await?;
     common::line(name, "enrollment, header", &enrolled, ceiling);
@@ -171,8 +157,7 @@ async fn measure(plan: &Plan, name: &str, url: &str, folder: &Path, devices: &Ar
         told_groups(command, before);
         common::line(name, command, &row, ceiling);
     }
-    stop.cancel();
-    running.await??;
+    running.stop().await?;
     Ok(())
 }
 

@@ -8,15 +8,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Plan, Row, groups, load, told_groups};
-use muster::clock::Clock;
+use common::{Plan, Row, Running, groups, load, told_groups};
 use muster::config::Config;
-use muster::model::{Actor, Role};
-use muster::ops::operators;
-use muster::server::Server;
-use muster::store::Class;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 fn main() -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run(common::plan(2_000)?))
@@ -38,17 +32,8 @@ async fn run(plan: Plan) -> anyhow::Result<()> {
 }
 
 async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
-    let mut config = Config { listen: "127.0.0.1:0".parse()?, database_url: url.to_owned(), ..Config::default() };
-    config.secrets.key = Some("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into());
-    let clock = Clock::system();
-    let server = Server::start(config, clock.clone()).await?;
-    let base = format!("http://{}", server.address().ok_or_else(|| anyhow::anyhow!("no address"))?);
-    let app = server.app.clone();
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(server.run(stop.clone()));
-    let mut conn = app.db.begin(Class::Operators).await?;
-    let key = operators::add_key(&mut conn, &mut clock.moment(), &Actor::server(), "bench", Role::Admin).await?;
-    conn.commit().await?;
+    let running = Running::start(Config { listen: "127.0.0.1:0".parse()?, database_url: url.to_owned(), ..Config::default() }).await?;
+    let (base, key) = (running.base.clone(), running.key.clone());
     let client = reqwest::Client::builder().pool_max_idle_per_host(plan.connections).build()?;
     let api = async |path: &str, body: Value| -> anyhow::Result<Value> {
         Ok(client.post(format!("{base}/api/v1{path}")).bearer_auth(&key).json(&body).send().await?.error_for_status()?.json().await?)
@@ -125,7 +110,6 @@ async fn measure(plan: &Plan, url: &str) -> anyhow::Result<(Row, Row, Row)> {
         .await?
     };
     told_groups("cycles", before);
-    stop.cancel();
-    running.await??;
+    running.stop().await?;
     Ok((activation, idle, cycle))
 }

@@ -1,10 +1,17 @@
-//! What the benches of contacts share: their command line, the ceiling of the same run, and the load.
+//! What the benches of contacts share: their command line, the ceiling of the same run, the server, and the load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use muster::clock::Clock;
+use muster::config::Config;
+use muster::model::{Actor, Role};
+use muster::ops::operators;
+use muster::server::Server;
+use muster::store::Class;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// What the command line says.
 pub struct Plan {
@@ -123,4 +130,33 @@ pub async fn load<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or(0.0);
     Ok(Row(times.len() as f64 / elapsed, at(0.5), at(0.99)))
+}
+
+/// A server that runs, and what is needed to speak to it.
+pub struct Running {
+    pub base: String,
+    /// An admin's key for the API.
+    pub key: String,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    pub async fn start(mut config: Config) -> anyhow::Result<Running> {
+        config.secrets.key = Some("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into());
+        let clock = Clock::system();
+        let server = Server::start(config, clock.clone()).await?;
+        let base = format!("http://{}", server.address().ok_or_else(|| anyhow::anyhow!("no address"))?);
+        let (app, stop) = (server.app.clone(), CancellationToken::new());
+        let server = tokio::spawn(server.run(stop.clone()));
+        let mut conn = app.db.begin(Class::Operators).await?;
+        let key = operators::add_key(&mut conn, &mut clock.moment(), &Actor::server(), "bench", Role::Admin).await?;
+        conn.commit().await?;
+        Ok(Running { base, key, stop, server })
+    }
+
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.server.await?
+    }
 }

@@ -45,8 +45,8 @@ impl Authorities {
         self.given.as_ref()
     }
 
-    fn set(&self, authority: Option<Arc<Authority>>) {
-        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = authority;
+    fn set(&self, authority: Arc<Authority>) {
+        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = Some(authority);
     }
 }
 
@@ -60,7 +60,7 @@ pub async fn authority(app: &App) -> Result<Arc<Authority>> {
         return Ok(authority);
     }
     let authority = open(app).await?;
-    app.authorities.set(Some(authority.clone()));
+    app.authorities.set(authority.clone());
     Ok(authority)
 }
 
@@ -81,7 +81,7 @@ pub async fn follow(app: &App) -> Result<()> {
     let now = open(app).await?;
     if now.ca.chain != before.ca.chain {
         tracing::info!("the device CA was replaced");
-        app.authorities.set(Some(now));
+        app.authorities.set(now);
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub enum Whose {
 
 impl Whose {
     /// The name of the list.
-    pub fn list(self) -> &'static str {
+    pub const fn list(self) -> &'static str {
         match self {
             Whose::Device => "declarations",
             Whose::Users => "userDeclarations",
@@ -32,7 +32,7 @@ impl Whose {
 }
 
 /// The lists whose elements are won one by one, by their Identifier.
-pub const LISTS: [&str; 2] = ["declarations", "userDeclarations"];
+pub const LISTS: [&str; 2] = [Whose::Device.list(), Whose::Users.list()];
 
 /// What a channel is given of a merged document: `{"declarations": [...]}`.
 pub fn compile(document: &Value, whose: Whose) -> Value {

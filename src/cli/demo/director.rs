@@ -19,18 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(18);
 pub struct Director {
     client: reqwest::Client,
     server: String,
-    url: String,
     key: String,
 }
 
 impl Director {
     pub fn new(url: &str, key: &str) -> Director {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap_or_default();
-        Director { client, server: url.to_owned(), url: format!("{url}/api/v1"), key: key.to_owned() }
+        Director { client, server: url.to_owned(), key: key.to_owned() }
     }
 
     async fn call(&self, method: reqwest::Method, path: &str, body: Value) -> anyhow::Result<Value> {
-        let request = self.client.request(method.clone(), format!("{}{path}", self.url)).bearer_auth(&self.key).json(&body);
+        let request = self.client.request(method.clone(), format!("{}/api/v1{path}", self.server)).bearer_auth(&self.key).json(&body);
         let response = request.send().await?;
         let status = response.status();
         let text = response.text().await?;

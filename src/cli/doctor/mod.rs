@@ -6,16 +6,14 @@ mod push;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
-use x509_cert::der::Decode;
 
 use crate::clock::Clock;
 use crate::config::{Config, Tls, hide_password};
 use crate::http::tls;
 use crate::intake::authority::Authorities;
 use crate::ops::ca::authority;
+use crate::protocol::pki::Certificate;
 use crate::seal::Seal;
 use crate::server::FINGERPRINT;
 use crate::store::{Conn, Db, alarms, feed, meta};
@@ -143,10 +141,9 @@ fn certificate(report: &mut Report, files: &Tls, clock: &Clock) {
         return report.fault("tls", error.to_string());
     }
     let shown = files.cert.display();
-    let first = CertificateDer::from_pem_file(&files.cert).ok().and_then(|der| x509_cert::Certificate::from_der(&der).ok());
-    let Some(first) = first else { return report.fault("tls", format!("{shown} is no certificate")) };
-    let ends = first.tbs_certificate.validity.not_after.to_unix_duration().as_millis();
-    report.ends("tls", &shown.to_string(), i64::try_from(ends).unwrap_or(i64::MAX), clock.now_ms());
+    let chain = std::fs::read_to_string(&files.cert).ok().and_then(|text| Certificate::chain_from_pem(&text).ok());
+    let Some(chain) = chain else { return report.fault("tls", format!("{shown} is no certificate")) };
+    report.ends("tls", &shown.to_string(), chain[0].until_ms(), clock.now_ms());
 }
 
 /// The key, if there is one: where none is, none is made.

@@ -15,7 +15,7 @@ use crate::ops::facts::{self, Told};
 use crate::ops::{findings, settle};
 use crate::protocol::apple::Enrollee;
 use crate::protocol::apple::declarative::status::Report;
-use crate::protocol::apple::declarative::{Asked, Kind, Manifest, Status};
+use crate::protocol::apple::declarative::{Asked, Manifest, Status};
 use crate::store::apple::declarative::{self as store, Proved, StatusRow};
 use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Raise};
@@ -166,13 +166,12 @@ pub async fn shown(conn: &mut Conn, channels: &[Id]) -> Result<Vec<ShownChannel>
         let known = status.declarations().unwrap_or_default();
         let declarations = all.declarations().iter().map(|one| {
             let state = known.get(&one.identifier).filter(|state| state.server_token == one.server_token);
-            let needs_activation = matches!(one.kind, Kind::Activation | Kind::Configuration);
             let word = match state {
                 _ if !manifest.declarations().contains(one) => "unsupported",
                 None => "pending",
                 Some(state) if state.valid == "invalid" => "invalid",
                 Some(state) if state.valid != "valid" => "pending",
-                Some(state) if state.is_active || !needs_activation => "active",
+                Some(state) if state.is_active || !one.kind.needs_activation() => "active",
                 Some(_) => "inactive",
             };
             Shown {

@@ -3,14 +3,10 @@
 use std::sync::OnceLock;
 
 use jsonwebtoken::DecodingKey;
-use rsa::RsaPrivateKey;
-use rsa::pkcs8::{EncodePrivateKey, LineEnding};
-use rsa::rand_core::{CryptoRng, Error, RngCore};
 use rsa::traits::PublicKeyParts;
 
-use crate::clock::{Clock, Moment};
-
-const KEY_BITS: usize = 2048;
+use crate::clock::Clock;
+use crate::protocol::pki;
 
 /// A key with its two faces: PEM for the service account, verifier for the token endpoint.
 pub(super) struct Key {
@@ -30,34 +26,9 @@ pub(super) fn key() -> std::io::Result<&'static Key> {
 }
 
 fn make() -> std::io::Result<Key> {
-    let private = RsaPrivateKey::new(&mut Chance(Clock::system().moment()), KEY_BITS).map_err(std::io::Error::other)?;
-    let pem = private.to_pkcs8_pem(LineEnding::LF).map_err(std::io::Error::other)?.to_string();
+    let made = pki::Key::make(&mut Clock::system().moment()).map_err(std::io::Error::other)?;
+    let pem = made.to_pem().map_err(std::io::Error::other)?;
+    let pki::Key::Rsa(private) = made else { return Err(std::io::Error::other("a key that is made is an RSA key")) };
     let verifier = DecodingKey::from_rsa_raw_components(&private.n().to_bytes_be(), &private.e().to_bytes_be());
     Ok(Key { pem, verifier })
-}
-
-/// The clock's randomness in the shape that the rsa crate takes.
-struct Chance(Moment);
-
-impl CryptoRng for Chance {}
-
-impl RngCore for Chance {
-    fn next_u32(&mut self) -> u32 {
-        rsa::rand_core::impls::next_u32_via_fill(self)
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        rsa::rand_core::impls::next_u64_via_fill(self)
-    }
-
-    fn fill_bytes(&mut self, dest: &mut [u8]) {
-        for chunk in dest.chunks_mut(32) {
-            chunk.copy_from_slice(&self.0.secret()[..chunk.len()]);
-        }
-    }
-
-    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), Error> {
-        self.fill_bytes(dest);
-        Ok(())
-    }
 }

@@ -41,7 +41,7 @@ pub async fn reset(conn: &mut Conn, channel: &NewChannel, now_ms: i64) -> Result
            fresh_token_hash = excluded.fresh_token_hash, enrollment_token_id = excluded.enrollment_token_id, \
            activation = channel.activation + 1, activated_at_ms = excluded.activated_at_ms, push_provider = NULL, push_kind = NULL, \
            push_value = NULL, push_topic = NULL, push_secret = NULL, push_state = 'none', push_since_ms = excluded.push_since_ms, \
-           desired = NULL, declared = NULL, reported = NULL, applied = NULL, applied_at_ms = NULL, details = NULL RETURNING id",
+           desired = NULL, reported = NULL, applied = NULL, applied_at_ms = NULL, details = NULL RETURNING id",
     )
     .bind(channel.device_id.bucket())
     .bind(channel.id)

@@ -28,6 +28,11 @@ impl Kind {
         Kind::named(declaration_type.strip_prefix("com.apple.")?.split('.').next()?)
     }
 
+    /// True for what does nothing before an activation is in force; assets and management need nobody to activate them.
+    pub fn needs_activation(self) -> bool {
+        matches!(self, Kind::Activation | Kind::Configuration)
+    }
+
     /// The kind as paths name it.
     pub fn named(word: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|(_, name, _)| *name == word).map(|(kind, ..)| kind)

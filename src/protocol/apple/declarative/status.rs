@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::manifest::{Kind, Manifest};
+use super::manifest::Manifest;
 use crate::protocol::agent::Detail;
 
 /// Elements of a list at most; more are dropped.
@@ -160,9 +160,7 @@ impl Status {
                 has_all = false;
                 continue;
             };
-            // Assets and management need nobody to activate them.
-            let needs_activation = matches!(one.kind, Kind::Activation | Kind::Configuration);
-            let works = state.valid == "valid" && (state.is_active || !needs_activation);
+            let works = state.valid == "valid" && (state.is_active || !one.kind.needs_activation());
             all_work &= works;
             if !works && (state.valid == "invalid" || !state.reasons.is_empty()) {
                 details.push(detail(&one.identifier, state.reasons.first().map_or("Error.Unknown", String::as_str)));
