@@ -1,7 +1,10 @@
 //! APNs through the real server and its senders: each fault that APNs is known for, and what becomes of the nudges.
 
 mod answers;
+mod apart;
+mod clocks;
 mod connections;
 mod credentials;
 mod outage;
 mod streams;
+mod table;

@@ -2,11 +2,11 @@
 
 use muster::config::Config;
 use muster::sim::apns::{Push, PushCertificate, StandIn};
-use plist::{Dictionary, Value as Plist};
+use plist::Value as Plist;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::apple::{AppleDevice, TOPIC, behind_proxy};
+use super::apple::{AppleDevice, TOPIC, behind_proxy, texts};
 use super::device::{TestDevice, activation};
 use super::server::{START_MS, TestServer};
 use muster::clock::Clock;
@@ -102,10 +102,16 @@ impl Apns {
 
     /// An iPhone under MDM, enrolled, with nothing left to do.
     pub async fn managed(&self, name: &str) -> Managed {
-        let (device, token) = (AppleDevice::named(name), self.apns.register(TOPIC));
-        device.authenticate(&self.server).await.expect(200);
+        self.managed_under(name, TOPIC).await
+    }
+
+    /// An iPhone under MDM that hears another topic.
+    pub async fn managed_under(&self, name: &str, topic: &str) -> Managed {
+        let (device, token) = (AppleDevice::named(name), self.apns.register(topic));
+        let first = texts(&[("SerialNumber", &device.serial), ("ProductName", &device.product), ("OSVersion", "18.1"), ("Topic", topic)]);
+        device.checkin(&self.server, "Authenticate", first).await.expect(200);
         let bytes = (0..token.len()).step_by(2).map(|at| u8::from_str_radix(&token[at..at + 2], 16).unwrap()).collect();
-        let mut more = Dictionary::new();
+        let mut more = texts(&[("Topic", topic)]);
         more.insert("Token".into(), Plist::Data(bytes));
         device.token_update(&self.server, more).await.expect(200);
         device.settle(&self.server).await;
@@ -128,9 +134,14 @@ impl Apns {
 
     /// Puts another MDM push certificate in the place of the present one, through the operator API.
     pub async fn replace_certificate(&self, certificate: &PushCertificate) -> super::server::Reply {
+        self.server.put("/push/apns-mdm", json!({"certificate": certificate.certificate, "key": certificate.key})).await
+    }
+
+    /// Puts a certificate of another topic beside the present one.
+    pub async fn add_topic(&self, topic: &str) {
+        let certificate = self.apns.issue_certificate(topic).unwrap();
         let body = json!({"certificate": certificate.certificate, "key": certificate.key});
-        let request = self.server.client.put(format!("{}/api/v1/push/apns-mdm", self.server.url)).bearer_auth(&self.server.key);
-        super::server::reply(request.json(&body)).await
+        self.server.put("/push/apns-mdm?force=true", body).await.expect(200);
     }
 
     pub async fn locate_all(&self, phones: &[IPhone]) {
