@@ -1,7 +1,8 @@
-//! The FCM sender against the stand-in: what goes over the wire, and what becomes of each answer.
+//! FCM: the sender against the stand-in (what goes over the wire, and what becomes of each answer), and the whole server in `server`.
 
 mod answers;
 mod outage;
+mod server;
 mod storage;
 mod tls;
 mod token;
