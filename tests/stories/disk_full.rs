@@ -72,3 +72,40 @@ async fn a_full_disk_answers_503_reads_go_on_nothing_accepted_is_lost_and_room_b
     server.until("the feed goes on", async || server.get("/audit?kind=job.created").await["items"].as_array().unwrap().len() == 2).await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_disk_is_full_the_nudges_of_what_was_ordered_before_flow_and_a_death_is_learned_again() {
+    let server = TestServer::on_sqlite().await;
+    let mut phones = Vec::new();
+    for n in 0..20 {
+        let phone = server.phone(&format!("full-{n}")).await;
+        let pushes = server.fcm.connect(&phone.push);
+        phones.push((phone, pushes));
+    }
+    let gone = server.phone("gone").await;
+    server.fcm.refuse_connections();
+    server.post("/jobs", json!({"kind": "scan", "target": {"all": true}})).await.expect(202);
+    server.fcm.unregister(&gone.push);
+    server.app.db.cap_growth(Some(0)).await.unwrap();
+    let mut n = 0;
+    while phones[0].0.events(&server, event(n)).await.status == 200 {
+        n += 1;
+        assert!(n < 1_000, "the disk never became full");
+    }
+    server.fcm.accept_connections().await.unwrap();
+    for (phone, pushes) in &mut phones {
+        let nudged = async || {
+            server.advance(1_000);
+            pushes.try_recv().is_ok()
+        };
+        server.until(&format!("{} is nudged on a full disk", phone.hardware_id), nudged).await;
+    }
+    server.app.db.cap_growth(None).await.unwrap();
+    server
+        .until("the death is known", async || {
+            server.advance(60_000);
+            server.get(&format!("/devices/{}", gone.id)).await["channels"][0]["push_state"] == "dead"
+        })
+        .await;
+    server.stop().await;
+}

@@ -19,6 +19,7 @@ mod fcm;
 mod funnel;
 mod killed;
 mod policies;
+mod several;
 mod storm;
 mod structure;
 mod support;

@@ -7,8 +7,12 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::{Value, json};
 
+use muster::model::{Id, Lane};
+use muster::store::Class;
+use muster::store::wakes::{Raise, raise};
+
 use crate::support::device::TestDevice;
-use crate::support::server::{TestServer, reply};
+use crate::support::server::{TestServer, each_database, reply};
 
 const PHONES: usize = 300;
 /// Events that each phone has kept during the outage; it sends them one request each, all at once.
@@ -90,4 +94,52 @@ async fn a_storm_is_shed_with_a_spread_time_to_return_nothing_accepted_is_lost_a
     assert_eq!(server.app.intake.backlog(), 0);
     phones[0].visit(&server, "periodic").await;
     server.stop().await;
+}
+
+/// What is raised at once, and how often: a million triggers for one phone.
+const AT_ONCE: usize = 1_000;
+const TIMES: usize = 1_000;
+/// The clock moves by a second after so many of them.
+const A_SECOND: usize = 10;
+/// The least time between two urgent nudges of a channel.
+const GAP_S: usize = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_triggers_for_one_phone_are_at_most_one_nudge_a_gap() {
+    each_database(async |server| {
+        let phone = server.phone("stormed").await;
+        let mut pushes = server.fcm.connect(&phone.push);
+        let order = json!({"kind": "locate", "target": {"devices": [phone.id]}});
+        let orders: Vec<u16> =
+            stream::iter(0..200).map(|_| async { server.post("/jobs", order.clone()).await.status }).buffer_unordered(20).collect().await;
+        assert!(orders.iter().all(|status| *status == 202));
+        server.until("a nudge", async || pushes.try_recv().is_ok()).await;
+        server.until("nothing is under way", async || server.get("/push").await["senders"][0]["in_flight"] == 0).await;
+        assert!(pushes.try_recv().is_err(), "two hundred orders in one instant are one nudge");
+        let channel = server.get(&format!("/devices/{}", phone.id)).await["channels"][0]["id"].as_str().unwrap().to_owned();
+        let channel_id: Id = serde_json::from_value(json!(channel)).unwrap();
+        let triggers: Vec<Raise> = (0..AT_ONCE).map(|_| Raise { channel_id, lane: Lane::Urgent }).collect();
+        let mut nudges = 0;
+        for n in 1..=TIMES {
+            let mut conn = server.app.db.begin(Class::Operators).await.unwrap();
+            raise(&mut conn, &triggers, server.clock.now_ms()).await.unwrap();
+            conn.commit().await.unwrap();
+            if n % A_SECOND == 0 {
+                server.advance(1_000);
+            }
+            while pushes.try_recv().is_ok() {
+                nudges += 1;
+            }
+        }
+        server
+            .until("the last is called", async || {
+                nudges += usize::from(pushes.try_recv().is_ok());
+                nudges > 0
+            })
+            .await;
+        let most = 1 + TIMES / A_SECOND / GAP_S;
+        assert!((1..=most).contains(&nudges), "{nudges} nudges in {} s", TIMES / A_SECOND);
+        server.stop().await;
+    })
+    .await;
 }

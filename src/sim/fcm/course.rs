@@ -122,6 +122,7 @@ impl Inner {
             http2: head.version == hyper::Version::HTTP_2,
             headers: headers.collect(),
             body: body.clone(),
+            at_ms: self.clock.now_ms(),
         };
         let mut captures = self.captures.lock().unwrap_or_else(PoisonError::into_inner);
         if captures.len() < super::CAPTURES_MAX {

@@ -106,6 +106,8 @@ pub struct Captured {
     /// In the order of arrival.
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
+    /// Unix milliseconds, by the stand-in's clock.
+    pub at_ms: i64,
 }
 
 impl StandIn {
