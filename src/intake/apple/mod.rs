@@ -78,8 +78,11 @@ pub(super) async fn announce(conn: &mut Conn, moment: &Moment, visits: &mut [Vis
     let mut assigned = declarative::assigned(conn, &channels).await?;
     for visit in visits.iter_mut().filter(|visit| is_to_be_told(visit)) {
         let assigned = assigned.remove(&visit.standing.id).filter(|assigned| !assigned.is_held);
-        visit.reported.news =
-            assigned.map(|assigned| Announcement { version: assigned.version, tokens: assigned.manifest.tokens(moment.now_ms) });
+        visit.reported.news = assigned.map(|assigned| Announcement {
+            version: assigned.version,
+            token: assigned.manifest.token(),
+            tokens: assigned.manifest.tokens(moment.now_ms),
+        });
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::super::contacts::Visit;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
+use crate::ops::mdm::declarative::assigned;
 use crate::ops::mdm::plan::{self, Progress, Took};
 use crate::ops::mdm::{command_id, own};
 use crate::ops::{alarms, jobs};
@@ -49,6 +50,7 @@ pub(in crate::intake) async fn take(
         let name = command.command_uuid.clone().unwrap_or_else(|| command.id.to_string());
         by_id.insert((command.channel_id, name), command);
     }
+    let heard = heard(conn, visits).await?;
     let mut changes = Changes::default();
     for visit in visits.iter_mut() {
         let Some(report) = visit.report().cloned() else { continue };
@@ -60,7 +62,7 @@ pub(in crate::intake) async fn take(
             }
         }
         if own::is_own(&uuid) {
-            asked(visit, &report, &uuid, moment.now_ms, &mut changes);
+            asked(visit, &report, &uuid, heard.contains(&visit.standing.id), moment.now_ms, &mut changes);
             continue;
         }
         let named = command_id::read(&uuid);
@@ -82,14 +84,36 @@ fn spoken(visit: &Visit<'_>) -> Option<Spoken> {
     Some(Spoken { bucket: visit.standing.id.bucket(), channel_id: visit.standing.id, id, command_uuid })
 }
 
-/// The answer to a question of the server itself.
-fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, now_ms: i64, changes: &mut Changes) {
+/// The channels that answer the announcement of just those declarations that they are to have now. An answer that comes late, or twice,
+/// may be about a list that has been exchanged since.
+async fn heard(conn: &mut Conn, visits: &[Visit<'_>]) -> Result<HashSet<Id>> {
+    let answered: HashMap<Id, &str> = visits
+        .iter()
+        .filter_map(|visit| {
+            let (version, token) = own::announced(visit.report()?.command_uuid.as_deref()?)?;
+            (visit.standing.desired.as_deref() == Some(version)).then_some((visit.standing.id, token))
+        })
+        .collect();
+    if answered.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let channels: Vec<Id> = answered.keys().copied().collect();
+    let assigned = assigned(conn, &channels).await?;
+    let is_now = |(id, token): &(Id, &str)| assigned.get(id).is_some_and(|assigned| assigned.manifest.token().starts_with(token));
+    Ok(answered.into_iter().filter(is_now).map(|(id, _)| id).collect())
+}
+
+/// The answer to a question of the server itself. `is_heard` says that it is about the declarations of now.
+fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, is_heard: bool, now_ms: i64, changes: &mut Changes) {
     if report.status == Status::NotNow {
         visit.reported.own_put_off = true;
         return;
     }
-    if let Some(version) = own::announced(uuid) {
-        return told(visit, report, version, changes);
+    if own::announced(uuid).is_some() {
+        if is_heard {
+            told(visit, report, changes);
+        }
+        return;
     }
     let Some(enrollment) = &mut visit.reported.enrollment else { return };
     match own::take(enrollment, uuid, now_ms) {
@@ -110,13 +134,13 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, now_ms: i64, change
 }
 
 /// A channel has answered the announcement of its declarations: it fetches them by itself, or it cannot.
-fn told(visit: &mut Visit<'_>, report: &Report, version: &str, changes: &mut Changes) {
+fn told(visit: &mut Visit<'_>, report: &Report, changes: &mut Changes) {
     visit.reported.results = 1;
     visit.fruitful = true;
     let standing = &mut visit.standing;
-    standing.declared = Some(version.to_owned());
+    standing.declared = standing.desired.clone();
     changes.told.push(Told { bucket: standing.id.bucket(), id: standing.id, version: standing.declared.clone() });
-    if report.status != Status::Acknowledged && standing.desired == standing.declared {
+    if report.status != Status::Acknowledged {
         let detail = Detail { setting: "declarations".into(), reason: "Error".into(), current: Some(json!(report.chain)) };
         let (id, reported) = (standing.id, standing.desired.clone());
         changes.undeclared.push(Proved { id, reported, applied: None, details: Some(json!([detail]).to_string()) });

@@ -40,19 +40,27 @@ pub enum Keep {
 pub struct Announcement {
     /// The version of its document.
     pub version: String,
-    /// The tokens of its declarations, as JSON.
+    /// What its list of declarations is known by.
+    pub token: String,
+    /// The same as the device reads it, as JSON.
     pub tokens: Vec<u8>,
 }
 
+/// So many characters of the token are in the command's id.
+const TOKEN_CHARS: usize = 16;
+
 /// The command by which a channel learns that its declarations have changed.
 pub fn announce(announcement: Announcement) -> Own {
-    let uuid = format!("{DECLARE}.{}", announcement.version);
+    // One version can be two lists: what a device does not support is taken off once it has said so.
+    let token = announcement.token.get(..TOKEN_CHARS).unwrap_or(&announcement.token);
+    let uuid = format!("{DECLARE}.{}.{token}", announcement.version);
     Own { uuid, command: Command::declarative_management(announcement.tokens), keep: Keep::Nothing }
 }
 
-/// The version that a command of [`announce`] told of.
-pub fn announced(command_uuid: &str) -> Option<&str> {
-    command_uuid.split_once('.').filter(|(word, _)| *word == DECLARE).map(|(_, version)| version)
+/// The version that a command of [`announce`] told of, and the beginning of the list's token.
+pub fn announced(command_uuid: &str) -> Option<(&str, &str)> {
+    let (_, rest) = command_uuid.split_once('.').filter(|(word, _)| *word == DECLARE)?;
+    rest.rsplit_once('.').filter(|(_, token)| token.len() == TOKEN_CHARS)
 }
 
 /// True where the identity of a device is to be renewed now.

@@ -226,7 +226,51 @@ async fn a_user_of_a_mac_has_declarations_of_its_own() {
         let mut body = user();
         body.extend(texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &mac.udid), ("Endpoint", "declaration/management/u")]));
         let told = mac.send(&server, "checkin", CHECKIN, bytes(body)).await.expect(200);
-        assert_eq!(serde_json::from_slice::<Value>(&told.body).unwrap()["Payload"], json!({"ring": 1}));
+        let declaration: Value = serde_json::from_slice(&told.body).unwrap();
+        assert_eq!(declaration["Payload"], json!({"ring": 1}));
+        // The user's own status proves it, and an enrollment that begins anew has proved nothing.
+        let stands = json!([{"identifier": "u", "server-token": declaration["ServerToken"], "active": false, "valid": "valid", "reasons": []}]);
+        let status = json!({"StatusItems": {"management": {"declarations":
+            {"activations": [], "assets": [], "configurations": [], "management": stands}}}, "Errors": []});
+        let mut body = user();
+        body.extend(texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &mac.udid), ("Endpoint", "status")]));
+        body.insert("Data".into(), Plist::Data(status.to_string().into_bytes()));
+        mac.send(&server, "checkin", CHECKIN, bytes(body)).await.expect(200);
+        let applied = async || channels().await.iter().filter(|one| !one["applied"].is_null()).count();
+        assert_eq!(applied().await, 1);
+        mac.authenticate(&server).await.expect(200);
+        assert_eq!(applied().await, 0);
+        assert!(channels().await.iter().all(|one| one["reported"].is_null()));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_about_a_list_that_was_exchanged_since_is_not_one_about_the_new_list() {
+    each(async |server| {
+        let phone = AppleDevice::named("H");
+        let id = phone.enroll(&server).await;
+        let unknown = json!({"Type": "com.apple.configuration.diskmanagement.settings", "Identifier": "disk", "Payload": {}});
+        declare(&server, json!([configuration("passcode", json!({})), activation(&["passcode"]), unknown])).await;
+        server
+            .until("it has something to have", async || !server.get(&format!("/devices/{id}")).await["channels"][0]["desired"].is_null())
+            .await;
+        let (first, _) = phone.idle(&server).await.request();
+        assert!(phone.acknowledge(&server, &first).await.command().is_none());
+        let supported = json!({"configurations": ["com.apple.configuration.passcode.settings"], "activations": ["com.apple.activation.simple"],
+            "assets": [], "management": []});
+        let able = json!({"supported-versions": ["1.0.0"], "supported-features": {}, "supported-payloads": {"declarations": supported, "status-items": []}});
+        let status = json!({"StatusItems": {"management": {"client-capabilities": able}}, "Errors": []});
+        let mut body = texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &phone.udid), ("Endpoint", "status")]);
+        body.insert("Data".into(), Plist::Data(status.to_string().into_bytes()));
+        phone.send(&server, "checkin", CHECKIN, bytes(body)).await.expect(200);
+        // The answer to the first announcement comes once more, of the same version of the document.
+        let (second, request) = phone.acknowledge(&server, &first).await.request();
+        assert_eq!(request, "DeclarativeManagement");
+        assert_ne!(second, first);
+        assert!(phone.acknowledge(&server, &second).await.command().is_none());
+        assert!(phone.idle(&server).await.command().is_none(), "told once");
         server.stop().await;
     })
     .await;
