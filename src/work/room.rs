@@ -20,7 +20,8 @@ const PROBE_BYTES: usize = 64 * 1024;
 const PROBE: &str = "room_probe";
 /// The alarm closes when no write has failed for so long, so that a disk on the brink does not open it again and again.
 const QUIET_MS: i64 = 60_000;
-const DETAIL: &str = "the database's disk is full: phones and operators get 503 for what would write; make room, and everything goes on by itself";
+const DETAIL: &str =
+    "the database's disk is full: phones and operators get 503 for what would write; make room, and everything goes on by itself";
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {

@@ -82,7 +82,8 @@ async fn a_full_disk_answers_503_reads_go_on_nothing_accepted_is_lost_and_room_b
     let answer = phone.events(&server, event(accepted + 1)).await.expect(200);
     assert_eq!(answer["events"][0]["outcome"], "recorded", "the refused event had left no trace");
     // The alarm says since when, stays until it was quiet for a minute, and closes by itself.
-    let alarm = async || server.get("/alarms").await["items"].as_array().unwrap().iter().find(|one| one["kind"] == "database_full").cloned();
+    let alarm =
+        async || server.get("/alarms").await["items"].as_array().unwrap().iter().find(|one| one["kind"] == "database_full").cloned();
     server.until("the alarm", async || alarm().await.is_some()).await;
     let opened = alarm().await.unwrap();
     assert_eq!((opened["state"].as_str(), opened["opened_at_ms"].as_i64()), (Some("open"), Some(full_ms)), "{opened}");

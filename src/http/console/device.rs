@@ -69,6 +69,7 @@ struct DocumentPart {
     version: String,
     text: String,
     missing: String,
+    held: String,
 }
 
 #[derive(Template)]
@@ -342,5 +343,6 @@ fn document(delivered: settle::Delivered) -> DocumentPart {
         version: delivered.version,
         text: pretty(&delivered.document),
         missing: delivered.variables_missing.join(", "),
+        held: delivered.held.join(", "),
     }
 }
