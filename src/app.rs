@@ -2,10 +2,12 @@
 
 mod credentials;
 mod funnel;
+mod room;
 mod tail;
 
 pub use credentials::{SEALED_PREFIX, senders, take as take_credential};
 pub use funnel::{Funnel, Stage};
+pub use room::Room;
 pub use tail::{STREAMS_MAX, Tail, Watch};
 
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
-use crate::error::{Result, Trouble};
+use crate::error::{Error, Result, Trouble};
 use crate::intake::Intake;
 use crate::intake::authority::Authorities;
 use crate::intake::refusals::Refusals;
@@ -52,6 +54,8 @@ pub struct Shared {
     pub refusals: Refusals,
     /// How far orders come, counted.
     pub funnel: Funnel,
+    /// Whether the database's disk has room.
+    pub room: Room,
     /// The feed as it grows.
     pub feed_tail: Tail,
 }
@@ -98,14 +102,14 @@ impl App {
     #[cfg(test)]
     pub fn for_tests_with(db: &Db, clock: &Clock, senders: Vec<Arc<crate::push::Sender>>) -> (App, crate::intake::Committers) {
         let process = clock.moment().id().to_string();
-        let (config, bells, funnel, feed_tail) = <(Config, Bells, Funnel, Tail)>::default();
+        let (config, bells, funnel, feed_tail, room) = <(Config, Bells, Funnel, Tail, Room)>::default();
         let (refusals, authorities) = <(Refusals, Authorities)>::default();
         let (intake, committers) = crate::intake::new(1);
         let seal = Seal::new(&[7; 32]);
         let (db, clock) = (db.clone(), clock.clone());
         let senders = Senders::from(senders);
         (
-            App::new(Shared { config, seal, authorities, intake, db, clock, bells, senders, process, refusals, funnel, feed_tail }),
+            App::new(Shared { config, seal, authorities, intake, db, clock, bells, senders, process, refusals, funnel, room, feed_tail }),
             committers,
         )
     }
@@ -115,6 +119,13 @@ impl App {
         let senders = self.senders.all();
         let configured = senders.iter().filter(|sender| sender.status().state != SenderState::Unconfigured);
         configured.fold(String::from(" "), |names, sender| names + sender.name() + " ")
+    }
+
+    /// Takes note of what an error says about the database's disk; everything that writes shows its errors here.
+    pub fn heed(&self, error: &Error) {
+        if error.is_full() {
+            self.room.is_out(self.clock.now_ms());
+        }
     }
 
     /// Begins a transaction; [`change!`] is the way to use it.
@@ -152,7 +163,10 @@ impl Change {
         *tries += 1;
         match outcome {
             Err(error) if error.trouble() == Trouble::Repeat && *tries < REPEATS_MAX => None,
-            Err(error) => Some(Err(error)),
+            Err(error) => {
+                self.app.heed(&error);
+                Some(Err(error))
+            }
             Ok(value) => {
                 self.app.bells.ring();
                 Some(Ok(value))

@@ -55,6 +55,15 @@ impl Error {
         Error::Invalid(vec![Fault { pointer: pointer.into(), detail: detail.into() }])
     }
 
+    /// True where nothing can be written because the disk of the database is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Error::Full => true,
+            Error::Database(error) => is_full(error),
+            _ => false,
+        }
+    }
+
     /// What the database says of a failed statement.
     pub fn trouble(&self) -> Trouble {
         match self {

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, App, Bells, Funnel, Shared, Tail};
+use crate::app::{self, App, Bells, Funnel, Room, Shared, Tail};
 use crate::clock::Clock;
 use crate::config::{Config, Part};
 use crate::http::serve::{self, Bound, Patience};
@@ -84,6 +84,7 @@ impl Server {
             process,
             refusals: Default::default(),
             funnel: Funnel::default(),
+            room: Room::default(),
             feed_tail,
         });
         let mut bound = Vec::new();

@@ -9,17 +9,24 @@ use super::error::Problem;
 use super::serve::Peer;
 use crate::app::App;
 
+/// What the second line of `/readyz` begins with while the disk of the database is full.
+pub const DISK_FULL: &str = "database_full";
+
 /// The process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, description = "alive", body = String)))]
 pub async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// The database is reachable and has this version's schema.
+/// The database is reachable and has this version's schema. A full disk is told in a second line and keeps the server in service:
+/// reading goes on, and phones are to hear when to come again.
 #[utoipa::path(get, path = "/readyz", tag = "server", responses((status = 200, description = "ready", body = String), (status = 503, description = "not ready")))]
 pub async fn ready(State(app): State<App>) -> Response {
     match app.db.schema_is_current().await {
-        Ok(true) => "ready\n".into_response(),
+        Ok(true) => match app.room.out_since_ms() {
+            None => "ready\n".into_response(),
+            Some(since_ms) => format!("ready\n{DISK_FULL}: nothing can be written since {since_ms} ms: make room\n").into_response(),
+        },
         Ok(false) => Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "schema_outdated",

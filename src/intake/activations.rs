@@ -3,7 +3,7 @@
 use super::group::Kind;
 use crate::app::App;
 use crate::config::Reactivation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::activate::{self, Activation, Rules};
 use crate::store::Class;
 
@@ -35,6 +35,10 @@ impl Kind for Activations {
         conn.commit().await?;
         self.app.bells.ring();
         Ok(outcomes)
+    }
+
+    fn heed(&self, error: &Error) {
+        self.app.heed(error);
     }
 
     fn split(_item: &Newcomer) -> Option<(Newcomer, Newcomer)> {

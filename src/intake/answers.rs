@@ -62,7 +62,10 @@ pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, vi
 fn wants_document(visit: &Visit<'_>) -> bool {
     let standing = &visit.standing;
     visit.sync().is_some_and(|sync| {
-        standing.denied.is_none() && standing.hold.is_none() && standing.desired.is_some() && sync.policy.version != standing.desired
+        standing.denied.is_none()
+            && !documents::is_kept(standing.hold.as_deref())
+            && standing.desired.is_some()
+            && sync.policy.version != standing.desired
     })
 }
 

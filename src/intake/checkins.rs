@@ -2,7 +2,7 @@
 
 use super::group::Kind;
 use crate::app::App;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::mdm::{self, Rules};
 use crate::store::Class;
 
@@ -45,6 +45,10 @@ impl Kind for Checkins {
         conn.commit().await?;
         self.app.bells.ring();
         Ok(answers)
+    }
+
+    fn heed(&self, error: &Error) {
+        self.app.heed(error);
     }
 
     fn split(_item: &Arrival) -> Option<(Arrival, Arrival)> {

@@ -112,6 +112,10 @@ impl Kind for Contacts {
         }
     }
 
+    fn heed(&self, error: &Error) {
+        self.app.heed(error);
+    }
+
     fn split(item: &Contact) -> Option<(Contact, Contact)> {
         let with = |results: Vec<_>, events: Vec<_>| match &item.said {
             Said::Sync(sync) => Contact { said: Said::Sync(Box::new(SyncRequest { results, events, ..(**sync).clone() })), ..item.clone() },

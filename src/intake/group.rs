@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::app::REPEATS_MAX;
-use crate::error::{Error, Result, Trouble, is_full};
+use crate::error::{Error, Result, Trouble};
 
 /// Items committed together at most.
 pub const GROUP_MAX: usize = 256;
@@ -26,6 +26,9 @@ pub trait Kind: Send + Sync + 'static {
 
     /// Applies the items in one transaction and commits; one outcome for each, in order.
     fn commit(&self, items: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Outcome>>> + Send;
+
+    /// Hears of each failed commit.
+    fn heed(&self, _error: &Error) {}
 
     /// Splits an item that the database refuses on its own into smaller ones, or `None` where it cannot be split further.
     fn split(item: &Self::Item) -> Option<(Self::Item, Self::Item)>;
@@ -165,7 +168,7 @@ async fn settle<K: Kind>(kind: &K, items: &[K::Item]) -> Vec<Result<K::Outcome>>
         }
         Err(error) => {
             let again = error.trouble() == Trouble::Away || error.trouble() == Trouble::Repeat;
-            let full = matches!(&error, Error::Database(error) if is_full(error));
+            let full = error.is_full();
             let message = error.to_string();
             let mut outcomes: Vec<Result<K::Outcome>> = Vec::with_capacity(items.len());
             outcomes.push(Err(error));
@@ -213,6 +216,9 @@ async fn commit_patiently<K: Kind>(kind: &K, items: &[K::Item]) -> Result<Vec<K:
         let outcome = kind.commit(items).await;
         metrics::histogram!("muster_commit_seconds").record(started.elapsed().as_secs_f64());
         tries += 1;
+        if let Err(error) = &outcome {
+            kind.heed(error);
+        }
         match outcome {
             Err(error) if error.trouble() == Trouble::Repeat && tries < REPEATS_MAX => {}
             other => return other,

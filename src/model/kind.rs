@@ -201,6 +201,11 @@ impl Kind {
         self.apple.contains(&platform)
     }
 
+    /// True where a device of this platform with channels of these kinds (`agent`, `mdm`) can do it.
+    pub fn is_for<'a>(&self, platform: &str, channels: impl IntoIterator<Item = &'a str>) -> bool {
+        channels.into_iter().any(|channel| if channel == "agent" { self.fits(platform) } else { self.fits_apple(platform) })
+    }
+
     /// Everything that is wrong with parameters.
     pub fn check(&self, params: &Map<String, Value>) -> Vec<Fault> {
         let mut faults = Vec::new();

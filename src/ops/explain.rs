@@ -57,6 +57,13 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str) -> Result<Expla
         let version = policies::version(conn, item.policy, item.version).await?;
         documents.push(version.and_then(|version| serde_json::from_str(&version.document).ok()).unwrap_or(Value::Null));
     }
+    let rows = channels::of_device(conn, device).await?;
+    let channel_ids: Vec<Id> = rows.iter().map(|channel| channel.id).collect();
+    let given = settle::documents(conn, &channel_ids).await?.into_iter().next();
+    let (held, missing) = given.as_ref().map_or((&[][..], String::new()), |given| (&given.held[..], given.variables_missing.join(", ")));
+    for (_, document) in items.iter().zip(&mut documents).filter(|(item, _)| held.contains(&item.name)) {
+        *document = Value::Null;
+    }
     let won = merge::winner(&documents, setting);
     let mut considered: Vec<Considered> = items
         .iter()
@@ -64,6 +71,7 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str) -> Result<Expla
         .enumerate()
         .map(|(at, (item, document))| {
             let why = match won {
+                _ if held.contains(&item.name) => format!("it is held for this device: no value for {missing}"),
                 Some((winner, _)) if winner == at => format!("it is the strongest that says something of {setting}"),
                 Some((winner, _)) if merge::winner([document], setting).is_some() => format!("{} is stronger", items[winner].name),
                 _ => format!("it says nothing of {setting}"),
@@ -77,10 +85,8 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str) -> Result<Expla
         let why = unmatched(&policies::assignments(conn, one.policy_id).await?, &names);
         considered.push(Considered { policy: one.name.clone(), version: one.version, matched: false, why });
     }
-    let rows = channels::of_device(conn, device).await?;
-    let channel_ids: Vec<Id> = rows.iter().map(|channel| channel.id).collect();
-    let document = settle::documents(conn, &channel_ids).await?.into_iter().next().map(|delivered| delivered.document);
-    let current = document.as_ref().and_then(|document| merge::winner([document], setting)).map(|(_, value)| value.clone());
+    let document = given.as_ref().map(|given| &given.document);
+    let current = document.and_then(|document| merge::winner([document], setting)).map(|(_, value)| value.clone());
     let (mut delivered, mut proved) = (false, false);
     for channel in rows.iter().filter(|channel| channel.desired.is_some()) {
         let disobeyed: Vec<Detail> = channel.details.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();

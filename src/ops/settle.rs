@@ -1,5 +1,6 @@
 //! From labels and assignments to the document that each channel should have.
 
+mod held;
 mod stack;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+pub use self::held::is_kept;
+use self::held::{Parts, name as hold_name, rest};
 use self::stack::{Stack, ensure_stack, short_hash, stored, value_of};
 
 use crate::clock::Moment;
@@ -116,12 +119,15 @@ async fn place(conn: &mut Conn, moment: &mut Moment, followers: Vec<Follower>, l
 async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, SetRow)>, lane: Option<Lane>) -> Result<Vec<Settled>> {
     let mut known: HashMap<String, Stack> = HashMap::new();
     let mut address = None;
+    let mut parts = Parts::new();
     let mut settled = Vec::with_capacity(targets.len());
     let mut changed = Vec::new();
     let mut raises = Vec::new();
     for (follower, set) in targets {
-        if !known.contains_key(&set.stack_id) {
-            known.insert(set.stack_id.clone(), Stack::load(conn, &set.stack_id).await?);
+        for id in [&set.stack_id, &follower.stack_id] {
+            if !known.contains_key(id) {
+                known.insert(id.clone(), Stack::load(conn, id).await?);
+            }
         }
         let stack = known[&set.stack_id].of_channel(&follower);
         if !stack.variables.is_empty() && address.is_none() {
@@ -131,8 +137,18 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, Se
             // An Apple device is left as it is until there is something to declare; from then on, also nothing is declared to it.
             Ok(_) if follower.kind != "agent" && follower.desired.is_none() && stack.is_empty() => (None, None),
             Ok(version) => (Some(version), None),
-            // Never delivered empty: what the channel has stays desired until the value is there.
-            Err(name) => (follower.desired.clone(), Some(format!("variable_missing:{name}"))),
+            // Never delivered empty: the policies that name it wait, the others are delivered. Where the channel has one of those already,
+            // what it has stays desired until the value is back.
+            Err(name) => {
+                let (items, address) = (&known[&set.stack_id].items, address.as_deref().unwrap_or(""));
+                let rest = rest(conn, &mut parts, &set.stack_id, items, &follower, address).await?;
+                let may_have = follower.desired.is_some() && (follower.hold.is_none() || is_kept(follower.hold.as_deref()));
+                let has = |item: &StackItem| rest.held.iter().any(|held| held.policy == item.policy);
+                let kept = may_have && known[&follower.stack_id].items.iter().any(has);
+                let nothing = follower.kind != "agent" && follower.desired.is_none() && rest.compiled.is_empty();
+                let desired = if kept || nothing { follower.desired.clone() } else { rest.compiled.desired(&follower, address).ok() };
+                (desired, Some(hold_name(&name, kept)))
+            }
         };
         let moved = desired != follower.desired;
         let released = follower.hold.is_some() && hold.is_none() && desired != follower.applied;
@@ -231,14 +247,18 @@ pub struct Delivered {
     pub document: Value,
     /// The policies it is made of, strongest first.
     pub items: Vec<StackItem>,
-    /// A variable that has no value: the policy is held for this device.
+    /// Variables that have no value: the policies that name them are held for this device.
     pub variables_missing: Vec<String>,
+    /// The policies that are held. They are no part of the document; where the device has one of them from before, there is no document
+    /// here, and it keeps the one it has.
+    pub held: Vec<String>,
 }
 
-/// The documents of channels, by channel id. A held one is left out of what is delivered; `variables_missing` says why.
+/// The documents of channels, by channel id. Held policies are left out of what is delivered; `variables_missing` says why.
 pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered>> {
     let mut rows: HashMap<String, Option<StackRow>> = HashMap::new();
     let address = meta::get(conn, ADDRESS).await?.unwrap_or_default();
+    let mut parts = Parts::new();
     let mut delivered = Vec::with_capacity(channels.len());
     for follower in stacks::of_channels(conn, channels).await? {
         if !rows.contains_key(&follower.stack_id) {
@@ -246,14 +266,18 @@ pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered
         }
         let row = rows[&follower.stack_id].as_ref();
         let whole = Stack::of(row);
-        let stack = whole.of_channel(&follower);
         let values = |name: &str| value_of(&follower, &address, name);
-        let missing: Vec<String> =
-            stack.variables.iter().filter(|name| values(name).is_none_or(|value| value.is_empty())).cloned().collect();
-        let version = stack.desired(&follower, &address).unwrap_or_else(|_| follower.desired.clone().unwrap_or_default());
-        let document = variables::resolve(&stack.document, &values).unwrap_or(Value::Null);
-        let items = row.and_then(|row| serde_json::from_str(&row.items).ok()).unwrap_or_default();
-        delivered.push(Delivered { channel_id: follower.id, version, document, items, variables_missing: missing });
+        let variables_missing = whole.of_channel(&follower).missing(&follower, &address);
+        let (mut stack, mut held) = (whole.of_channel(&follower).clone(), Vec::new());
+        if !variables_missing.is_empty() {
+            let rest = rest(conn, &mut parts, &follower.stack_id, &whole.items, &follower, &address).await?;
+            held = rest.held.iter().map(|item| item.name.clone()).collect();
+            stack = rest.compiled;
+        }
+        let kept = !variables_missing.is_empty() && is_kept(follower.hold.as_deref());
+        let version = stack.desired(&follower, &address).ok().filter(|_| !kept).or_else(|| follower.desired.clone()).unwrap_or_default();
+        let document = variables::resolve(&stack.document, &values).ok().filter(|_| !kept).unwrap_or(Value::Null);
+        delivered.push(Delivered { channel_id: follower.id, version, document, items: whole.items, variables_missing, held });
     }
     Ok(delivered)
 }

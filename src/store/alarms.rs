@@ -65,6 +65,16 @@ pub async fn list(conn: &mut Conn, state: &str, before: Option<Id>, rows_max: i6
     Ok(rows)
 }
 
+/// When the alarm of (kind, subject) was opened that is not closed; `None` where there is none.
+pub async fn opened_at_ms(conn: &mut Conn, kind: &str, subject: &str) -> Result<Option<i64>> {
+    let at = sqlx::query_scalar("SELECT opened_at_ms FROM alarm WHERE kind = $1 AND subject = $2 AND closed_at_ms IS NULL")
+        .bind(kind)
+        .bind(subject)
+        .fetch_optional(conn.raw())
+        .await?;
+    Ok(at)
+}
+
 /// How many alarms are not closed.
 pub async fn open_count(conn: &mut Conn) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM alarm WHERE closed_at_ms IS NULL").fetch_one(conn.raw()).await?)

@@ -29,6 +29,12 @@ pub async fn put(conn: &mut Conn, name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
+/// Drops a fact.
+pub async fn forget(conn: &mut Conn, name: &str) -> Result<()> {
+    sqlx::query("DELETE FROM meta WHERE name = $1").bind(name).execute(conn.raw()).await?;
+    Ok(())
+}
+
 /// Takes or renews the lease `name` until `until_ms`; false while another holder's has not run out at `now_ms`.
 pub async fn take_lease(conn: &mut Conn, name: &str, holder: &str, now_ms: i64, until_ms: i64) -> Result<bool> {
     let done = sqlx::query(

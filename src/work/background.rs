@@ -26,7 +26,7 @@ const LEASE_MS: i64 = 15_000;
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick("background", PULSE, Some(&app.bells.background), &stop, || pass(&app)).await;
+    tick(&app, "background", PULSE, Some(&app.bells.background), &stop, || pass(&app)).await;
     Ok(())
 }
 

@@ -48,7 +48,7 @@ struct Position {
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick(LEASE, PULSE, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
+    tick(&app, LEASE, PULSE, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
     let mut conn = app.db.begin(Class::Background).await?;
     meta::drop_lease(&mut conn, LEASE, &app.process).await?;
     conn.commit().await

@@ -17,7 +17,7 @@ const ROWS_MAX: i64 = 500;
 /// Runs until `stop`, then ends all streams, so that they do not hold up the end of the process.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let told = AtomicI64::new(NOT_BEGUN);
-    tick("feed_tail", PULSE, Some(app.feed_tail.bell()), &stop, || pass(&app, &told)).await;
+    tick(&app, "feed_tail", PULSE, Some(app.feed_tail.bell()), &stop, || pass(&app, &told)).await;
     app.feed_tail.end();
     Ok(())
 }

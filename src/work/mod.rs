@@ -9,6 +9,7 @@ pub mod feed_tail;
 pub mod nudger;
 pub mod observer;
 pub mod retention;
+pub mod room;
 pub mod sequencer;
 pub mod webhooks;
 
@@ -34,6 +35,7 @@ pub struct Pulse {
 /// Calls `pass` again and again until `stop`: at once while there is more to do, else after `bell` or the tick of `pulse`.
 /// A pass that fails (the database is away) is tried again at the next tick.
 pub async fn tick<F: Future<Output = Result<bool>>>(
+    app: &App,
     name: &'static str,
     pulse: Pulse,
     bell: Option<&Notify>,
@@ -44,6 +46,7 @@ pub async fn tick<F: Future<Output = Result<bool>>>(
         let more = match pass().await {
             Ok(more) => more,
             Err(error) => {
+                app.heed(&error);
                 tracing::warn!(worker = name, %error, "a pass failed; trying again");
                 false
             }
@@ -74,6 +77,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(clocks::run(app.clone(), stop.clone()));
     workers.spawn(background::run(app.clone(), stop.clone()));
     workers.spawn(calendar::run(app.clone(), stop.clone()));
+    workers.spawn(room::run(app.clone(), stop.clone()));
     workers.spawn(observer::run(app.clone(), stop.clone()));
     workers.spawn(credentials::run(app.clone(), stop.clone()));
     workers.spawn(webhooks::run(app.clone(), stop.clone()));

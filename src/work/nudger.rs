@@ -74,6 +74,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
         let found = match pass(&app, &flights, &sender).await {
             Ok(found) => found,
             Err(error) => {
+                app.heed(&error);
                 tracing::warn!(%error, "the nudge queue cannot be read; trying again");
                 0
             }
@@ -234,6 +235,7 @@ async fn write_back(app: App, mut answers: mpsc::Receiver<Outcome>) {
     let mut group = Vec::with_capacity(ANSWERS_MAX);
     while answers.recv_many(&mut group, ANSWERS_MAX).await > 0 {
         while let Err(error) = write_group(&app, &group).await {
+            app.heed(&error);
             tracing::warn!(%error, "answers of the push providers cannot be written; trying again");
             tokio::time::sleep(TICK).await;
             // Past the lease the wakes are somebody else's; what is dropped here is nudged once more, which harms nobody.

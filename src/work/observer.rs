@@ -19,7 +19,7 @@ const PULSE: Pulse = Pulse { tick: Duration::from_secs(15), rest: Duration::ZERO
 
 /// Runs until `stop`; what is counted then is written before it ends.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick("observer", PULSE, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
+    tick(&app, "observer", PULSE, None, &stop, || async { pass(&app).await.map(|()| false) }).await;
     // A database that is gone at the end costs the counts since the last look, no more.
     let (counts, refusals) = (flush(&app).await, sum_up(&app, true).await);
     counts.and(refusals).or(Ok(()))

@@ -19,7 +19,7 @@ const LEASE: &str = "sequencer";
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick(LEASE, PULSE, Some(&app.bells.feed), &stop, || pass(&app)).await;
+    tick(&app, LEASE, PULSE, Some(&app.bells.feed), &stop, || pass(&app)).await;
     let mut conn = app.db.begin(Class::Background).await?;
     meta::drop_lease(&mut conn, LEASE, &app.process).await?;
     conn.commit().await

@@ -77,7 +77,16 @@ async fn a_document_waits_for_the_value_that_it_names_and_is_never_delivered_wit
         assert_eq!(given(&server, &phone).await["document"], json!({}));
         let document = json!({"messages": {"deviceOwnerLockScreenInfo": "Room {{user.attributes.room}} of {{device.platform}}"}});
         publish(&server, "screens", 1, document).await;
-        assert_eq!(given(&server, &phone).await, json!(null), "held");
+        assert_eq!(given(&server, &phone).await["document"], json!({}), "the policy is held for this phone");
+        publish(&server, "cameras", 0, json!({"cameraAccess": "CAMERA_ACCESS_DISABLED", "messages": {"shortSupportMessage": "weaker"}}))
+            .await;
+        let others = json!({"cameraAccess": "CAMERA_ACCESS_DISABLED", "messages": {"shortSupportMessage": "weaker"}});
+        assert_eq!(given(&server, &phone).await["document"], others, "and the other one is delivered meanwhile");
+        let why = server.get(&format!("/devices/{}/explain?setting=messages", phone.id)).await;
+        assert_eq!(why["winner"]["policy"], "cameras");
+        assert_eq!(why["considered"][0]["why"], "it is held for this device: no value for user.attributes.room");
+        let shown = server.get(&format!("/devices/{}/document", phone.id)).await;
+        assert_eq!((&shown["held"], &shown["document"]), (&json!(["screens"]), &others));
         let mut versions = Vec::new();
         for room in ["7 \"}}", "8"] {
             let path = format!("/users/{}", user["id"].as_str().unwrap());
@@ -87,6 +96,11 @@ async fn a_document_waits_for_the_value_that_it_names_and_is_never_delivered_wit
             versions.push(policy["version"].clone());
         }
         assert_ne!(versions[0], versions[1], "another value is another version");
+        // A value that is lost takes nothing away: the phone keeps what it has.
+        let path = format!("/users/{}", user["id"].as_str().unwrap());
+        server.call("PATCH", &path, Some(json!({"attributes": {}}))).await.expect(200);
+        assert_eq!(given(&server, &phone).await, json!(null));
+        assert_eq!(server.get(&format!("/devices/{}", phone.id)).await["channels"][0]["desired"], versions[1]);
         server.stop().await;
     })
     .await;

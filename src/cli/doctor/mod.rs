@@ -4,12 +4,13 @@
 mod push;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::{Config, Tls, hide_password};
+use crate::http::health::DISK_FULL;
 use crate::http::tls;
 use crate::intake::authority::Authorities;
 use crate::ops::ca::authority;
@@ -18,6 +19,8 @@ use crate::seal::Seal;
 use crate::server::FINGERPRINT;
 use crate::store::{Conn, Db, alarms, feed, meta};
 
+/// How long a server on this machine may take to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 const DAY_MS: i64 = 86_400_000;
 /// A certificate that ends within so many days is told.
 const ENDS_SOON_DAYS: i64 = 30;
@@ -99,6 +102,7 @@ async fn look(report: &mut Report, config: &Config, clock: &Clock) {
     // Fails only where a provider is installed already, which is then the same one.
     rustls::crypto::ring::default_provider().install_default().ok();
     settings(report, config);
+    server(report, config).await;
     if let Some(tls) = &config.tls {
         certificate(report, tls, clock);
     }
@@ -133,6 +137,27 @@ fn settings(report: &mut Report, config: &Config) {
             "settings",
             "[mdm] proxy_client_cert_header is believed from trusted_proxies alone, and none is set: name your proxy's address",
         );
+    }
+}
+
+/// What a server that runs here says of itself: it knows of a full disk what the database cannot tell.
+async fn server(report: &mut Report, config: &Config) {
+    let Some(listener) = config.listening().into_iter().next() else { return };
+    let url = format!("{}://{}/readyz", if listener.tls { "https" } else { "http" }, listener.address);
+    // Its certificate is looked at below, and names the server, not this address.
+    let client = reqwest::Client::builder().timeout(SERVER_TIMEOUT).no_proxy().tls_danger_accept_invalid_certs(true).build();
+    let Ok(client) = client else { return };
+    match client.get(&url).send().await {
+        Err(_) => report.ok("server", format!("none runs on {}", listener.address)),
+        Ok(answer) => {
+            let status = answer.status();
+            let text = answer.text().await.unwrap_or_default();
+            match text.lines().find(|line| line.starts_with(DISK_FULL)) {
+                Some(line) => report.fault("server", line.to_owned()),
+                None if status.is_success() => report.ok("server", format!("one runs on {} and is ready", listener.address)),
+                None => report.fault("server", format!("{url} answers {status}: see its log")),
+            }
+        }
     }
 }
 

@@ -14,12 +14,15 @@ use crate::app::App;
 use crate::change;
 use crate::error::Error;
 use crate::model::Id;
+use crate::model::kind::Kind;
 use crate::ops::devices::{self as ops, Device};
 use crate::ops::settle;
 use crate::store::findings::Which;
 use crate::store::tasks::Filter;
 use crate::store::{Class, console, contacts, devices, events, findings, tasks};
 
+/// The orders that have a button of their own, where the device can do them.
+const ORDERS: [&str; 7] = ["lock", "message", "locate", "scan", "restart", "refresh", "wipe"];
 const TASKS_SHOWN: i64 = 30;
 const FINDINGS_SHOWN: i64 = 20;
 const EVENTS_SHOWN: i64 = 20;
@@ -66,6 +69,7 @@ struct DocumentPart {
     version: String,
     text: String,
     missing: String,
+    held: String,
 }
 
 #[derive(Template)]
@@ -79,7 +83,7 @@ struct DevicePage {
     can_sync: bool,
     can_authorize: bool,
     can_unauthorize: bool,
-    orders: &'static [&'static str],
+    orders: Vec<&'static str>,
     about: Vec<(&'static str, String)>,
     labels: Vec<(String, String)>,
     channels: Vec<ChannelLine>,
@@ -117,7 +121,7 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
         can_sync: !device.channels.is_empty(),
         can_authorize: device.unauthorized || device.state == "pending_approval",
         can_unauthorize: !device.unauthorized && device.state != "expected",
-        orders: &["lock", "message", "locate", "scan", "restart", "refresh", "wipe"],
+        orders: ORDERS.into_iter().filter(|name| can_do(&device, name)).collect(),
         about: about(&device),
         labels: device.labels.iter().map(|label| (label.clone(), format!("/labels/{}", segment(label)))).collect(),
         channels: device.channels.iter().map(|channel| channel_line(channel, now_ms)).collect(),
@@ -131,6 +135,12 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
         frame: visitor.frame(name_of(&device)),
     };
     Ok(page(&shown))
+}
+
+/// True where one of the device's channels can do this kind of task.
+pub fn can_do(device: &Device, kind: &str) -> bool {
+    let channels = device.channels.iter().map(|channel| channel.kind.as_str());
+    Kind::named(kind).is_some_and(|kind| kind.is_for(&device.platform, channels))
 }
 
 /// Calls the device in.
@@ -333,5 +343,6 @@ fn document(delivered: settle::Delivered) -> DocumentPart {
         version: delivered.version,
         text: pretty(&delivered.document),
         missing: delivered.variables_missing.join(", "),
+        held: delivered.held.join(", "),
     }
 }

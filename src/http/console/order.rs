@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::device::can_do;
 use super::form::{Asked, Fields, Posted};
 use super::format::sentence;
 use super::layout::{Frame, Shown, Visitor, page, told};
@@ -14,6 +15,7 @@ use crate::change;
 use crate::error::Error;
 use crate::model::kind::{self, KINDS, Kind};
 use crate::model::{Fault, Id};
+use crate::ops::devices;
 use crate::ops::jobs::{self as ops, NewJob, Target};
 use crate::store::{Class, Conn, console, labels};
 
@@ -79,6 +81,13 @@ pub async fn create(State(app): State<App>, posted: Posted) -> Shown {
     }
 }
 
+/// The kinds that one of the named devices can do; all of them where none is named. Retiring has a page of its own.
+async fn offered(conn: &mut Conn, ids: &[Id]) -> crate::error::Result<Vec<&'static str>> {
+    let found = devices::views(conn, ids).await?;
+    let kinds = KINDS.iter().map(|kind| kind.name).filter(|name| *name != "retire");
+    Ok(kinds.filter(|name| found.is_empty() || found.iter().any(|device| can_do(device, name))).collect())
+}
+
 async fn shown(conn: &mut Conn, visitor: &Visitor, given: &Fields, faults: Vec<Fault>) -> Result<Response, super::layout::Trouble> {
     let kind = Kind::named(given.text("kind")).filter(|kind| kind.name != "retire");
     let devices = given.all("device");
@@ -93,7 +102,7 @@ async fn shown(conn: &mut Conn, visitor: &Visitor, given: &Fields, faults: Vec<F
     let aim = given.some("aim").unwrap_or_else(|| if devices.is_empty() { "label" } else { "devices" }.into());
     Ok(page(&Order {
         frame: visitor.frame(kind.map_or_else(|| "Order something".into(), |kind| format!("Order: {}", kind.name))),
-        kinds: KINDS.iter().map(|kind| kind.name).filter(|name| *name != "retire").collect(),
+        kinds: offered(conn, &ids).await?,
         kind: kind.map(|kind| kind.name.to_owned()).unwrap_or_default(),
         chosen: kind.is_some(),
         destructive: kind.is_some_and(|kind| kind.destructive),

@@ -87,6 +87,38 @@ async fn a_body_that_never_ends_or_drips_is_answered_408_and_a_truncated_one_400
 }
 
 #[tokio::test]
+async fn a_body_without_end_is_cut_off_with_413_and_its_limit_on_every_way_in() {
+    each_database(async |db| {
+        let (address, stop) = listening(&db, Patience::default()).await;
+        for path in ["/agent/v1/activate", "/mdm/checkin"] {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let (mut read, mut write) = socket.into_split();
+            let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+            write.write_all(head.as_bytes()).await.unwrap();
+            let endless = tokio::spawn(async move {
+                let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
+                let mut written = 0_usize;
+                while write.write_all(chunk.as_bytes()).await.is_ok() {
+                    written += chunk.len();
+                }
+                written
+            });
+            let mut heard = Vec::new();
+            // A reset after the answer is a way of hanging up on somebody who goes on talking.
+            tokio::time::timeout(DEADLINE, read.read_to_end(&mut heard)).await.expect("an endless body was read for ever").ok();
+            let heard = String::from_utf8_lossy(&heard);
+            assert!(heard.starts_with("HTTP/1.1 413") && heard.contains("at most"), "{path}: {heard}");
+            let written = tokio::time::timeout(DEADLINE, endless).await.expect("the peer was never cut off").unwrap();
+            assert!(written < 64 * 1024 * 1024, "{path}: {written} bytes were taken");
+        }
+        let fine = say(address, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(fine.starts_with("HTTP/1.1 200"), "{fine}");
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn silent_connections_fill_the_places_only_until_their_time_is_over() {
     each_database(async |db| {
         let (address, stop) = listening(&db, Patience { connections_max: 4, header: brief(400), ..Patience::default() }).await;

@@ -17,6 +17,7 @@ use crate::model::Id;
 use crate::ops::ca;
 use crate::ops::mdm::declarative;
 use crate::ops::mdm::own::{self, Announcement};
+use crate::ops::settle::is_kept;
 use crate::protocol::apple::Report;
 use crate::store::Conn;
 use crate::store::apple::{self as store, Enrollment};
@@ -67,7 +68,7 @@ pub(super) async fn announce(conn: &mut Conn, moment: &Moment, visits: &mut [Vis
         let standing = &visit.standing;
         visit.report().is_some()
             && standing.denied.is_none()
-            && standing.hold.is_none()
+            && !is_kept(standing.hold.as_deref())
             && standing.desired.is_some()
             && standing.declared != standing.desired
     };

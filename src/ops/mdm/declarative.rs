@@ -33,7 +33,7 @@ pub struct Assigned {
     pub all: Manifest,
     /// What of it its system supports.
     pub manifest: Manifest,
-    /// True where a variable has no value: nothing is said until it has.
+    /// True where a variable lost its value: nothing is said until it has one again.
     pub is_held: bool,
 }
 
@@ -48,7 +48,7 @@ pub async fn assigned(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, As
         .map(|one| {
             let supported = supported.remove(&one.channel_id);
             let (all, manifest) = (Manifest::of(&one.document, None), Manifest::of(&one.document, supported.as_ref()));
-            (one.channel_id, Assigned { version: one.version, all, manifest, is_held: !one.variables_missing.is_empty() })
+            (one.channel_id, Assigned { version: one.version, all, manifest, is_held: one.document.is_null() })
         })
         .collect())
 }

@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::StackItem;
+use super::held::documents;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::policy::apple::Whose;
 use crate::policy::{self, android, apple, merge, variables};
+use crate::store::Conn;
 use crate::store::stacks::{self, Follower, StackRow};
-use crate::store::{Conn, policies};
 
 /// The id of the stack of these policies, made where there is none.
 pub(super) async fn ensure_stack(conn: &mut Conn, moment: &Moment, items: &[StackItem]) -> Result<String> {
@@ -21,13 +22,9 @@ pub(super) async fn ensure_stack(conn: &mut Conn, moment: &Moment, items: &[Stac
     if stacks::stack(conn, &id).await?.is_some() {
         return Ok(id);
     }
-    let mut documents = Vec::with_capacity(items.len());
-    for item in items {
-        let version = policies::version(conn, item.policy, item.version).await?;
-        documents.push(version.and_then(|version| serde_json::from_str::<Value>(&version.document).ok()).unwrap_or_else(|| json!({})));
-    }
-    let merged = merge::merge(&documents);
+    let merged = merge::merge(&documents(conn, items).await?);
     let stack = Stack {
+        items: items.to_vec(),
         agent: Compiled::of(android::compile(&merged)),
         device: Compiled::of(apple::compile(&merged, Whose::Device)),
         users: Compiled::of(apple::compile(&merged, Whose::Users)),
@@ -55,6 +52,8 @@ pub(super) async fn stored(conn: &mut Conn, id: &str) -> Result<Option<StackRow>
 
 /// A stack at hand: what it is for each kind of channel.
 pub(super) struct Stack {
+    /// The policies that it is made of, strongest first.
+    pub items: Vec<StackItem>,
     agent: Compiled,
     device: Compiled,
     users: Compiled,
@@ -83,14 +82,17 @@ impl Stack {
     /// Before its first settling a channel has the empty document.
     pub fn of(row: Option<&StackRow>) -> Stack {
         let nothing = || Compiled::of(apple::compile(&json!({}), Whose::Device));
-        let Some(row) = row else { return Stack { agent: Compiled::of(json!({})), device: nothing(), users: nothing() } };
+        let Some(row) = row else {
+            return Stack { items: Vec::new(), agent: Compiled::of(json!({})), device: nothing(), users: nothing() };
+        };
         let agent = Compiled {
             document: serde_json::from_str(&row.document).unwrap_or_else(|_| json!({})),
             version: row.version.clone(),
             variables: serde_json::from_str(&row.variables).unwrap_or_default(),
         };
         let apple = serde_json::from_str(&row.apple).unwrap_or_else(|_| AppleParts { device: nothing(), users: nothing() });
-        Stack { agent, device: apple.device, users: apple.users }
+        let items = serde_json::from_str(&row.items).unwrap_or_default();
+        Stack { items, agent, device: apple.device, users: apple.users }
     }
 
     /// What it is for this channel.
@@ -112,6 +114,21 @@ impl Compiled {
     fn of(document: Value) -> Compiled {
         let variables: Vec<String> = variables::names(&document).into_iter().collect();
         Compiled { version: policy::version(&document, &[]), document, variables }
+    }
+
+    /// What a document of policies is for this channel.
+    pub fn for_channel(document: &Value, follower: &Follower) -> Compiled {
+        Compiled::of(match (follower.kind.as_str(), follower.subject.as_str()) {
+            ("agent", _) => android::compile(document),
+            (_, "") => apple::compile(document, Whose::Device),
+            _ => apple::compile(document, Whose::Users),
+        })
+    }
+
+    /// The variables that have no value for this channel.
+    pub fn missing(&self, follower: &Follower, address: &str) -> Vec<String> {
+        let lacks = |name: &&String| value_of(follower, address, name).is_none_or(|value| value.is_empty());
+        self.variables.iter().filter(lacks).cloned().collect()
     }
 
     /// True where it declares nothing to an Apple device.

@@ -203,9 +203,10 @@ async fn a_changed_value_reaches_exactly_the_devices_of_its_user_and_a_missing_o
         let (first, _) = door.admitted(&phone("h1", "one@example.org", &token)).await;
         let (second, _) = door.admitted(&phone("h2", "two@example.org", &token)).await;
         let held = door.channel_of(first).await;
-        assert_eq!((held.desired, held.hold.as_deref()), (None, Some("variable_missing:user.attributes.desk")));
         let shown = door.delivered(held.id).await;
-        assert_eq!((shown.document, shown.variables_missing), (Value::Null, vec!["user.attributes.desk".to_owned()]));
+        assert_eq!((held.desired, held.hold.as_deref()), (Some(shown.version), Some("variable_missing:user.attributes.desk")));
+        assert_eq!((shown.document, shown.variables_missing), (json!({}), vec!["user.attributes.desk".to_owned()]));
+        assert_eq!(shown.held, ["p"]);
         // It came, and was given nothing; when the value is there it is called.
         testing::bend(&door.db, "UPDATE channel SET last_serving_ms = $2 WHERE id = $1", held.id, door.clock.now_ms()).await;
         let before = number(&door.db, NUDGES).await;
@@ -222,6 +223,7 @@ async fn a_changed_value_reaches_exactly_the_devices_of_its_user_and_a_missing_o
         door.change_user(one.id, json!({"attributes": {"other": "8"}})).await;
         let held = door.channel_of(first).await;
         assert_eq!((held.desired, held.hold.is_some()), (Some(eight), true), "what it has stays desired; it is never delivered empty");
+        assert_eq!(door.delivered(held.id).await.document, Value::Null);
         let calls = number(&door.db, NUDGES).await;
         door.change_user(one.id, json!({"attributes": {"desk": "8"}})).await;
         assert_eq!(number(&door.db, NUDGES).await, calls + 1, "what it was held from had not been applied");
