@@ -19,6 +19,7 @@ use crate::intake::authority::{self, Authorities};
 use crate::ops::settle;
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
+use crate::work::webhooks::Post;
 use crate::{http, intake, telemetry, work};
 
 /// After the stop signal everything must have ended within this time.
@@ -67,6 +68,8 @@ impl Server {
         // Without a credential the sender waits for one: it can be set by the API at any time.
         let senders = app::senders(&config, &clock)?;
         let authorities = Authorities::from_config(&config)?;
+        // Read again where it is used; a file that is no use shall be told at once.
+        Post::trusting(config.webhooks.ca_file.as_deref())?;
         let (intake, committers) = intake::new(if config.is_sqlite() { 1 } else { intake::QUEUES_POSTGRES });
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();

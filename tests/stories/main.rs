@@ -25,4 +25,5 @@ mod structure;
 mod support;
 mod the_loop;
 mod unauthorized;
+mod webhook_reach;
 mod webhooks;
