@@ -61,6 +61,9 @@ impl Server {
     /// Opens everything that `config` names and binds its addresses.
     pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Server> {
         telemetry::metrics();
+        if let Some(endpoint) = &config.telemetry.otlp_endpoint {
+            telemetry::trace_to(endpoint)?;
+        }
         // Fails only where a provider is installed already, which is then the same one.
         rustls::crypto::ring::default_provider().install_default().ok();
         let (db, seal) = open(&config, &clock, config.migrate).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::app::{App, Stage};
 use crate::change;
@@ -215,7 +216,8 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
     } else if wake.step > 0 {
         metrics::counter!("muster_nudged_no_contact_total", "platform" => target.platform, "lane" => lane.name()).increment(1);
     }
-    let answer = sender.send(&nudge).await;
+    let span = tracing::info_span!("nudge", sender = sender.name(), lane = lane.name());
+    let answer = sender.send(&nudge).instrument(span).await;
     Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
 }
 

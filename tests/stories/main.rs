@@ -26,6 +26,8 @@ mod storm;
 mod structure;
 mod support;
 mod the_loop;
+#[cfg(feature = "otel")]
+mod traces;
 mod unauthorized;
 mod webhook_reach;
 mod webhooks;
