@@ -1,6 +1,7 @@
 //! Settings: the file, then `MUSTER_*` variables, then flags. Unknown ones are refused.
 
 mod push;
+mod telemetry;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 pub use push::{ApnsApp, ApnsMdm, Fcm, Push};
 use serde::{Deserialize, Serialize};
+pub use telemetry::Telemetry;
 pub use webhooks::Webhooks;
 
 /// Why the settings cannot be used; the text names the setting.
@@ -44,6 +46,7 @@ pub struct Config {
     pub limits: Limits,
     pub retention: Retention,
     pub webhooks: Webhooks,
+    pub telemetry: Telemetry,
 }
 
 /// One of several listeners.
@@ -204,6 +207,7 @@ impl Default for Config {
             limits: Limits::default(),
             retention: Retention::default(),
             webhooks: Webhooks::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }

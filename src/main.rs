@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(cli::run(cli));
+    muster::telemetry::finish();
     // A blocking read of standard input or a hanging resolver must not keep the process.
     runtime.shutdown_background();
     match outcome {

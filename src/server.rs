@@ -19,6 +19,7 @@ use crate::intake::authority::{self, Authorities};
 use crate::ops::settle;
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
+use crate::work::webhooks::Post;
 use crate::{http, intake, telemetry, work};
 
 /// After the stop signal everything must have ended within this time.
@@ -60,6 +61,9 @@ impl Server {
     /// Opens everything that `config` names and binds its addresses.
     pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Server> {
         telemetry::metrics();
+        if let Some(endpoint) = &config.telemetry.otlp_endpoint {
+            telemetry::trace_to(endpoint)?;
+        }
         // Fails only where a provider is installed already, which is then the same one.
         rustls::crypto::ring::default_provider().install_default().ok();
         let (db, seal) = open(&config, &clock, config.migrate).await?;
@@ -67,6 +71,8 @@ impl Server {
         // Without a credential the sender waits for one: it can be set by the API at any time.
         let senders = app::senders(&config, &clock)?;
         let authorities = Authorities::from_config(&config)?;
+        // Read again where it is used; a file that is no use shall be told at once.
+        Post::trusting(config.webhooks.ca_file.as_deref())?;
         let (intake, committers) = intake::new(if config.is_sqlite() { 1 } else { intake::QUEUES_POSTGRES });
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let process = clock.moment().id().to_string();

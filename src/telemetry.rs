@@ -1,10 +1,15 @@
 //! Logs for people on a terminal and JSON otherwise; metrics for Prometheus.
 
+#[cfg(feature = "otel")]
+mod otel;
+
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// What the log shows unless `MUSTER_LOG` says otherwise (the syntax of `RUST_LOG`).
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tokio_cron_scheduler=warn";
@@ -12,9 +17,28 @@ const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tokio_cron_schedule
 /// Starts the log on standard error; a second call changes nothing.
 pub fn start_log() {
     let filter = EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if std::io::stderr().is_terminal() { builder.with_target(false).try_init() } else { builder.json().try_init() };
-    started.ok();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if std::io::stderr().is_terminal() { lines.with_target(false).boxed() } else { lines.json().boxed() };
+    // The layers take what the filter lets through; that of the traces is empty until `trace_to`.
+    #[cfg(feature = "otel")]
+    let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![otel::layer(), lines];
+    #[cfg(not(feature = "otel"))]
+    let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![lines];
+    tracing_subscriber::registry().with(layers).with(filter).try_init().ok();
+}
+
+/// Sends spans to the OTLP collector at `endpoint` from now on. Must be called in the runtime that then carries them.
+pub fn trace_to(endpoint: &str) -> anyhow::Result<()> {
+    #[cfg(feature = "otel")]
+    return otel::export(endpoint);
+    #[cfg(not(feature = "otel"))]
+    anyhow::bail!("[telemetry] otlp_endpoint is {endpoint}, but this program was built without the feature otel");
+}
+
+/// Sends what spans are left, at the end of the process.
+pub fn finish() {
+    #[cfg(feature = "otel")]
+    otel::finish();
 }
 
 /// Bounds of the histograms in seconds: from a commit to a day, because a nudge may be answered only when the phone is back.
@@ -34,6 +58,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_nudges_total", "Nudges by provider, lane, result and reason."),
     ("muster_nudges_saved_total", "Nudges not sent because the device had come before."),
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
+    ("muster_nudged_no_contact_total", "Nudges to channels that had been nudged for the same work and had not come, by platform and lane."),
+    ("muster_retries_total", "Nudges sent again after a failure, by provider."),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
     ("muster_webhook_deliveries_total", "Attempts to deliver to webhooks, by outcome."),
@@ -53,6 +79,11 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_credential_expiry_timestamp", "Unix seconds at which the push certificate ends."),
     ("muster_device_ca_expiry_timestamp", "Unix seconds at which the device CA ends."),
     ("muster_breaker_state", "0 closed, 1 half open, 2 open."),
+    ("muster_paused_until_timestamp", "Unix seconds at which a sender that is paused or at fault tries again; 0 while it sends."),
+    ("muster_provider_token_age_seconds", "Age of the provider token or access token in use."),
+    ("muster_fcm_quota_used_ratio", "What the present second has used of FCM's quota as set."),
+    ("muster_clock_skew_seconds", "Our clock against that of Google's token endpoint; above 0 ours is ahead."),
+    ("muster_tokens", "Push addresses by state."),
     ("muster_armed_devices", "Channels that were nudged and have not come since."),
     ("muster_overdue_devices", "Of these, channels nudged three times or more in vain."),
     ("muster_stale_devices", "Channels whose document is behind the policies in force."),

@@ -1,5 +1,8 @@
 //! Commands that work on the database directly, also while no server runs.
 
+use std::process::ExitCode;
+use std::time::Duration;
+
 use anyhow::Context;
 
 use crate::clock::Clock;
@@ -10,6 +13,22 @@ use crate::ops::ca::{Pair, authority};
 use crate::ops::operators;
 use crate::server;
 use crate::store::Class;
+
+/// A server that takes longer to say that it is ready is not.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `muster health`: whether the server at `url` is ready.
+pub async fn health(url: &str) -> ExitCode {
+    let client = reqwest::Client::builder().timeout(HEALTH_TIMEOUT).no_proxy().build();
+    let ready = async { client?.get(format!("{}/readyz", url.trim_end_matches('/'))).send().await?.error_for_status() };
+    match ready.await {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("muster: not ready: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// `muster operator add`: prints the absolute one-time sign-in link, alone, on standard output.
 pub async fn operator_add(config: &Config, name: &str, role: Role) -> anyhow::Result<()> {

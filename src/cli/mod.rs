@@ -8,6 +8,7 @@ mod remote;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,15 @@ use crate::store::Db;
 
 const CONFIG_DEFAULT: &str = "muster.toml";
 
+/// The version and, where the build was told it (`GIT_COMMIT`), the commit: `0.1.0 (0123456789ab)`. Nothing of the machine or the hour.
+static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty()) {
+    Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+    None => env!("CARGO_PKG_VERSION").to_owned(),
+});
+
 /// Muster calls your phones in, hands them their orders, and tells you which ones followed them.
 #[derive(Debug, Parser)]
-#[command(name = "muster", version, about, propagate_version = true)]
+#[command(name = "muster", version = VERSION.as_str(), about, propagate_version = true)]
 pub struct Cli {
     /// The settings file.
     #[arg(long, global = true, value_name = "FILE")]
@@ -66,6 +73,11 @@ enum Command {
         /// Tell it as JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Ask a server whether it is ready, and end with 1 where it is not: the health check of a container.
+    Health {
+        #[arg(default_value = "http://127.0.0.1:8080")]
+        url: String,
     },
     /// Print what a shell needs to complete this command line.
     Completion { shell: clap_complete::Shell },
@@ -190,6 +202,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Backup { file } => println!("{} rows", backup::backup(&config()?, &Clock::system(), &file).await?),
         Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &Clock::system(), &file).await?),
         Command::Doctor { json } => return doctor::run(&config(), &Clock::system(), json).await,
+        Command::Health { url } => return Ok(local::health(&url).await),
         Command::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout()),
         Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
         Command::Device { access, verb } => remote::run(&access, verb.call()).await?,

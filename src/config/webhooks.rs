@@ -8,4 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Webhooks {
     /// Host names, addresses or CIDRs; plain http is spoken to those on loopback alone.
     pub allow: Vec<String>,
+    /// PEM file with further roots that endpoints' certificates may come from, beside the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<std::path::PathBuf>,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 use crate::app::REPEATS_MAX;
 use crate::error::{Error, Result, Trouble};
@@ -43,6 +44,8 @@ pub trait Kind: Send + Sync + 'static {
 struct Entry<K: Kind> {
     item: K::Item,
     reply: oneshot::Sender<Result<K::Outcome>>,
+    /// The request's: the group is linked to it in traces.
+    span: tracing::Span,
 }
 
 /// The way into a group. Cheap to clone. Items with an equal key go through the same queue.
@@ -95,7 +98,7 @@ impl<K: Kind> Group<K> {
         let (reply, outcome) = oneshot::channel();
         self.backlog.fetch_add(1, Ordering::Relaxed);
         let at = K::key(&item).bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
-        if self.queues[at % self.queues.len()].try_send(Entry { item, reply }).is_err() {
+        if self.queues[at % self.queues.len()].try_send(Entry { item, reply, span: tracing::Span::current() }).is_err() {
             self.backlog.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Busy { retry_after_s });
         }
@@ -115,8 +118,12 @@ impl<K: Kind> Arrivals<K> {
             };
             self.backlog.fetch_sub(group.len(), Ordering::Relaxed);
             metrics::histogram!("muster_intake_batch_size").record(group.len() as f64);
+            let span = tracing::info_span!("intake_group", items = group.len());
+            for entry in &group {
+                span.follows_from(&entry.span);
+            }
             let (items, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|entry| (entry.item, entry.reply)).unzip();
-            for (reply, outcome) in replies.into_iter().zip(settle(&kind, &items).await) {
+            for (reply, outcome) in replies.into_iter().zip(settle(&kind, &items).instrument(span).await) {
                 // A client that has gone does not undo its commit.
                 reply.send(outcome).ok();
             }

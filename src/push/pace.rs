@@ -75,6 +75,11 @@ impl Pace {
         self.level_per_s
     }
 
+    /// What the present second has used of the ceiling, 0 to 1.
+    pub fn used_ratio(&self) -> f64 {
+        f64::from(self.used_in_second) / f64::from(self.max_per_s)
+    }
+
     /// Sends per slice and the slice's length in milliseconds, whose quotient is the level.
     fn slice(&self) -> (u32, i64) {
         let per_slice = (self.level_per_s * SLICE_MS / 1_000).max(1);

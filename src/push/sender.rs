@@ -161,6 +161,18 @@ impl Sender {
         metrics::gauge!("muster_in_flight", "provider" => self.name.clone()).set(gate.in_flight() as f64);
         metrics::gauge!("muster_concurrency_limit", "provider" => self.name.clone()).set(gate.aimd.limit() as f64);
         metrics::gauge!("muster_breaker_state", "provider" => self.name.clone()).set(gate.breaker_state(now_ms));
+        let reopens_s = gate.reopens_at_ms(now_ms).map_or(0.0, |at_ms| at_ms as f64 / 1_000.0);
+        metrics::gauge!("muster_paused_until_timestamp", "provider" => self.name.clone()).set(reopens_s);
+        let age_s = match &self.transport {
+            Transport::Fcm(fcm) => {
+                metrics::gauge!("muster_fcm_quota_used_ratio").set(gate.pace.used_ratio());
+                fcm.token_age_s(now_ms)
+            }
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.token_age_s(now_ms),
+        };
+        if let Some(age_s) = age_s {
+            metrics::gauge!("muster_provider_token_age_seconds", "provider" => self.name.clone()).set(age_s as f64);
+        }
         capacity
     }
 

@@ -69,3 +69,9 @@ pub async fn advance(conn: &mut Conn, moves: &[Move], now_ms: i64) -> Result<Vec
 pub async fn counts(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
     Ok(sqlx::query_as("SELECT state, COUNT(*) FROM device GROUP BY state").fetch_all(conn.raw()).await?)
 }
+
+/// How many push addresses are in each state; channels without one are not counted.
+pub async fn push_counts(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+    let counted = "SELECT push_state, COUNT(*) FROM channel WHERE push_value IS NOT NULL GROUP BY push_state";
+    Ok(sqlx::query_as(counted).fetch_all(conn.raw()).await?)
+}

@@ -119,6 +119,11 @@ async fn count(app: &App) -> Result<()> {
         let devices = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, devices)| *devices);
         metrics::gauge!("muster_devices", "state" => state).set(devices as f64);
     }
+    let tokens = liveness::push_counts(&mut conn).await?;
+    for state in ["active", "quarantined", "dead"] {
+        let counted = tokens.iter().find(|(counted, _)| counted == state).map_or(0, |(_, tokens)| *tokens);
+        metrics::gauge!("muster_tokens", "state" => state).set(counted as f64);
+    }
     metrics::gauge!("muster_alarms_open").set(alarms::open_count(&mut conn).await? as f64);
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::app::{App, Stage};
 use crate::change;
@@ -210,7 +211,14 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
         expires_at_ms: expires_at_ms(&rhythm, lane, now_ms),
         registered_at_ms: target.push_since_ms,
     };
-    let answer = sender.send(&nudge).await;
+    // Called before, and either the provider did not take it or the device did not come.
+    if wake.attempt > 0 {
+        metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
+    } else if wake.step > 0 {
+        metrics::counter!("muster_nudged_no_contact_total", "platform" => target.platform, "lane" => lane.name()).increment(1);
+    }
+    let span = tracing::info_span!("nudge", sender = sender.name(), lane = lane.name());
+    let answer = sender.send(&nudge).instrument(span).await;
     Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
 }
 
@@ -256,9 +264,13 @@ async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     let (mut dead, mut suspect) = (Vec::new(), Vec::new());
     for outcome in group {
         match &outcome.sent {
-            Sent::Answered { answer: Answer::Dead { .. }, address, .. } => dead.push((outcome.wake.channel_id, address.value.clone())),
-            Sent::Answered { answer: Answer::Suspect { .. }, address, .. } => {
-                suspect.push((outcome.wake.channel_id, address.value.clone()))
+            Sent::Answered { answer: Answer::Dead { reason }, address, .. } => {
+                metrics::counter!("muster_token_deaths_total", "state" => "dead", "reason" => reason.to_string()).increment(1);
+                dead.push((outcome.wake.channel_id, address.value.clone()));
+            }
+            Sent::Answered { answer: Answer::Suspect { reason }, address, .. } => {
+                metrics::counter!("muster_token_deaths_total", "state" => "quarantined", "reason" => reason.to_string()).increment(1);
+                suspect.push((outcome.wake.channel_id, address.value.clone()));
             }
             _ => {}
         }

@@ -16,6 +16,7 @@ use crate::support::process::Process;
 /// Phones that send events without pause while the backup is made.
 const PHONES: usize = 4;
 const ANSWERED_MIN: usize = 40;
+const OTHER_KEY: &str = "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=";
 
 struct Phone {
     token: String,
@@ -89,6 +90,13 @@ async fn moves(folder: &Path, from: &str, to: &str) {
             }
         }));
     }
+    // Jobs are rows of several tables: in a consistent whole each has its tasks.
+    let (orders, stopped, jobs, admin) = (http.clone(), stop.clone(), format!("{api}/jobs"), key.clone());
+    loads.push(tokio::spawn(async move {
+        while !stopped.load(Ordering::SeqCst) {
+            post(&orders, &jobs, &admin, &json!({"kind": "message", "params": {"text": "x"}, "target": {"all": true}})).await;
+        }
+    }));
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     let all_were_answered = async || {
         for phone in &phones {
@@ -116,6 +124,10 @@ async fn moves(folder: &Path, from: &str, to: &str) {
     server.kill().await;
 
     let mut restored = Process::new(folder, to, &fcm);
+    // Another master key could open no sealed secret: refused, and nothing is written.
+    let other_key = restored.command().env("MUSTER_SECRETS_KEY", OTHER_KEY).args(["restore", "muster.backup"]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&other_key.stderr).into_owned();
+    assert!(!other_key.status.success() && said.contains("master key"), "{said}");
     succeeds(&restored, &["restore", "muster.backup"]).await;
     let again = restored.command().args(["restore", "muster.backup"]).output().await.unwrap();
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("not empty"));
@@ -126,6 +138,20 @@ async fn moves(folder: &Path, from: &str, to: &str) {
             let said =
                 post(&http, &format!("{}/agent/v1/events", restored.url), device_token, &json!({"events": [event(n, seq)]})).await.unwrap();
             assert_eq!(said["events"][0]["outcome"], "duplicate", "an answered event is there: {}", events[seq - 1]);
+        }
+    }
+    let get = async |path: &str| {
+        let response = http.get(format!("{}/api/v1{path}", restored.url)).bearer_auth(&key).send().await.unwrap();
+        response.json::<Value>().await.unwrap()
+    };
+    let mut jobs = get("/jobs?limit=100").await["items"].as_array().unwrap().clone();
+    assert!(!jobs.is_empty());
+    while let Some(job) = jobs.pop() {
+        let id = job["id"].as_str().unwrap();
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        while get(&format!("/jobs/{id}/tasks?limit=100")).await["items"].as_array().unwrap().len() != PHONES {
+            assert!(tokio::time::Instant::now() < deadline, "a job without all of its tasks: {job}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
     let response = http.get(format!("{}/api/v1/devices", restored.url)).bearer_auth(&key).send().await.unwrap();

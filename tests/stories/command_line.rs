@@ -286,3 +286,14 @@ async fn a_new_device_ca_takes_the_place_of_the_old_one_while_the_server_runs() 
         "files are their owner's to change"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_asks_whether_a_server_is_ready_and_the_version_is_the_packages() {
+    let mut shell = Shell::start().await;
+    let url = shell.server.url.clone();
+    assert!(shell.run(&["health", &url]).await.status.success());
+    shell.server.kill().await;
+    assert!(shell.refused(&format!("health {url}")).await.contains("not ready"));
+    let version = String::from_utf8(shell.run(&["--version"]).await.stdout).unwrap();
+    assert!(version.starts_with(concat!("muster ", env!("CARGO_PKG_VERSION"))), "{version}");
+}

@@ -48,7 +48,7 @@ async fn a_full_disk_answers_503_reads_go_on_nothing_accepted_is_lost_and_room_b
     assert_eq!((refused.status, refused.body["code"].as_str()), (503, Some("database_full")), "{}", refused.body);
     assert!(refused.headers["retry-after"].to_str().unwrap().parse::<i64>().unwrap() > 0);
     let mut refusals = 0;
-    while refusals < 20 {
+    while refusals < 100 {
         let again = phone.events(&server, event(accepted + 1)).await;
         if again.status == 200 {
             // The server's own tidying frees a page now and then, and whoever comes then is heard.

@@ -65,6 +65,8 @@ struct Heard {
     answers: Vec<u16>,
     /// What is answered to all, if not 204.
     always: Option<u16>,
+    /// How long each answer takes.
+    delay_ms: u64,
 }
 
 /// An endpoint on loopback.
@@ -94,8 +96,13 @@ impl Receiver {
             body: serde_json::from_str(&text).unwrap(),
             text,
         };
+        let delay_ms = {
+            let mut heard = heard.lock().unwrap();
+            heard.messages.push(message);
+            heard.delay_ms
+        };
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         let mut heard = heard.lock().unwrap();
-        heard.messages.push(message);
         let status = if heard.answers.is_empty() { heard.always.unwrap_or(204) } else { heard.answers.remove(0) };
         (StatusCode::from_u16(status).unwrap(), "said".repeat(100))
     }
@@ -322,8 +329,26 @@ async fn two_servers_deliver_each_message_in_the_order_of_the_feed() {
     let mut heard: Vec<String> = receiver.messages().into_iter().map(|message| message.id).collect();
     heard.dedup();
     assert_eq!(heard, told);
+    // One of them dies in the middle of it; the other takes over when the lease lapses.
+    receiver.heard.lock().unwrap().delay_ms = 30;
+    for n in 0..30 {
+        two.user(&format!("later{n}@example.org")).await;
+    }
+    two.until("it has begun", async || receiver.messages().len() > 62).await;
+    one.abandon();
+    receiver.heard.lock().unwrap().delay_ms = 0;
+    let ids = || receiver.messages().into_iter().map(|message| message.id).collect::<Vec<String>>();
+    two.until("all are told", async || {
+        two.advance(5_000);
+        ids().into_iter().collect::<BTreeSet<_>>().len() == 90
+    })
+    .await;
+    let feed = two.get("/feed?kind=user.created&limit=100").await;
+    let told: Vec<&str> = feed["items"].as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap()).collect();
+    let mut heard = ids();
+    heard.dedup();
+    assert_eq!(heard, told, "in the feed's order, whoever delivers");
     two.stop().await;
-    one.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,13 +370,20 @@ async fn killed(folder: &std::path::Path, database_url: &str) {
         let request = http.post(format!("{}/api/v1{path}", process.url)).bearer_auth(&key).json(&body);
         request.timeout(Duration::from_secs(10)).send().await.unwrap().json::<Value>().await.unwrap()
     };
+    receiver.heard.lock().unwrap().delay_ms = 200;
     call("/webhooks", json!({"url": receiver.url, "kinds": ["user.created"]})).await;
     let mut made = BTreeMap::new();
     for n in 0..40 {
         let user = call("/users", json!({"email": format!("user{n}@example.org"), "name": "A user"})).await;
         made.insert(user["id"].as_str().unwrap().to_owned(), n);
     }
+    // The endpoint is slow, so that the kill comes while deliveries are under way.
+    while receiver.messages().len() < 5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     process.kill().await;
+    assert!(receiver.messages().len() < made.len(), "all were told before the kill");
+    receiver.heard.lock().unwrap().delay_ms = 0;
     process.start().await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
     let heard = || receiver.messages().into_iter().map(|message| message.id).collect::<BTreeSet<String>>();
@@ -359,6 +391,9 @@ async fn killed(folder: &std::path::Path, database_url: &str) {
         assert!(tokio::time::Instant::now() < deadline, "{} of {} were told", heard().len(), made.len());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let mut order: Vec<String> = receiver.messages().into_iter().map(|message| message.id).collect();
+    order.dedup();
+    assert_eq!(order.len(), made.len(), "what came twice came twice in a row: the order held");
     let told = receiver.users().join("\n");
     assert!(made.keys().all(|id| told.contains(id.as_str())));
     process.kill().await;

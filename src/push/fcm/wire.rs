@@ -5,7 +5,8 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use chrono::NaiveDateTime;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, Url};
 
 use super::Settings;
@@ -157,7 +158,10 @@ impl Wire {
     /// Posts an OAuth assertion.
     pub(super) async fn post_form(&self, url: &Url, form: &[(&str, &str)], timeout: Duration, now_ms: i64) -> Result<Reply, &'static str> {
         match self.take(now_ms).client.post(url.clone()).timeout(timeout).form(form).send().await {
-            Ok(response) => Ok(read(response).await),
+            Ok(response) => {
+                note_skew(response.headers(), now_ms);
+                Ok(read(response).await)
+            }
             Err(error) if error.is_timeout() => Err("oauth_timeout"),
             Err(_) => Err("oauth_connection"),
         }
@@ -227,6 +231,15 @@ async fn read(mut response: Response) -> Reply {
         }
     };
     Reply { status, retry_after, body, whole }
+}
+
+/// Google's clock, which judges our tokens, against ours.
+fn note_skew(headers: &HeaderMap, now_ms: i64) {
+    let theirs = headers.get(DATE).and_then(|value| value.to_str().ok());
+    let theirs = theirs.and_then(|text| NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok());
+    if let Some(theirs) = theirs {
+        metrics::gauge!("muster_clock_skew_seconds").set((now_ms - theirs.and_utc().timestamp_millis()) as f64 / 1_000.0);
+    }
 }
 
 fn header_text(headers: &HeaderMap) -> Option<String> {

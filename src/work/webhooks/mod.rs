@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use post::{Outcome, Post};
+pub use post::{Outcome, Post, RootsError};
 
 use crate::app::App;
 use crate::change;
 use crate::clock::Moment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Id;
 use crate::ops::webhooks as ops;
 use crate::store::feed::{self, FeedRow, Reading};
@@ -45,7 +45,8 @@ const GONE: u16 = 410;
 
 /// Runs until `stop`; what is on the wire then is sent again later.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    let post = Arc::new(Post::default());
+    let post = Post::trusting(app.config.webhooks.ca_file.as_deref()).map_err(|error| Error::refused("ca_file", error.to_string()))?;
+    let post = Arc::new(post);
     let mut busy = BTreeSet::new();
     let mut running: JoinSet<Id> = JoinSet::new();
     let mut passes = 0_u32;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use reqwest::{Client, Url};
+use reqwest::{Certificate, Client, Url};
 
 use crate::ops::webhooks::{addresses, parse};
 
@@ -33,9 +34,29 @@ pub struct Outcome {
 #[derive(Debug, Default)]
 pub struct Post {
     clients: Mutex<BTreeMap<String, (Vec<SocketAddr>, Client)>>,
+    roots: Vec<Certificate>,
+}
+
+/// Why `[webhooks] ca_file` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    #[error("[webhooks] ca_file cannot be read: {0}")]
+    File(#[from] std::io::Error),
+    #[error("[webhooks] ca_file holds no certificate in PEM form")]
+    Pem,
 }
 
 impl Post {
+    /// Trusts the certificates of `ca_file` beside the system's.
+    pub fn trusting(ca_file: Option<&Path>) -> Result<Post, RootsError> {
+        let Some(path) = ca_file else { return Ok(Post::default()) };
+        let roots = Certificate::from_pem_bundle(&std::fs::read(path)?).map_err(|_| RootsError::Pem)?;
+        if roots.is_empty() {
+            return Err(RootsError::Pem);
+        }
+        Ok(Post { roots, ..Post::default() })
+    }
+
     /// One attempt; never fails otherwise than in its outcome.
     pub async fn send(&self, url: &str, allow: &[String], headers: HeaderMap, body: String) -> Outcome {
         let failed = |why: String| Outcome { status: None, answer: why, retry_after_s: None };
@@ -82,6 +103,7 @@ impl Post {
             .resolve_to_addrs(&host, &pinned)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .tls_certs_merge(self.roots.clone())
             .timeout(ATTEMPT_TIMEOUT)
             .pool_idle_timeout(IDLE)
             .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
@@ -110,4 +132,30 @@ fn said(error: &reqwest::Error) -> String {
         source = inner.source();
     }
     text.chars().take(ANSWER_BYTES_KEPT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_goes_to_the_address_that_was_checked_whatever_the_name_says_now() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // A name that stands for nothing: only the pinned address can be meant.
+        let url = Url::parse(&format!("http://hook.invalid:{}/x", address.port())).unwrap();
+        let client = Post::default().client(&url, vec![address]).unwrap();
+        let (sent, heard) = tokio::join!(client.post(url).send(), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4_096];
+            let length = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&head[..length]).into_owned()
+        });
+        assert_eq!(sent.unwrap().status(), 204);
+        assert!(heard.contains("host: hook.invalid"), "{heard}");
+    }
 }

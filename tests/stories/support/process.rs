@@ -14,6 +14,7 @@ pub struct Process {
     database_url: String,
     folder: std::path::PathBuf,
     fcm: StandIn,
+    log: &'static str,
     child: Option<Child>,
 }
 
@@ -30,6 +31,7 @@ impl Process {
             database_url: database_url.to_owned(),
             folder: folder.to_owned(),
             fcm: fcm.clone(),
+            log: "warn",
             child: None,
         }
     }
@@ -46,9 +48,15 @@ impl Process {
             .env("MUSTER_PUBLIC_URL", &self.url)
             .env("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", self.folder.join("fcm.json"))
             .env("MUSTER_PUSH__FCM__ENDPOINT", self.fcm.endpoint())
-            .env("MUSTER_LOG", "warn")
+            .env("MUSTER_LOG", self.log)
             .kill_on_drop(true);
         command
+    }
+
+    /// What `MUSTER_LOG` says from the next start on.
+    #[cfg(feature = "otel")]
+    pub fn logging(&mut self, filter: &'static str) {
+        self.log = filter;
     }
 
     /// Starts the server and waits until it is ready.
