@@ -59,6 +59,7 @@ fn mdm() -> Router<App> {
     Router::new()
         .route("/checkin", put(mdm::message).post(mdm::message))
         .route("/connect", put(mdm::message).post(mdm::message))
+        .route("/assets/{hash}", get(mdm::assets::asset))
         .route("/scep", get(mdm::scep::operation).post(mdm::scep::operation))
         .layer(Extension(std::sync::Arc::new(mdm::scep::Gate::default())))
         .layer(middleware::from_fn(mdm::guard::guard))

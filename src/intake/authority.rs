@@ -156,6 +156,16 @@ pub fn profile(config: &Config, authority: &Authority, now_ms: i64, topic: &str,
     signed.unwrap_or(plain)
 }
 
+/// A profile, signed where the server has a certificate for TLS.
+pub fn signed(config: &Config, plain: Vec<u8>, now_ms: i64) -> Vec<u8> {
+    let signer = config.tls.as_ref().and_then(|tls| signer(tls).ok());
+    let signed = signer.and_then(|pair| {
+        let signing = Signing { certificate: pair.certificate(), key: &pair.key, chain: &pair.chain[1..], now_ms };
+        signing.sign(&plain, &[]).ok()
+    });
+    signed.unwrap_or(plain)
+}
+
 /// The pair of the TLS listeners, read anew: it is replaced while the server runs.
 fn signer(tls: &Tls) -> std::result::Result<Pair, PkiError> {
     let read = |path| std::fs::read_to_string(path).map_err(|_| PkiError::Key("the file cannot be read"));

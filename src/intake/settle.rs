@@ -10,6 +10,7 @@ use super::{apple, results};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
+use crate::ops::audit::{self, Listed};
 use crate::ops::events::{self, Arrived};
 use crate::ops::facts::{self, Told};
 use crate::ops::{findings, jobs, settle as documents};
@@ -26,8 +27,16 @@ pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [
     results::take(conn, moment, visits).await?;
     let told = apple::take(conn, moment, visits).await?;
     let mut changed_facts = take_events(conn, moment, visits).await?;
+    let device_channels = visits.iter().filter(|visit| visit.report().is_some() && visit.standing.subject.is_empty());
+    let listed: Vec<Listed> = device_channels
+        .filter_map(|visit| {
+            let (device_id, channel_id) = (visit.standing.device_id, visit.standing.id);
+            Some(Listed::of(device_id, channel_id, told.get(&device_id)?.get("apps")?))
+        })
+        .collect();
     changed_facts.extend(told);
-    take_facts(conn, moment, visits, &mut changed_facts).await
+    take_facts(conn, moment, visits, &mut changed_facts).await?;
+    audit::apps(conn, moment, &listed).await
 }
 
 /// Stale channels get their document's version now, and expanding jobs make their tasks for whoever is here.
@@ -197,11 +206,13 @@ async fn take_facts(
         let mut facts = visit.sync().map(|sync| sync.facts.clone()).unwrap_or_default();
         let hash = if facts.is_empty() { visit.standing.facts_hash.clone() } else { facts_hash(&facts) };
         let news = by_event.remove(&visit.standing.device_id).unwrap_or_default();
-        if hash == visit.standing.facts_hash && news.is_empty() {
+        let is_new = hash != visit.standing.facts_hash;
+        if !is_new && news.is_empty() {
             continue;
         }
         facts.extend(news);
-        said.insert(visit.standing.device_id, Told { facts, hash: Some(hash) });
+        // What an Apple device answers has no hash of its own: where nothing in it differs, nothing is written.
+        said.insert(visit.standing.device_id, Told { facts, hash: is_new.then_some(hash) });
     }
     if said.is_empty() {
         return Ok(());

@@ -63,6 +63,9 @@ pub const NAMES: [&str; KINDS.len()] = {
     names
 };
 
+/// What a Mac does that cannot erase itself by throwing its keys away, in Apple's words.
+pub const OBLITERATION: &[&str] = &["Default", "DoNotObliterate", "ObliterateWithWarning", "Always"];
+
 const APP: &[(&str, bool, Param)] = &[
     ("app", true, Param::Text(256)),
     ("url", false, Param::Text(2048)),
@@ -102,6 +105,9 @@ pub const KINDS: &[Kind] = &[
                 ("keep_reset_protection", false, Param::Bool),
                 ("external_storage", false, Param::Bool),
                 ("pin", false, Param::Text(16)),
+                ("obliteration", false, Param::Word(OBLITERATION)),
+                ("keep_data_plan", false, Param::Bool),
+                ("forbid_proximity_setup", false, Param::Bool),
             ],
         )
     },

@@ -20,10 +20,14 @@ pub const DEVICE_ADMIN: &str = "device_admin";
 pub const PROFILE_CHANGED: &str = "profile_changed";
 pub const ENCRYPTION_OFF: &str = "encryption_off";
 pub const ROOTED: &str = "rooted";
+/// An app is installed that the policy blocks; the subject is the app.
+pub const APP_BLOCKED: &str = "app_blocked";
+/// An app is not installed that the policy wants; the subject is the app.
+pub const APP_MISSING: &str = "app_missing";
 pub const SILENCE: &str = "silence";
 
 /// Every kind of finding.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 12] = [
     MALWARE,
     PASSWORD_OVERDUE,
     PASSWORD_NOT_SET,
@@ -33,6 +37,8 @@ pub const KINDS: [&str; 10] = [
     PROFILE_CHANGED,
     ENCRYPTION_OFF,
     ROOTED,
+    APP_BLOCKED,
+    APP_MISSING,
     SILENCE,
 ];
 

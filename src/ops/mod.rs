@@ -2,6 +2,7 @@
 
 pub mod activate;
 pub mod alarms;
+pub mod audit;
 pub mod ca;
 pub mod credentials;
 pub mod devices;

@@ -282,6 +282,21 @@ pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered
     Ok(delivered)
 }
 
+/// What the policies of channels say of apps: the list `applications` of each, by channel; null where they say nothing.
+pub async fn applications(conn: &mut Conn, channels: &[Id]) -> Result<Vec<(Id, Value)>> {
+    let mut known: HashMap<String, Value> = HashMap::new();
+    let mut said = Vec::with_capacity(channels.len());
+    for follower in stacks::of_channels(conn, channels).await? {
+        if !known.contains_key(&follower.stack_id) {
+            let row = stored(conn, &follower.stack_id).await?;
+            let mut document: Value = row.and_then(|row| serde_json::from_str(&row.document).ok()).unwrap_or_default();
+            known.insert(follower.stack_id.clone(), document["applications"].take());
+        }
+        said.push((follower.id, known[&follower.stack_id].clone()));
+    }
+    Ok(said)
+}
+
 /// What a report proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::catalog::DECLARATION;
@@ -11,6 +13,10 @@ use crate::model::Fault;
 const KINDS: [&str; 4] = ["activation", "asset", "configuration", "management"];
 /// Declarations of a list at most.
 const DECLARATIONS_MAX: usize = 500;
+/// Payloads of a profile at most.
+const PAYLOADS_MAX: usize = 200;
+/// How the identifiers of the server's own declarations begin.
+const OWN: &str = "muster.";
 /// Octets of an identifier at most (Apple's limit).
 const IDENTIFIER_BYTES_MAX: usize = 64;
 
@@ -34,10 +40,49 @@ impl Whose {
 /// The lists whose elements are won one by one, by their Identifier.
 pub const LISTS: [&str; 2] = [Whose::Device.list(), Whose::Users.list()];
 
-/// What a channel is given of a merged document: `{"declarations": [...]}`.
+/// What a channel is given of a merged document: `{"declarations": [...]}`, and for a device `"payloads"` where there are any.
 pub fn compile(document: &Value, whose: Whose) -> Value {
-    let listed = document["apple"][whose.list()].as_array().cloned().unwrap_or_default();
-    json!({"declarations": listed})
+    let listed = |name: &str| document["apple"][name].as_array().cloned().unwrap_or_default();
+    let mut compiled = json!({"declarations": listed(whose.list())});
+    let payloads = if whose == Whose::Device { listed("payloads") } else { Vec::new() };
+    if !payloads.is_empty() {
+        compiled["payloads"] = payloads.into();
+    }
+    compiled
+}
+
+/// Checks the payloads of a profile.
+pub fn check_payloads(value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
+    let Some(payloads) = value.as_array() else { return fault(faults, pointer, "must be a list") };
+    if payloads.len() > PAYLOADS_MAX {
+        return fault(faults, pointer, format!("at most {PAYLOADS_MAX} payloads"));
+    }
+    for (at, payload) in payloads.iter().enumerate() {
+        match payload["PayloadType"].as_str() {
+            Some("com.apple.mdm") => {
+                fault(faults, &format!("{pointer}/{at}/PayloadType"), "a device has one management, which its enrollment brought")
+            }
+            Some(kind) if !kind.is_empty() => {}
+            _ => fault(faults, &format!("{pointer}/{at}"), "a payload needs a PayloadType, such as \"com.apple.wifi.managed\""),
+        }
+    }
+}
+
+/// An asset's data stands in it, or somewhere else: never both, and never what is no base64.
+fn check_reference(reference: &Value, pointer: &str, faults: &mut Vec<Fault>) {
+    let given = ["Data", "Text", "DataURL"].into_iter().filter(|key| reference.get(key).is_some()).count();
+    if given > 1 {
+        fault(faults, pointer, "give one of Data, Text and DataURL");
+    }
+    if let Some(data) = reference.get("Data") {
+        let is_base64 = data.as_str().is_some_and(|text| STANDARD.decode(text.trim()).is_ok());
+        if !is_base64 {
+            fault(faults, &format!("{pointer}/Data"), "must be base64");
+        }
+    }
+    if reference.get("Text").is_some_and(|text| !text.is_string()) {
+        fault(faults, &format!("{pointer}/Text"), "must be a text");
+    }
 }
 
 /// Checks a list of declarations.
@@ -62,6 +107,14 @@ pub fn check(value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
             Some(identifier) if !seen.insert(identifier) => fault(faults, &at, "this list has a declaration of that Identifier already"),
             Some(_) => {}
             None => fault(faults, &at, "a declaration needs an Identifier"),
+        }
+        if kind == Some("asset")
+            && let Some(reference) = one.get("Payload").and_then(|payload| payload.get("Reference"))
+        {
+            check_reference(reference, &format!("{at}/Payload/Reference"), faults);
+        }
+        if one["Identifier"].as_str().is_some_and(|identifier| identifier.starts_with(OWN)) {
+            fault(faults, &format!("{at}/Identifier"), format!("{OWN} is how the server's own begin"));
         }
         if one.get("Payload").is_none() {
             fault(faults, &at, "a declaration needs a Payload");
@@ -90,6 +143,18 @@ mod tests {
         assert_eq!(found, ["/0/Identifier", "/0/Payload", "/0/ServerToken", "/0/Type"]);
         assert_eq!(pointers(json!([{"Type": "com.apple.asset.data"}])), ["/0", "/0"]);
         assert_eq!((pointers(json!({})), pointers(json!(vec![right; 501]))), (vec![String::new()], vec![String::new()]));
+    }
+
+    #[test]
+    fn an_assets_data_stands_in_one_place_and_a_payload_has_a_type() {
+        let asset = |identifier: &str, reference: Value| json!([{"Type": "com.apple.asset.data", "Identifier": identifier, "Payload": {"Reference": reference}}]);
+        assert_eq!(pointers(asset("a", json!({"Data": "AQI="}))), [""; 0]);
+        assert_eq!(pointers(asset("a", json!({"Data": "%"}))), ["/0/Payload/Reference/Data"]);
+        assert_eq!(pointers(asset("a", json!({"Data": "AQI=", "DataURL": "https://example.org"}))), ["/0/Payload/Reference"]);
+        assert_eq!(pointers(asset("muster.a", json!({"Text": "x"}))), ["/0/Identifier"]);
+        let mut faults = Vec::new();
+        check_payloads(&json!([{"PayloadType": "com.apple.wifi.managed"}, {}, {"PayloadType": "com.apple.mdm"}, 5]), "", &mut faults);
+        assert_eq!(faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>(), ["/1", "/2/PayloadType", "/3"]);
     }
 
     #[test]

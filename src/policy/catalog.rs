@@ -23,7 +23,7 @@ pub const DECLARATION: &[Setting] = &[
 ];
 
 const APPLE: &[Setting] = &[
-    setting("payloads", Shape::List(&Shape::Through, 500), "Payloads of configuration profiles; kept, not delivered yet"),
+    setting("payloads", Shape::Payloads, "Payloads of the configuration profile that the device is declared"),
     setting("declarations", Shape::Declarations, "Declarations for the device"),
     setting("userDeclarations", Shape::Declarations, "Declarations for the users of a Mac or of a shared iPad"),
 ];

@@ -33,6 +33,8 @@ pub enum Shape {
     Configuration,
     /// A list of declarations for Apple devices: [`super::apple`].
     Declarations,
+    /// The payloads of a configuration profile: [`super::apple`].
+    Payloads,
     /// Passed through to another platform as it is.
     Through,
 }
@@ -136,6 +138,7 @@ pub fn check(shape: Shape, value: &Value, pointer: &str, faults: &mut Vec<Fault>
         Shape::Applications => applications::check(value, pointer, faults),
         Shape::Configuration => applications::check_configuration(value, pointer, faults),
         Shape::Declarations => apple::check(value, pointer, faults),
+        Shape::Payloads => apple::check_payloads(value, pointer, faults),
         Shape::Through if !value.is_object() => fault(faults, pointer, "must be an object"),
         Shape::Bool | Shape::Number(..) | Shape::Through => {}
     }

@@ -2,6 +2,7 @@
 //!
 //! A 401 on these paths makes devices remove their management, so none ever leaves: [`guard`] stands around everything.
 
+pub mod assets;
 pub mod enroll;
 pub mod guard;
 pub mod identity;

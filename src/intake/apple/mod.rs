@@ -33,6 +33,8 @@ pub struct Reported {
     pub renewal: Option<Vec<u8>>,
     /// What its declarations are, where they are others than it was told of.
     pub news: Option<Announcement>,
+    /// The requests that it need not be asked, as it tells the answers by itself.
+    pub covered: Vec<&'static str>,
     /// True where the device put a question of the server off.
     pub own_put_off: bool,
 }
@@ -44,6 +46,15 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
         return Ok(());
     }
     let mut known: HashMap<Id, Enrollment> = store::of_devices(conn, &ids).await?.into_iter().map(|row| (row.device_id, row)).collect();
+    // Only who answers a question of the server is asked the next.
+    let is_asked = |visit: &Visit<'_>| visit.report().and_then(|report| report.command_uuid.as_deref()).is_some_and(own::is_own);
+    let asked: Vec<Id> = visits.iter().filter(|visit| is_asked(visit)).map(|visit| visit.standing.id).collect();
+    if !asked.is_empty() {
+        let mut covered = declarative::covered(conn, &asked).await?;
+        for visit in visits.iter_mut() {
+            visit.reported.covered = covered.remove(&visit.standing.id).unwrap_or_default();
+        }
+    }
     for visit in visits.iter_mut().filter(|visit| visit.report().is_some()) {
         let Some(enrollment) = known.remove(&visit.standing.device_id) else { continue };
         if visit.standing.subject.is_empty() && visit.standing.denied.is_none() && own::is_to_be_renewed(&enrollment, moment.now_ms) {
@@ -81,8 +92,8 @@ pub(super) async fn announce(conn: &mut Conn, moment: &Moment, visits: &mut [Vis
         let assigned = assigned.remove(&visit.standing.id).filter(|assigned| !assigned.is_held);
         visit.reported.news = assigned.map(|assigned| Announcement {
             version: assigned.version,
-            token: assigned.manifest.token(),
-            tokens: assigned.manifest.tokens(moment.now_ms),
+            token: assigned.served.token(),
+            tokens: assigned.served.tokens(moment.now_ms),
         });
     }
     Ok(())

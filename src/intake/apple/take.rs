@@ -55,13 +55,11 @@ pub(in crate::intake) async fn take(
     for visit in visits.iter_mut() {
         let Some(report) = visit.report().cloned() else { continue };
         let Some(uuid) = report.command_uuid.clone() else { continue };
-        if report.status == Status::Acknowledged {
-            let facts = facts::of(&report);
+        let mut facts = if report.status == Status::Acknowledged { facts::of(&report) } else { BTreeMap::new() };
+        if own::is_own(&uuid) {
             if !facts.is_empty() {
                 told.insert(visit.standing.device_id, facts);
             }
-        }
-        if own::is_own(&uuid) {
             asked(visit, &report, &uuid, heard.contains(&visit.standing.id), moment.now_ms, &mut changes);
             continue;
         }
@@ -69,8 +67,16 @@ pub(in crate::intake) async fn take(
         let step = named.map_or(0, |(_, step)| step);
         let key = |name: String| (visit.standing.id, name);
         let command = by_id.get(&key(uuid.clone())).or_else(|| by_id.get(&key(named?.0.to_string())));
+        let params = command.map(|command| serde_json::from_str(&command.params).unwrap_or_default()).unwrap_or_default();
+        if command.is_none_or(|command| !plan::is_whole(&command.kind, &params)) {
+            // A list of some apps is not the list of apps.
+            facts.retain(|name, _| !facts::LISTS.contains(&name.as_str()));
+        }
+        if !facts.is_empty() {
+            told.insert(visit.standing.device_id, facts);
+        }
         match command {
-            Some(command) => of_task(visit, command, step, &report, moment.now_ms, &mut changes),
+            Some(command) => of_task(visit, command, step, &report, &params, moment.now_ms, &mut changes),
             None => tracing::debug!(device = %visit.standing.device_id, "a report names a command that is not known"),
         }
     }
@@ -99,7 +105,7 @@ async fn heard(conn: &mut Conn, visits: &[Visit<'_>]) -> Result<HashSet<Id>> {
     }
     let channels: Vec<Id> = answered.keys().copied().collect();
     let assigned = assigned(conn, &channels).await?;
-    let is_now = |(id, token): &(Id, &str)| assigned.get(id).is_some_and(|assigned| assigned.manifest.token().starts_with(token));
+    let is_now = |(id, token): &(Id, &str)| assigned.get(id).is_some_and(|assigned| assigned.served.token().starts_with(token));
     Ok(answered.into_iter().filter(is_now).map(|(id, _)| id).collect())
 }
 
@@ -116,7 +122,7 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, is_heard: bool, now
         return;
     }
     let Some(enrollment) = &mut visit.reported.enrollment else { return };
-    match own::take(enrollment, uuid, now_ms) {
+    match own::take(enrollment, uuid, &visit.reported.covered, now_ms) {
         None => return,
         Some(own::Took::Configured) => {
             enrollment.awaiting_configuration = 0;
@@ -147,7 +153,7 @@ fn told(visit: &mut Visit<'_>, report: &Report, changes: &mut Changes) {
     }
 }
 
-fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, now_ms: i64, changes: &mut Changes) {
+fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, params: &Value, now_ms: i64, changes: &mut Changes) {
     visit.reported.results = 1;
     if task.finished_at_ms.is_some() {
         // What comes after a cancelling or an expiry is kept; a repeat of the end says nothing new.
@@ -176,8 +182,7 @@ fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, no
     if report.status == Status::CommandFormatError {
         changes.alarms.push((task.device_id, format!("the device cannot read the command of task {} ({})", task.id, task.kind)));
     }
-    let params: Value = serde_json::from_str(&task.params).unwrap_or_default();
-    let (state, progress, error, result) = match plan::take(&task.kind, &params, &progress, report, now_ms) {
+    let (state, progress, error, result) = match plan::take(&task.kind, params, &progress, report, now_ms) {
         Took::Goes(progress) => ("running", Some(progress.text()), None, None),
         Took::Done(result) => ("done", None, None, Some(result.to_string())),
         Took::Failed(error) => ("failed", None, Some(error), None),

@@ -7,19 +7,21 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::authenticate::UNKNOWN_CERTIFICATE;
-use super::{Answer, device_of};
+use super::{Answer, CERTIFICATE, device_of};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Id, Lane};
 use crate::ops::facts::{self, Told};
+use crate::ops::tasks::end;
 use crate::ops::{findings, settle};
 use crate::protocol::apple::Enrollee;
 use crate::protocol::apple::declarative::status::Report;
-use crate::protocol::apple::declarative::{Asked, Manifest, Status};
+use crate::protocol::apple::declarative::{Asked, Content, Manifest, Status, subscriptions};
 use crate::store::apple::declarative::{self as store, Proved, StatusRow};
 use crate::store::feed::{self, Entry};
+use crate::store::tasks::{self, Ended, Ending, Spoken};
 use crate::store::wakes::{self, Raise};
-use crate::store::{Conn, apple, devices};
+use crate::store::{Conn, apple, devices, meta};
 
 /// A device whose declarations wait for the value of a variable asks again after this long.
 const HELD_S: i64 = 3_600;
@@ -33,6 +35,8 @@ pub struct Assigned {
     pub all: Manifest,
     /// What of it its system supports.
     pub manifest: Manifest,
+    /// That, and what the server declares by itself: what the device is told.
+    pub served: Manifest,
     /// True where a variable lost its value: nothing is said until it has one again.
     pub is_held: bool,
 }
@@ -40,15 +44,17 @@ pub struct Assigned {
 /// What these channels are assigned.
 pub async fn assigned(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, Assigned>> {
     let said = store::of_channels(conn, channels).await?;
-    let mut supported: HashMap<Id, BTreeSet<String>> =
-        said.into_iter().filter_map(|row| Some((row.channel_id, serde_json::from_str(row.supported.as_deref()?).ok()?))).collect();
+    let mut said: HashMap<Id, Status> = said.into_iter().map(|row| (row.channel_id, Status::from_json(&row.status))).collect();
     let documents = settle::documents(conn, channels).await?;
+    let address = meta::get(conn, settle::ADDRESS).await?.unwrap_or_default();
     Ok(documents
         .into_iter()
         .map(|one| {
-            let supported = supported.remove(&one.channel_id);
-            let (all, manifest) = (Manifest::of(&one.document, None), Manifest::of(&one.document, supported.as_ref()));
-            (one.channel_id, Assigned { version: one.version, all, manifest, is_held: one.document.is_null() })
+            let status = said.remove(&one.channel_id).unwrap_or_default();
+            let manifest = |supported: Option<&BTreeSet<String>>| Manifest::of(&one.document, supported, &address);
+            let (all, manifest) = (manifest(None), manifest(status.supported().as_ref()));
+            let served = manifest.with_subscriptions(&status);
+            (one.channel_id, Assigned { version: one.version, all, manifest, served, is_held: one.document.is_null() })
         })
         .collect())
 }
@@ -69,11 +75,34 @@ pub async fn read(conn: &mut Conn, from: &Enrollee, certificate_hash: &str, aske
         return Err(Error::Busy { retry_after_s: HELD_S });
     }
     Ok(match asked {
-        Asked::Tokens => Answer::Json(assigned.manifest.tokens(now_ms)),
-        Asked::Items => Answer::Json(assigned.manifest.items()),
-        Asked::Declaration(kind, identifier) => assigned.manifest.declaration(*kind, identifier).map_or(Answer::NotAssigned, Answer::Json),
+        Asked::Tokens => Answer::Json(assigned.served.tokens(now_ms)),
+        Asked::Items => Answer::Json(assigned.served.items()),
+        Asked::Declaration(kind, identifier) => assigned.served.declaration(*kind, identifier).map_or(Answer::NotAssigned, Answer::Json),
         Asked::Status => Answer::Unsupported("a status report comes with its data"),
     })
+}
+
+/// What a certificate's device is declared to fetch under this hash, for itself or for one of its users. The outer `None` is for a
+/// certificate that opens no enrollment.
+pub async fn content(conn: &mut Conn, certificate_hash: &str, hash: &str) -> Result<Option<Option<Content>>> {
+    let Some(device_id) = devices::by_key(conn, CERTIFICATE, certificate_hash).await? else { return Ok(None) };
+    let enrollment = apple::get(conn, device_id).await?;
+    if !enrollment.is_some_and(|enrollment| enrollment.state == "enrolled" && enrollment.admits(certificate_hash)) {
+        return Ok(None);
+    }
+    if devices::get(conn, device_id).await?.is_none_or(|device| device.denied.is_some()) {
+        return Ok(None);
+    }
+    let channels = devices::channels_of(conn, &[device_id]).await?;
+    let assigned = assigned(conn, &channels).await?;
+    let declared = assigned.values().filter(|assigned| !assigned.is_held);
+    Ok(Some(declared.filter_map(|assigned| assigned.manifest.content(hash)).next().cloned()))
+}
+
+/// The requests that these channels need not be asked: they tell the answers by themselves.
+pub async fn covered(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, Vec<&'static str>>> {
+    let said = store::of_channels(conn, channels).await?;
+    Ok(said.into_iter().map(|row| (row.channel_id, subscriptions::covered(&Status::from_json(&row.status)))).collect())
 }
 
 /// Takes a status report in: merged into what was said before, its facts kept, and whatever it proves.
@@ -92,19 +121,41 @@ pub(super) async fn report(conn: &mut Conn, moment: &mut Moment, device_id: Id, 
         store::put(conn, &StatusRow { channel_id: channel, status: text, supported, updated_at_ms }).await?;
     }
     if from.is_device() {
+        if let Some(apps) = status.managed_apps().filter(|apps| was.managed_apps().as_ref() != Some(apps)) {
+            installed(conn, moment, channel, &apps).await?;
+        }
         let told = Told { facts: status.facts(), hash: None };
         facts::take(conn, moment, HashMap::from([(device_id, told)])).await?;
     }
     let Some(assigned) = assigned(conn, &[channel]).await?.remove(&channel).filter(|assigned| !assigned.is_held) else {
         return Ok(Answer::Accepted);
     };
-    if status.supported() != was.supported() && assigned.manifest != assigned.all {
-        // It was told of more than it supports: what it shall have is another list now.
+    let is_other = (status.supported(), status.items_supported()) != (was.supported(), was.items_supported());
+    if is_other && (assigned.manifest != assigned.all || assigned.served != assigned.manifest) {
+        // It was told before it said what it supports: what it shall have is another list now.
         store::told(conn, &[store::Told { bucket: channel.bucket(), id: channel, version: None }]).await?;
         wakes::raise(conn, &[Raise { channel_id: channel, lane: Lane::Change }], moment.now_ms).await?;
     }
     prove(conn, moment, device_id, channel, &status, assigned).await?;
     Ok(Answer::Accepted)
+}
+
+/// Apps that were ordered and that the device now says it manages: their tasks are done, and nobody has to look once more.
+async fn installed(conn: &mut Conn, moment: &mut Moment, channel: Id, apps: &BTreeMap<String, String>) -> Result<()> {
+    let open = tasks::open_of(conn, &[channel]).await?;
+    let waiting: BTreeMap<Id, Ended> =
+        open.into_iter().filter(|(task, kind)| kind == "install_app" && task.was == "running").map(|(task, _)| (task.id, task)).collect();
+    let spoken = waiting.keys().map(|id| Spoken { bucket: id.bucket(), channel_id: channel, id: Some(*id), command_uuid: id.to_string() });
+    let mut endings = Vec::new();
+    for command in tasks::commands(conn, &spoken.collect::<Vec<_>>()).await? {
+        let params: serde_json::Value = serde_json::from_str(&command.params).unwrap_or_default();
+        let is_managed = params["app"].as_str().and_then(|app| apps.get(app)).is_some_and(|state| state == "Managed");
+        if let Some(ended) = waiting.get(&command.id).filter(|_| is_managed) {
+            let result = Some(json!({"status": "Managed"}).to_string());
+            endings.push(Ending { ended: ended.clone(), state: "done", error: None, result });
+        }
+    }
+    end(conn, moment, endings, None).await.map(drop)
 }
 
 async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id, status: &Status, assigned: Assigned) -> Result<()> {
@@ -160,7 +211,7 @@ pub async fn shown(conn: &mut Conn, channels: &[Id]) -> Result<Vec<ShownChannel>
     let mut assigned = assigned(conn, channels).await?;
     let mut shown = Vec::with_capacity(channels.len());
     for channel in channels {
-        let Some(Assigned { version, all, manifest, is_held }) = assigned.remove(channel) else { continue };
+        let Some(Assigned { version, all, manifest, is_held, .. }) = assigned.remove(channel) else { continue };
         let row = said.get(channel);
         let status = row.map(|row| Status::from_json(&row.status)).unwrap_or_default();
         let known = status.declarations().unwrap_or_default();

@@ -114,8 +114,16 @@ pub enum Took {
     Configured,
 }
 
-/// What a final status of one of these commands changes; `None` where it is not about the present one.
-pub fn take(enrollment: &Enrollment, command_uuid: &str, now_ms: i64) -> Option<Took> {
+/// The first question from this one on that is to be asked of a device which tells by itself what these requests ask.
+fn following(step: i64, covered: &[&str]) -> i64 {
+    let questions = plan::refresh(None);
+    let is_to_be_asked = |at: &usize| questions.get(*at).is_none_or(|question| !covered.contains(&question.request_type()));
+    let from = usize::try_from(step).unwrap_or(usize::MAX).min(questions.len());
+    i64::try_from((from..=questions.len()).find(is_to_be_asked).unwrap_or(from)).unwrap_or(step)
+}
+
+/// What a final status of one of these commands changes, of a device that need not be asked these requests; `None` where it is not about the present one.
+pub fn take(enrollment: &Enrollment, command_uuid: &str, covered: &[&str], now_ms: i64) -> Option<Took> {
     if command_uuid == configured_id(enrollment) && enrollment.awaiting_configuration == 1 {
         return Some(Took::Configured);
     }
@@ -123,7 +131,7 @@ pub fn take(enrollment: &Enrollment, command_uuid: &str, now_ms: i64) -> Option<
     if command_uuid != question_id(started_ms, enrollment.refresh_step) {
         return None;
     }
-    let step = enrollment.refresh_step + 1;
+    let step = following(enrollment.refresh_step + 1, covered);
     let is_over = usize::try_from(step).is_ok_and(|step| step >= plan::refresh(None).len());
     let (started_ms, step, refreshed_at_ms) =
         if is_over { (None, 0, Some(now_ms)) } else { (Some(started_ms), step, enrollment.refreshed_at_ms) };

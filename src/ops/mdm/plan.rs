@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::protocol::apple::command::Command;
-use crate::protocol::apple::connect::{json_object, json_of};
+use crate::protocol::apple::command::{Command, Erasure};
+use crate::protocol::apple::connect::{chain, json_object, json_of};
 use crate::protocol::apple::{Report, Status, facts};
 
 use super::raw;
@@ -15,6 +15,8 @@ const LOOK_FIRST_MS: i64 = 60_000;
 const LOOK_LAST_MS: i64 = 30 * 60_000;
 /// A result is kept up to this size.
 const RESULT_BYTES_MAX: usize = 256 * 1024;
+/// What Macs take for a PIN.
+const PIN_DIGITS: usize = 6;
 /// What a lost device shows while it is located.
 const LOST_MESSAGE: &str = "This device is being located by its organisation.";
 /// The keys of a report that say nothing of the command.
@@ -121,7 +123,12 @@ pub fn next(kind: &str, params: &Value, progress: &Progress, facing: &Facing, no
         return Next::Wait(until_ms);
     }
     let text = |name: &str| params.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let pin = text("pin").filter(|_| facing.platform == "macos");
+    let is_set = |name: &str| params.get(name).and_then(Value::as_bool).unwrap_or_default();
+    let is_mac = facing.platform == "macos";
+    let pin = text("pin").filter(|_| is_mac);
+    if pin.is_some_and(|pin| pin.len() != PIN_DIGITS || !pin.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Next::Fail("pin_invalid", "a Mac takes a PIN of six digits");
+    }
     let app = text("app").unwrap_or_default();
     let command = match (kind, progress.phase) {
         ("lock", _) => Command::device_lock(text("message"), text("phone"), pin),
@@ -130,13 +137,23 @@ pub fn next(kind: &str, params: &Value, progress: &Progress, facing: &Facing, no
             None => return Next::Fail("unlock_token_missing", "the device never gave the token by which its passcode is cleared"),
         },
         ("restart", _) => Command::new("RestartDevice"),
-        ("wipe", _) => Command::erase_device(pin),
+        ("wipe", _) => Command::erase_device(&Erasure {
+            pin,
+            obliteration: text("obliteration").filter(|_| is_mac),
+            keeps_data_plan: is_set("keep_data_plan") && !is_mac,
+            forbids_proximity_setup: is_set("forbid_proximity_setup") && !is_mac,
+        }),
         ("retire", _) => Command::remove_profile(&facing.profile),
         ("locate", 0 | 2) => Command::new("DeviceLocation"),
         ("locate", 1) => Command::enable_lost_mode(LOST_MESSAGE),
         ("locate", _) => Command::new("DisableLostMode"),
         ("install_app", 0) => {
-            let store_id = text("store_id").and_then(|number| number.parse().ok());
+            if text("url").is_some_and(|url| !url.starts_with("https://")) {
+                return Next::Fail("url_invalid", "Apple's devices fetch a manifest over https:// alone");
+            }
+            let Ok(store_id) = text("store_id").map(str::parse).transpose() else {
+                return Next::Fail("store_id_invalid", "the App Store's ids are numbers");
+            };
             Command::install_application(app, text("url"), store_id)
         }
         ("install_app", _) => Command::managed_application_list(Some(app)),
@@ -206,7 +223,10 @@ pub fn take(kind: &str, params: &Value, progress: &Progress, report: &Report, no
                 (false, heard) => Took::Goes(Progress { kept: heard.then_some(json!(true)), ..onward(phase + 1) }),
             }
         }
-        (_, _, true) => Took::Done(answer(report)),
+        (_, _, true) => match unset(report) {
+            Some(error) => Took::Failed(error),
+            None => Took::Done(answer(report)),
+        },
         (_, _, false) => Took::Failed(failure(report)),
     }
 }
@@ -229,6 +249,36 @@ fn installing(params: &Value, progress: &Progress, onward: Progress, report: &Re
                 ..onward
             })
         }
+    }
+}
+
+/// The items of a Settings command that a device did not take, where there are any: the command as a whole is acknowledged all the same. What
+/// devices send is a list; Apple's description of it is a dictionary by item.
+fn unset(report: &Report) -> Option<Value> {
+    let results: Vec<&plist::Dictionary> = match report.get("Settings")? {
+        plist::Value::Array(results) => results.iter().filter_map(plist::Value::as_dictionary).collect(),
+        plist::Value::Dictionary(one) if one.contains_key("Status") => vec![one],
+        plist::Value::Dictionary(by_item) => by_item.values().filter_map(plist::Value::as_dictionary).collect(),
+        _ => return None,
+    };
+    let text = |result: &plist::Dictionary, key: &str| result.get(key).and_then(plist::Value::as_string).unwrap_or_default().to_owned();
+    let (mut failed, mut errors) = (Vec::new(), Vec::new());
+    for result in results.iter().filter(|result| text(result, "Status") == "Error") {
+        failed.push(
+            [text(result, "Item"), text(result, "Identifier")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "),
+        );
+        errors.extend(chain(result.get("ErrorChain")));
+    }
+    let message = format!("{} of {} items were not taken: {}", failed.len(), results.len(), failed.join(", "));
+    (!failed.is_empty()).then(|| json!({"code": "settings_failed", "message": message, "chain": errors, "result": answer(report)}))
+}
+
+/// True where an answer to a task names everything that there is of its kind.
+pub fn is_whole(kind: &str, params: &Value) -> bool {
+    match kind {
+        "refresh" => true,
+        "apple_command" => raw::command(params).is_ok_and(|(command, _)| !command.is_partial()),
+        _ => false,
     }
 }
 

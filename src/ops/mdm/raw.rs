@@ -29,6 +29,10 @@ pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
         _ => return Err(fault("", "give either command or plist")),
     };
     let command = Command::given(keys).ok_or_else(|| fault(pointer, "the command needs a RequestType"))?;
+    if let Some((key, detail)) = command.fault() {
+        let inside = if pointer == "/command" { format!("/command/{key}") } else { pointer.to_owned() };
+        return Err(fault(&inside, &detail));
+    }
     let own = given.or(own).filter(|own| !own.is_empty());
     if own.as_ref().is_some_and(|own| own.chars().count() > UUID_CHARS_MAX || own.contains('\0')) {
         return Err(fault("/command_uuid", "take at most 64 characters"));
@@ -66,6 +70,7 @@ mod tests {
         let pointer = |params: Value| command(&params).unwrap_err().pointer;
         assert_eq!(pointer(json!({})), "/params");
         assert_eq!(pointer(json!({"command": {"A": 1}})), "/params/command");
+        assert_eq!(pointer(json!({"command": {"RequestType": "InstallProfile", "Payload": "text"}})), "/params/command/Payload");
         assert_eq!(pointer(json!({"plist": "%"})), "/params/plist");
         assert_eq!(pointer(json!({"plist": "AAAA"})), "/params/plist");
     }

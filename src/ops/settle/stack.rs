@@ -133,7 +133,7 @@ impl Compiled {
 
     /// True where it declares nothing to an Apple device.
     pub fn is_empty(&self) -> bool {
-        self.document["declarations"].as_array().is_none_or(Vec::is_empty)
+        ["declarations", "payloads"].iter().all(|list| self.document[list].as_array().is_none_or(Vec::is_empty))
     }
 
     /// The version for one channel, or the first variable that has no value.

@@ -2,6 +2,8 @@
 
 use plist::{Dictionary, Value};
 
+use super::requests;
+
 /// The queries of DeviceInformation whose answers become facts. A device leaves out what it does not know or may not tell.
 const QUERIES: &[&str] = &[
     "DeviceName",
@@ -28,7 +30,22 @@ const QUERIES: &[&str] = &[
     "CellularTechnology",
     "HostName",
     "IsAppleSilicon",
+    "PINRequiredForEraseDevice",
+    "PINRequiredForDeviceLock",
 ];
+
+/// How a device is erased.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Erasure<'a> {
+    /// Six digits, for Macs.
+    pub pin: Option<&'a str>,
+    /// One of `kind::OBLITERATION`, for Macs.
+    pub obliteration: Option<&'a str>,
+    /// The eSIM's plan stays, on iPhones and iPads.
+    pub keeps_data_plan: bool,
+    /// Setup Assistant does not offer to take everything from a device nearby.
+    pub forbids_proximity_setup: bool,
+}
 
 /// A command: `RequestType` and what belongs to it.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +79,16 @@ impl Command {
             Some(value) => self.with(key, value),
             None => self,
         }
+    }
+
+    /// True where it asks for a part of a list: what the answer does not name may be there all the same.
+    pub fn is_partial(&self) -> bool {
+        ["Identifiers", "Items", "ManagedAppsOnly", "ManagedOnly"].iter().any(|key| self.0.contains_key(key))
+    }
+
+    /// The first key that no device could read.
+    pub fn fault(&self) -> Option<(&'static str, String)> {
+        requests::fault(&self.0)
     }
 
     /// What it is called.
@@ -101,9 +128,12 @@ impl Command {
         Command::new("ClearPasscode").with("UnlockToken", Value::Data(unlock_token))
     }
 
-    /// Erases everything. The PIN is for Macs.
-    pub fn erase_device(pin: Option<&str>) -> Command {
-        Command::new("EraseDevice").with_some("PIN", pin)
+    /// Erases everything.
+    pub fn erase_device(erasure: &Erasure<'_>) -> Command {
+        let command = Command::new("EraseDevice").with_some("PIN", erasure.pin).with_some("ObliterationBehavior", erasure.obliteration);
+        let flag = |command: Command, key: &str, is_set: bool| if is_set { command.with(key, Value::Boolean(true)) } else { command };
+        let command = flag(command, "PreserveDataPlan", erasure.keeps_data_plan);
+        flag(command, "DisallowProximitySetup", erasure.forbids_proximity_setup)
     }
 
     /// Removes a profile; the enrollment's own ends the management.
@@ -116,11 +146,12 @@ impl Command {
         Command::new("InstallProfile").with("Payload", Value::Data(profile))
     }
 
-    /// Installs an app as a managed one that goes with the enrollment: from a manifest, by its number in the store, or by its bundle id.
+    /// Tells the device which declarations it has, and that it shall fetch what it does not have.
     pub fn declarative_management(tokens: Vec<u8>) -> Command {
         Command::new("DeclarativeManagement").with("Data", Value::Data(tokens))
     }
 
+    /// Installs an app as a managed one that goes with the enrollment: from a manifest, by its number in the store, or by its bundle id.
     pub fn install_application(bundle_id: &str, manifest_url: Option<&str>, store_id: Option<i64>) -> Command {
         let command = Command::new("InstallApplication").with("ManagementFlags", Value::Integer(1.into()));
         match (manifest_url, store_id) {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::connect::Report;
 use super::message::truth;
+use crate::protocol::pki::Certificate;
 
 /// Entries of a list that are kept.
 const ENTRIES_MAX: usize = 2000;
@@ -32,12 +33,17 @@ const PLAIN: &[(&str, &str)] = &[
     ("IsDeviceLocatorServiceEnabled", "locator_service"),
     ("IsCloudBackupEnabled", "cloud_backup"),
     ("IsAppleSilicon", "apple_silicon"),
+    ("PINRequiredForEraseDevice", "wipe_needs_pin"),
+    ("PINRequiredForDeviceLock", "lock_needs_pin"),
     ("TimeZone", "timezone"),
     ("WiFiMAC", "wifi_mac"),
     ("BluetoothMAC", "bluetooth_mac"),
     ("EthernetMAC", "ethernet_mac"),
     ("CellularTechnology", "cellular_technology"),
 ];
+
+/// Lists that are of everything, where the command asked for everything.
+pub const LISTS: [&str; 4] = ["apps", "managed_apps", "profiles", "certificates"];
 
 /// What a report tells of its device.
 pub fn of(report: &Report) -> Facts {
@@ -115,13 +121,15 @@ fn device_information(answers: &Dictionary, facts: &mut Facts) {
 fn security_info(security: &Dictionary, facts: &mut Facts) {
     let flag = |key: &str| security.get(key).and_then(truth);
     let present = flag("PasscodePresent");
+    // The rules of profiles and those of accounts: whoever breaks one of them does not comply.
+    let compliant = flag("PasscodeCompliant").map(|all| all && flag("PasscodeCompliantWithProfiles") != Some(false));
     // Data protection of an iPhone works with a passcode alone.
     let protected = number(security, "HardwareEncryptionCaps").map(|caps| caps >= 3.0 && present == Some(true));
     let status = security.get("ManagementStatus").and_then(Value::as_dictionary);
     let enrolled = |key: &str| status.and_then(|status| status.get(key)).and_then(truth);
     let known = [
         ("password_set", present),
-        ("passcode_compliant", flag("PasscodeCompliant")),
+        ("passcode_compliant", compliant),
         ("passcode_compliant_with_profiles", flag("PasscodeCompliantWithProfiles")),
         ("encrypted", flag("FDE_Enabled").or(protected)),
         ("system_integrity_protection", flag("SystemIntegrityProtectionEnabled")),
@@ -169,7 +177,11 @@ fn profile(profile: &Dictionary) -> serde_json::Value {
 }
 
 fn certificate(certificate: &Dictionary) -> serde_json::Value {
-    json!({"name": text(certificate, "CommonName"), "identity": certificate.get("IsIdentity").and_then(truth)})
+    let read = certificate.get("Data").and_then(Value::as_data).and_then(|der| Certificate::from_der(der).ok());
+    json!({
+        "name": text(certificate, "CommonName"), "identity": certificate.get("IsIdentity").and_then(truth),
+        "sha256": read.as_ref().map(Certificate::hash), "expires_at_ms": read.as_ref().map(Certificate::until_ms),
+    })
 }
 
 #[cfg(test)]

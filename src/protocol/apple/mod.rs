@@ -3,12 +3,14 @@
 mod binary;
 pub mod checkin;
 pub mod command;
+pub mod configuration;
 pub mod connect;
 pub mod declarative;
 pub mod facts;
 pub mod message;
 pub mod profile;
 pub mod reading;
+pub mod requests;
 pub mod scep;
 mod xml;
 

@@ -29,10 +29,15 @@ pub struct Enrollment<'a> {
 
 /// The identifier of the outer profile: one of the same identifier replaces it, and its removal ends the management.
 pub fn identifier(public_url: &str) -> String {
+    format!("{}.muster.enrollment", reversed_host(public_url))
+}
+
+/// The host of an address as identifiers begin: `org.example.mdm`.
+pub(super) fn reversed_host(public_url: &str) -> String {
     let host = public_url.split("://").nth(1).unwrap_or(public_url);
     let host = host.split(['/', ':']).next().unwrap_or(host);
     let reversed: Vec<&str> = host.split('.').rev().filter(|part| !part.is_empty()).collect();
-    format!("{}.muster.enrollment", reversed.join("."))
+    reversed.join(".")
 }
 
 impl Enrollment<'_> {
@@ -107,7 +112,7 @@ fn payload(kind: &str, identifier: &str, uuid: &str) -> Dictionary {
 }
 
 /// A UUID that a name always has.
-fn name_uuid(name: &str) -> String {
+pub(super) fn name_uuid(name: &str) -> String {
     use sha2::{Digest, Sha256};
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&Sha256::digest(name.as_bytes())[..16]);

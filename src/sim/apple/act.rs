@@ -138,7 +138,13 @@ impl Iphone {
     fn profiles(&self) -> Value {
         let profile =
             texts(&[("PayloadIdentifier", &self.state.profile), ("PayloadUUID", "1"), ("PayloadDisplayName", "Device management")]);
-        Value::Array(vec![Value::Dictionary(profile)])
+        let mut profiles = vec![Value::Dictionary(profile)];
+        for (identifier, uuid) in self.declared_profiles() {
+            let declared =
+                texts(&[("PayloadIdentifier", &identifier), ("PayloadUUID", &uuid), ("Source", "Declarative Device Management")]);
+            profiles.push(Value::Dictionary(declared));
+        }
+        Value::Array(profiles)
     }
 }
 

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{CHECKIN, Iphone, Trouble, texts};
+use crate::protocol::apple::reading;
+use crate::protocol::cms::SignedData;
 
 /// The types that this system knows, by kind.
 const KNOWN: [(&str, &[&str]); 4] = [
@@ -13,12 +16,22 @@ const KNOWN: [(&str, &[&str]); 4] = [
     (
         "configurations",
         &[
+            "com.apple.configuration.legacy",
             "com.apple.configuration.management.status-subscriptions",
             "com.apple.configuration.management.test",
             "com.apple.configuration.passcode.settings",
         ],
     ),
     ("management", &["com.apple.management.organization-info", "com.apple.management.properties"]),
+];
+/// The status items that this system has.
+const ITEMS: [&str; 6] = [
+    "device.model.identifier",
+    "device.operating-system.family",
+    "device.operating-system.version",
+    "mdm.app",
+    "passcode.is-compliant",
+    "passcode.is-present",
 ];
 /// The manifest's lists and the words of paths for them.
 const LISTS: [(&str, &str); 4] =
@@ -41,6 +54,8 @@ pub struct Declarations {
     pub token: String,
     /// By identifier.
     pub held: BTreeMap<String, Declaration>,
+    /// What assets and profiles hold, by the ServerToken of the declaration that refers to it; none for what could not be had.
+    pub contents: BTreeMap<String, Result<Vec<u8>, &'static str>>,
     /// True where it was told of another token and has not fetched yet.
     pub is_behind: bool,
     /// True where it has said what it is able to do.
@@ -76,7 +91,9 @@ impl Iphone {
                 held.insert(identifier, one);
             }
         }
+        let contents = self.fetch_contents(&held).await?;
         let declarations = &mut self.state.declarations;
+        declarations.contents = contents;
         declarations.held = held;
         declarations.token = items["DeclarationsToken"].as_str().ok_or(Trouble::Nonsense)?.to_owned();
         declarations.is_behind = false;
@@ -99,6 +116,48 @@ impl Iphone {
         Ok(Some(Declaration { kind: kind.into(), server_token, declaration_type, payload: one["Payload"].clone() }))
     }
 
+    /// What these declarations refer to on its server; what it has already is not fetched again.
+    async fn fetch_contents(
+        &self,
+        held: &BTreeMap<String, Declaration>,
+    ) -> Result<BTreeMap<String, Result<Vec<u8>, &'static str>>, Trouble> {
+        let mut contents = BTreeMap::new();
+        for one in held.values() {
+            let reference = &one.payload["Reference"];
+            let Some(url) = reference["DataURL"].as_str().or_else(|| one.payload["ProfileURL"].as_str()) else { continue };
+            let known = self.state.declarations.contents.get(&one.server_token).filter(|known| known.is_ok()).cloned();
+            let content = match known {
+                Some(known) => known,
+                None => self.fetch_content(url).await?.and_then(|bytes| verified(reference, bytes)),
+            };
+            contents.insert(one.server_token.clone(), content);
+        }
+        Ok(contents)
+    }
+
+    /// One of them, by the identity that everything else is said with.
+    async fn fetch_content(&self, url: &str) -> Result<Result<Vec<u8>, &'static str>, Trouble> {
+        let request = self.client.get(self.at_server(url)).headers(self.proofs(&[])?);
+        let answer = request.send().await?;
+        if answer.status().as_u16() != 200 {
+            return Ok(Err("Error.AssetCannotBeDownloaded"));
+        }
+        Ok(Ok(answer.bytes().await?.to_vec()))
+    }
+
+    /// The profiles that its declarations have installed: identifier and UUID.
+    pub fn declared_profiles(&self) -> Vec<(String, String)> {
+        let declarations = &self.state.declarations;
+        let legacy = declarations.held.values().filter(|one| one.declaration_type == "com.apple.configuration.legacy");
+        legacy.filter_map(|one| profile_of(declarations.contents.get(&one.server_token)?.as_ref().ok()?)).collect()
+    }
+
+    /// Its managed apps as a status item.
+    fn apps(&self) -> Value {
+        let word = |status: &str| if status == "Managed" { "managed" } else { "installing" };
+        self.state.apps.iter().map(|(id, status)| json!({"identifier": id, "name": id, "state": word(status)})).collect()
+    }
+
     /// What it says of itself: what it is able to do once, how its declarations stand always.
     fn status_report(&self) -> Value {
         let declarations = &self.state.declarations;
@@ -110,10 +169,18 @@ impl Iphone {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
+        let fault = |one: &Declaration| match declarations.contents.get(&one.server_token)? {
+            Err(code) => Some(*code),
+            Ok(bytes) if one.payload.get("ProfileURL").is_some() && profile_of(bytes).is_none() => {
+                Some("Error.ConfigurationCannotBeApplied")
+            }
+            Ok(_) => None,
+        };
         let stands = |identifier: &str, one: &Declaration| {
             let is_known = KNOWN.iter().any(|(_, types)| types.contains(&one.declaration_type.as_str()));
             let (active, valid, reason) = match one.kind.as_str() {
                 _ if !is_known => (false, "invalid", Some("Error.ConfigurationNotSupported")),
+                _ if fault(one).is_some() => (false, "invalid", fault(one)),
                 "configuration" if one.payload.get("Broken").is_some() => (false, "invalid", Some("Error.UnknownPayloadKeys")),
                 "configuration" if !referenced.contains(identifier) => (false, "valid", Some("Info.NotReferencedByActivation")),
                 "management" | "asset" => (false, "valid", None),
@@ -130,10 +197,21 @@ impl Iphone {
             "configurations": list("configuration"), "management": list("management")}});
         if !declarations.introduced {
             let types: BTreeMap<&str, &[&str]> = KNOWN.into_iter().collect();
-            management["client-capabilities"] = json!({"supported-versions": ["1.0.0"], "supported-features": {}, "supported-payloads": {"declarations": types, "status-items": []}});
+            management["client-capabilities"] = json!({"supported-versions": ["1.0.0"], "supported-features": {}, "supported-payloads": {"declarations": types, "status-items": ITEMS}});
         }
         let passcode = json!({"is-present": self.state.has_passcode, "is-compliant": self.state.has_passcode});
-        json!({"StatusItems": {"management": management, "passcode": passcode}, "Errors": []})
+        let mut items = json!({"management": management, "passcode": passcode});
+        let subscribed = declarations.held.values().filter_map(|one| one.payload["StatusItems"].as_array()).flatten();
+        for name in subscribed.filter_map(|item| item["Name"].as_str()) {
+            match name {
+                "device.operating-system.family" => items["device"]["operating-system"]["family"] = json!("iOS"),
+                "device.operating-system.version" => items["device"]["operating-system"]["version"] = json!("18.1"),
+                "device.model.identifier" => items["device"]["model"]["identifier"] = json!("iPhone17,1"),
+                "mdm.app" => items["mdm"]["app"] = self.apps(),
+                _ => {}
+            }
+        }
+        json!({"StatusItems": items, "Errors": []})
     }
 
     async fn declarative(&self, endpoint: &str, data: Option<Vec<u8>>) -> Result<Vec<u8>, Trouble> {
@@ -143,4 +221,22 @@ impl Iphone {
         }
         self.send("checkin", CHECKIN, body).await
     }
+}
+
+/// The data of an asset is what its declaration says, or it is not used.
+fn verified(reference: &Value, bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let fits = |key: &str, is: Value| reference.get(key).is_none_or(|said| *said == is);
+    if fits("Hash-SHA-256", json!(hash)) && fits("Size", json!(bytes.len())) { Ok(bytes) } else { Err("Error.AssetCannotBeVerified") }
+}
+
+/// Identifier and UUID of a profile, signed or not.
+fn profile_of(bytes: &[u8]) -> Option<(String, String)> {
+    let plain = match SignedData::parse(bytes) {
+        Ok(signed) => signed.verify(None).ok()?.content,
+        Err(_) => bytes.to_vec(),
+    };
+    let profile = reading::dictionary(&plain).ok()?;
+    let text = |key: &str| profile.get(key).and_then(plist::Value::as_string).map(str::to_owned);
+    Some((text("PayloadIdentifier")?, text("PayloadUUID")?))
 }

@@ -141,7 +141,7 @@ impl Iphone {
     }
 
     /// An address as the phone reaches it: the server's name is known to it alone.
-    fn at_server(&self, url: &str) -> String {
+    pub(super) fn at_server(&self, url: &str) -> String {
         let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
         format!("{}/{path}", self.server)
     }

@@ -78,6 +78,10 @@ async fn a_policy_is_declared_fetched_and_applied_only_when_the_device_says_so()
         let device = server.get(&format!("/devices/{}", phone.udid)).await;
         assert_eq!((&device["facts"]["passcode_compliant"], &device["facts"]["password_set"]), (&json!(true), &json!(true)));
         server.until("the feed tells it", async || server.get("/feed").await.to_string().contains("policy.applied")).await;
+        // It has said which status items it has: the server subscribes to them, of which it is told once.
+        assert_eq!(phone.session().await.unwrap(), 1);
+        let subscribed = phone.state.declarations.held["muster.status"].payload["StatusItems"].clone();
+        assert!(subscribed.to_string().contains("mdm.app") && !subscribed.to_string().contains("battery"), "{subscribed}");
         assert_eq!(phone.session().await.unwrap(), 0, "told once");
         // One of them changes: it alone is fetched.
         let fetched = phone.state.declarations.fetched;
@@ -297,4 +301,44 @@ async fn a_device_that_knows_no_declarations_says_so_once_and_one_that_enrolls_a
         server.stop().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_a_device_tells_by_itself_it_is_not_asked() {
+    let story = async |server: TestServer| {
+        let mut phone = iphone(&server, "H");
+        phone.enroll(&[7; 32]).await.unwrap();
+        assert_eq!(phone.session().await.unwrap(), 6, "the server asks six things by itself");
+        declare(&server, json!([configuration("passcode", json!({"MinimumLength": 6})), activation(&["passcode"])])).await;
+        server.until("it has something to have", async || !channel(&server, &phone).await["desired"].is_null()).await;
+        phone.session().await.unwrap();
+        phone.session().await.unwrap();
+        assert!(phone.state.declarations.held.contains_key("muster.status"));
+        let install = task(&server, "install_app", json!({"app": "org.example.app"}), &phone.udid).await;
+        phone.session().await.unwrap();
+        phone.state.has_passcode = false;
+        phone.follow_declarations().await.unwrap();
+        let facts = server.get(&format!("/devices/{}", phone.udid)).await["facts"].clone();
+        assert_eq!((&facts["password_set"], &facts["encrypted"]), (&json!(false), &json!(false)));
+        assert_eq!(facts["managed_apps"], json!({"org.example.app": "Managed"}));
+        assert_eq!(super::commands::state(&server, &install).await, "done", "its status says so, and nobody had to ask once more");
+        server.advance(10_800_000);
+        phone.state.done.clear();
+        phone.session().await.unwrap();
+        assert_eq!(phone.state.done, ["DeviceInformation", "InstalledApplicationList", "ProfileList", "CertificateList"]);
+        // It does not tell it any more: it is asked again.
+        server.put("/policies/declared/assignments", json!({"assignments": []})).await.expect(200);
+        server
+            .until("it has nothing", async || {
+                phone.session().await.unwrap();
+                phone.state.declarations.held.is_empty()
+            })
+            .await;
+        server.advance(10_800_000);
+        phone.state.done.clear();
+        phone.session().await.unwrap();
+        assert_eq!(phone.state.done.len(), 6, "{:?}", phone.state.done);
+        server.stop().await;
+    };
+    super::commands::each(story).await;
 }

@@ -1,11 +1,14 @@
 //! Apple devices.
 
+mod assets;
 mod bad_input;
 pub mod commands;
 mod declarative;
 mod enrollment;
 mod identity;
 mod nudged;
+mod outcomes;
+mod recorded;
 mod scep;
 mod scep_refusals;
 mod simulated;

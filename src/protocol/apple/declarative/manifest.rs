@@ -6,6 +6,10 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::content::{self, Content};
+use super::status::Status;
+use super::subscriptions;
+
 /// The four kinds, by the third word of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -48,6 +52,8 @@ pub struct Declaration {
     pub payload: Value,
     /// SHA-256 of everything in it, lower-case hex: it changes with the declaration and with nothing else.
     pub server_token: String,
+    /// What it refers to, where this server holds that.
+    pub content: Option<Content>,
 }
 
 /// All declarations of a device, by their identifiers. Tokens, items and declarations are answered from one of these, so they agree.
@@ -79,12 +85,17 @@ impl Asked {
 }
 
 impl Manifest {
-    /// The declarations of a resolved document: `{"declarations": [{"Type", "Identifier", "Payload"}...]}`. Of a device that has said what it
-    /// supports only those types are there.
-    pub fn of(document: &Value, supported: Option<&BTreeSet<String>>) -> Manifest {
-        let listed = document["declarations"].as_array().into_iter().flatten();
-        let mut declarations: Vec<Declaration> = listed
-            .filter_map(declaration)
+    /// The declarations of a resolved document: `{"declarations": [{"Type", "Identifier", "Payload"}...], "payloads"?: [...]}`, on a server
+    /// of this address. Of a device that has said what it supports only those types are there.
+    pub fn of(document: &Value, supported: Option<&BTreeSet<String>>, base: &str) -> Manifest {
+        let listed = document["declarations"].as_array().into_iter().flatten().cloned();
+        let mut given: Vec<(Value, Option<Content>)> = listed.map(|one| with_content(one, base)).collect();
+        if let Some(payloads) = document["payloads"].as_array().filter(|payloads| !payloads.is_empty()) {
+            given.extend(content::profile(payloads, base));
+        }
+        let mut declarations: Vec<Declaration> = given
+            .into_iter()
+            .filter_map(|(one, content)| declaration(&one, content))
             .filter(|one| supported.is_none_or(|supported| supported.contains(&one.declaration_type)))
             .collect();
         // Whatever order they come in, the token is the same.
@@ -92,8 +103,26 @@ impl Manifest {
         Manifest(declarations)
     }
 
+    /// The same with the server's own: it asks the device to tell by itself what it otherwise would be asked. Where nothing is declared, that is
+    /// not either.
+    #[must_use]
+    pub fn with_subscriptions(&self, status: &Status) -> Manifest {
+        let mut declarations = self.0.clone();
+        if !declarations.is_empty() {
+            let own = subscriptions::declarations(status.supported().as_ref(), &status.items_supported());
+            declarations.extend(own.iter().filter_map(|one| declaration(one, None)));
+            declarations.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+        }
+        Manifest(declarations)
+    }
+
     pub fn declarations(&self) -> &[Declaration] {
         &self.0
+    }
+
+    /// A content that one of them refers to.
+    pub fn content(&self, hash: &str) -> Option<&Content> {
+        self.0.iter().filter_map(|one| one.content.as_ref()).find(|content| content.hash == hash)
     }
 
     /// Says of which declarations it is made; lower-case hex.
@@ -133,16 +162,23 @@ impl Manifest {
     }
 }
 
-fn declaration(value: &Value) -> Option<Declaration> {
+/// An asset's data is taken out of it; everything else is as it is.
+fn with_content(mut one: Value, base: &str) -> (Value, Option<Content>) {
+    let is_asset = one["Type"].as_str().and_then(Kind::of) == Some(Kind::Asset);
+    let content = one.get_mut("Payload").filter(|_| is_asset).and_then(|payload| content::taken(payload, base));
+    (one, content)
+}
+
+fn declaration(value: &Value, content: Option<Content>) -> Option<Declaration> {
     let text = |key: &str| value[key].as_str().map(str::to_owned);
     let (declaration_type, identifier, payload) = (text("Type")?, text("Identifier")?, value.get("Payload")?.clone());
     // The text of a JSON object here has its keys in order.
     let whole = json!({"Identifier": identifier, "Payload": payload, "Type": declaration_type}).to_string();
     let server_token = hex(&Sha256::digest(whole.as_bytes()));
-    Some(Declaration { kind: Kind::of(&declaration_type)?, declaration_type, identifier, payload, server_token })
+    Some(Declaration { kind: Kind::of(&declaration_type)?, declaration_type, identifier, payload, server_token, content })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -160,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_device_is_answered_the_same_tokens_wherever_it_asks() {
-        let manifest = Manifest::of(&document(), None);
+        let manifest = Manifest::of(&document(), None, "https://mdm.example.org");
         let tokens: Value = serde_json::from_slice(&manifest.tokens(1_800_000_000_999)).unwrap();
         let items: Value = serde_json::from_slice(&manifest.items()).unwrap();
         assert_eq!(tokens["SyncTokens"], json!({"DeclarationsToken": manifest.token(), "Timestamp": "2027-01-15T08:00:00Z"}));
@@ -179,19 +215,19 @@ mod tests {
 
     #[test]
     fn a_token_changes_with_what_it_is_of_and_with_nothing_else() {
-        let manifest = Manifest::of(&document(), None);
+        let manifest = Manifest::of(&document(), None, "https://mdm.example.org");
         let mut turned = document();
         turned["declarations"].as_array_mut().unwrap().reverse();
-        assert_eq!(Manifest::of(&turned, None), manifest);
+        assert_eq!(Manifest::of(&turned, None, "https://mdm.example.org"), manifest);
         let mut other = document();
         other["declarations"][0]["Payload"]["MinimumLength"] = json!(7);
-        let other = Manifest::of(&other, None);
+        let other = Manifest::of(&other, None, "https://mdm.example.org");
         assert_ne!(other.token(), manifest.token());
         assert_eq!(other.declarations()[0], manifest.declarations()[0], "the activation is as it was");
         let supported = BTreeSet::from(["com.apple.activation.simple".to_owned()]);
-        let less = Manifest::of(&document(), Some(&supported));
+        let less = Manifest::of(&document(), Some(&supported), "https://mdm.example.org");
         assert_eq!((less.declarations().len(), less.token() == manifest.token()), (1, false));
-        assert_eq!(Manifest::of(&json!({}), None), Manifest::default());
+        assert_eq!(Manifest::of(&json!({}), None, "https://mdm.example.org"), Manifest::default());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Declarative management: what a device is told to be, and what it says it is. Pure.
 
+pub mod content;
 pub mod manifest;
 pub mod status;
+pub mod subscriptions;
 
+pub use content::Content;
 pub use manifest::{Asked, Declaration, Kind, Manifest};
 pub use status::{Proof, Status};

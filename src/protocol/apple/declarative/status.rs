@@ -135,6 +135,24 @@ impl Status {
         Some(lists.values().filter_map(Value::as_array).flatten().filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
+    /// The names of the status items that the device has.
+    pub fn items_supported(&self) -> BTreeSet<String> {
+        let names = self.item("management.client-capabilities.supported-payloads.status-items").and_then(Value::as_array);
+        names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// True for an iPhone or an iPad, once it has said so.
+    pub fn is_phone(&self) -> bool {
+        matches!(self.item("device.operating-system.family").and_then(Value::as_str), Some("iOS" | "iPadOS"))
+    }
+
+    /// The managed apps, and how far each has come, in the words of ManagedApplicationList; `None` where the device does not tell them.
+    pub fn managed_apps(&self) -> Option<BTreeMap<String, String>> {
+        let apps = self.item("mdm.app")?.as_array()?;
+        let state = |app: &Value| Some((app["identifier"].as_str()?.to_owned(), camel(app["state"].as_str()?)));
+        Some(apps.iter().filter_map(state).filter(|(id, state)| id.len() + state.len() <= FACT_BYTES_MAX).collect())
+    }
+
     /// What it says of its declarations, by identifier; `None` where it has not said anything yet.
     pub fn declarations(&self) -> Option<BTreeMap<String, Declared>> {
         let lists = self.item("management.declarations")?.as_object()?;
@@ -145,7 +163,16 @@ impl Status {
     /// What of it is kept as facts of the device.
     pub fn facts(&self) -> BTreeMap<String, Value> {
         let plain = FACTS.iter().filter_map(|(item, fact)| Some(((*fact).to_owned(), self.item(item)?.clone())));
-        plain.filter(|(_, value)| value.is_boolean() || value.as_str().is_some_and(|text| text.len() <= FACT_BYTES_MAX)).collect()
+        let is_short = |value: &Value| value.is_boolean() || value.as_str().is_some_and(|text| text.len() <= FACT_BYTES_MAX);
+        let mut facts: BTreeMap<String, Value> = plain.filter(|(_, value)| is_short(value)).collect();
+        if let Some(apps) = self.managed_apps() {
+            facts.insert("managed_apps".into(), serde_json::json!(apps));
+        }
+        if let Some(present) = facts.get("password_set").cloned().filter(|_| self.is_phone()) {
+            // Data protection of an iPhone works with a passcode alone.
+            facts.insert("encrypted".into(), present);
+        }
+        facts
     }
 
     /// What all that proves. `assigned` is everything that the device should have, `manifest` what of it its system supports.
@@ -170,6 +197,15 @@ impl Status {
         details.extend(missing.map(|one| detail(&one.identifier, "Error.ConfigurationNotSupported")));
         Proof { has_all, applies: has_all && all_work && details.is_empty(), details }
     }
+}
+
+/// `prompting-for-login` as `PromptingForLogin`.
+fn camel(kebab: &str) -> String {
+    let word = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
+    };
+    kebab.split('-').map(word).collect()
 }
 
 fn declared(one: &Value) -> Declared {
@@ -288,7 +324,7 @@ mod tests {
             {"Type": "com.apple.configuration.management.test", "Identifier": "c", "Payload": {}},
             {"Type": "com.apple.management.properties", "Identifier": "m", "Payload": {}},
         ]});
-        let manifest = Manifest::of(&document, None);
+        let manifest = Manifest::of(&document, None, "https://mdm.example.org");
         let tokens: Vec<String> = manifest.declarations().iter().map(|one| one.server_token.clone()).collect();
         let prove = |active: bool, valid: &str, token: &str, reasons: Value| {
             let said = json!({"configurations": [{"identifier": "c", "server-token": token, "active": active, "valid": valid, "reasons": reasons}],
@@ -307,7 +343,7 @@ mod tests {
         let silent = Status::default().prove(&manifest, &manifest);
         assert_eq!((silent.has_all, silent.applies), (false, false));
         let supported = BTreeSet::from(["com.apple.management.properties".to_owned()]);
-        let less = Manifest::of(&document, Some(&supported));
+        let less = Manifest::of(&document, Some(&supported), "https://mdm.example.org");
         let said = json!({"StatusItems": {"management": {"declarations": {"management": [{"identifier": "m", "server-token": tokens[1], "valid": "valid"}]}}}});
         let proof = took(&[said]).prove(&manifest, &less);
         assert_eq!((proof.has_all, proof.applies, proof.details[0].setting.as_str()), (true, false, "c"));
