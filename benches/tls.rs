@@ -29,6 +29,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Clients for each connection that is open at once: none is used again while it is under way.
+const CLIENTS: usize = 4;
 
 fn main() -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run(common::plan(1_000, 32)?))
@@ -81,15 +83,21 @@ async fn visit(connector: &TlsConnector, address: &str, request: &str) -> anyhow
 
 /// Visits for so many seconds. Where they shall resume, nearly all must have done so.
 async fn visits(plan: &Plan, root: &str, address: String, resumed: bool, requests: Arc<Vec<String>>) -> anyhow::Result<Row> {
-    let connector = client(root, resumed)?;
+    // As phones do, each client keeps tickets of its own.
+    let connectors = Arc::new((0..plan.connections * CLIENTS).map(|_| client(root, resumed)).collect::<anyhow::Result<Vec<_>>>()?);
+    if resumed {
+        for connector in connectors.iter() {
+            visit(connector, &address, &requests[0]).await?;
+        }
+    }
     let (all, short) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let row = {
         let (all, short) = (all.clone(), short.clone());
         load(plan.connections, None, plan.seconds, move |n| {
-            let (connector, address, requests) = (connector.clone(), address.clone(), requests.clone());
+            let (connectors, address, requests) = (connectors.clone(), address.clone(), requests.clone());
             let (all, short) = (all.clone(), short.clone());
             async move {
-                let kind = visit(&connector, &address, &requests[n % requests.len()]).await?;
+                let kind = visit(&connectors[n % connectors.len()], &address, &requests[n % requests.len()]).await?;
                 all.fetch_add(1, Ordering::Relaxed);
                 short.fetch_add(usize::from(kind == HandshakeKind::Resumed), Ordering::Relaxed);
                 Ok(())
