@@ -6,6 +6,14 @@
 //! each device has its connection, opened before. Load goes to loopback alone and ends by itself.
 
 mod common;
+#[path = "common/groups.rs"]
+mod groups;
+#[path = "common/raw.rs"]
+mod raw;
+#[path = "common/server.rs"]
+mod server;
+#[path = "common/table.rs"]
+mod table;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +21,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{Plan, Row, Running, groups, load, told_groups};
+use common::Plan;
+use groups::{groups, told_groups};
 use muster::clock::Clock;
 use muster::config::{Config, Listener, Part, Tls};
 use muster::ops::ca::Pair;
@@ -21,6 +30,8 @@ use muster::protocol::cms::Signing;
 use muster::protocol::pki::certificate::Wanted;
 use muster::protocol::pki::{Certificate, Key, Purpose};
 use serde_json::{Value, json};
+use server::Running;
+use table::{Row, load};
 
 const HEADER: &str = "X-Client-Cert";
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
@@ -58,12 +69,12 @@ struct Device {
 }
 
 fn main() -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(run(common::plan(1_000)?))
+    tokio::runtime::Runtime::new()?.block_on(run(common::plan(1_000, 64)?))
 }
 
 async fn run(plan: Plan) -> anyhow::Result<()> {
-    let ceiling = common::raw(&plan).await?;
-    common::head(&ceiling);
+    let ceiling = raw::ceiling(&plan).await?;
+    table::head("trivial handler (ceiling)", &ceiling);
     let folder = std::env::temp_dir().join(format!("muster-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let root = certificates(&folder)?;
@@ -132,7 +143,7 @@ async fn measure(plan: &Plan, name: &str, url: &str, folder: &Path, devices: &Ar
     let (base, key) = (running.base.clone(), running.key.clone());
     let client = reqwest::Client::builder().pool_max_idle_per_host(plan.connections).build()?;
     let enrolled = enroll(plan, &base, &client, devices).await?;
-    common::line(name, "enrollment, header", &enrolled, ceiling);
+    table::line(name, "enrollment, header", &enrolled, ceiling);
     for (at, (way, idle, command)) in Way::ALL.into_iter().enumerate() {
         let base = if way == Way::Tls { format!("https://{tls_port}") } else { base.clone() };
         let speaker = Speaker { way, url: format!("{base}/mdm/connect"), client: client.clone(), devices: devices.clone() };
@@ -143,7 +154,7 @@ async fn measure(plan: &Plan, name: &str, url: &str, folder: &Path, devices: &Ar
         let often = speaker.clone();
         let row = load(plan.connections, None, plan.seconds, move |n| often.clone().says(n, None)).await?;
         told_groups(idle, before);
-        common::line(name, idle, &row, ceiling);
+        table::line(name, idle, &row, ceiling);
         order(&client, &base, &key, way, devices).await?;
         let before = groups();
         let row = load(plan.connections, Some(devices.len()), plan.seconds * 10, move |n| {
@@ -155,7 +166,7 @@ async fn measure(plan: &Plan, name: &str, url: &str, folder: &Path, devices: &Ar
         })
         .await?;
         told_groups(command, before);
-        common::line(name, command, &row, ceiling);
+        table::line(name, command, &row, ceiling);
     }
     running.stop().await?;
     Ok(())

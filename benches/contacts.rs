@@ -4,28 +4,39 @@
 //! included; durable. Load goes to loopback alone and ends by itself. PostgreSQL is measured where a URL of an empty database is given.
 
 mod common;
+#[path = "common/groups.rs"]
+mod groups;
+#[path = "common/raw.rs"]
+mod raw;
+#[path = "common/server.rs"]
+mod server;
+#[path = "common/table.rs"]
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Plan, Row, Running, groups, load, told_groups};
+use common::Plan;
+use groups::{groups, told_groups};
 use muster::config::Config;
 use serde_json::{Value, json};
+use server::Running;
+use table::{Row, load};
 
 fn main() -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(run(common::plan(2_000)?))
+    tokio::runtime::Runtime::new()?.block_on(run(common::plan(2_000, 64)?))
 }
 
 async fn run(plan: Plan) -> anyhow::Result<()> {
-    let ceiling = common::raw(&plan).await?;
-    common::head(&ceiling);
+    let ceiling = raw::ceiling(&plan).await?;
+    table::head("trivial handler (ceiling)", &ceiling);
     let folder = std::env::temp_dir().join(format!("muster-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     for (name, url) in common::databases(&plan, &folder) {
         let (activation, idle, cycle) = measure(&plan, &url).await?;
-        common::line(name, "activation", &activation, &ceiling);
-        common::line(name, "idle contact", &idle, &ceiling);
-        common::line(name, "task delivered, acknowledged", &cycle, &ceiling);
+        table::line(name, "activation", &activation, &ceiling);
+        table::line(name, "idle contact", &idle, &ceiling);
+        table::line(name, "task delivered, acknowledged", &cycle, &ceiling);
     }
     std::fs::remove_dir_all(&folder).ok();
     Ok(())

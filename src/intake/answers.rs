@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::apple;
 use super::contacts::{Heard, Visit};
+use super::results::Taken;
 use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
@@ -15,14 +16,20 @@ use crate::model::{Id, Lane};
 use crate::ops::{jobs, settle as documents};
 use crate::protocol::agent::{DeniedMembers, EventsAnswer, PolicyAnswer, SyncAnswer, TASKS_MAX, TaskAnswer};
 use crate::store::apple::{self as store, Refresh};
-use crate::store::contacts::{self, Carried};
+use crate::store::contacts::Carried;
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Key, OpenTask, TaskChange};
 use crate::store::wakes::{self, Reset};
 use crate::store::{Conn, tallies};
 
-/// Gives every visit its answer and sets its wake.
-pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<Vec<(usize, Heard)>> {
+/// Gives every visit its answer and sets its wake; `taken` is counted and told with what is given. Answers what is to be kept in history.
+pub(super) async fn give_out(
+    app: &App,
+    conn: &mut Conn,
+    moment: &mut Moment,
+    visits: &mut [Visit<'_>],
+    taken: Taken,
+) -> Result<(Vec<(usize, Heard)>, Vec<Carried>)> {
     let syncing: Vec<Key> = visits
         .iter()
         .filter_map(|visit| {
@@ -44,7 +51,7 @@ pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, vi
     if !wanting.is_empty() {
         delivered = documents::documents(conn, &wanting).await?.into_iter().map(|document| (document.channel_id, document)).collect();
     }
-    let mut out = Out::default();
+    let mut out = Out { counts: taken.counts, entries: taken.entries, ..Out::default() };
     let mut answers = Vec::with_capacity(visits.len());
     for visit in visits.iter_mut() {
         let tasks = open.remove(&visit.standing.id).unwrap_or_default();
@@ -55,8 +62,9 @@ pub(super) async fn give_out(app: &App, conn: &mut Conn, moment: &mut Moment, vi
         };
         answers.push((visit.at, heard));
     }
+    let carried = std::mem::take(&mut out.carried);
     out.write(conn, moment).await?;
-    Ok(answers)
+    Ok((answers, carried))
 }
 
 fn wants_document(visit: &Visit<'_>) -> bool {
@@ -87,13 +95,13 @@ impl Out {
         // Wakes before tasks, the order of the locks.
         wakes::reset(conn, &self.resets).await?;
         self.deliveries.sort_by_key(|change| (change.bucket, change.id));
-        tasks::apply(conn, &self.deliveries, moment.now_ms).await?;
+        // What goes out was locked when it was read.
+        tasks::apply_held(conn, &self.deliveries, moment.now_ms).await?;
         store::refresh(conn, &self.refreshes).await?;
         for (device, at_ms) in &self.renewals {
             store::renew_at(conn, *device, *at_ms).await?;
         }
         tallies::add(conn, moment, &self.counts).await?;
-        contacts::carry(conn, &self.carried, moment.now_ms).await?;
         feed::append(conn, moment, &self.entries).await
     }
 }

@@ -285,9 +285,10 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
     let mut work = false;
     if !visits.is_empty() {
         apple::open(app, conn, moment, &mut visits).await?;
-        settle::take_in(conn, moment, &mut visits).await?;
+        let taken = settle::take_in(conn, moment, &mut visits).await?;
         apple::announce(conn, moment, &mut visits).await?;
-        for (at, answer) in answers::give_out(app, conn, moment, &mut visits).await? {
+        let (answers, carried) = answers::give_out(app, conn, moment, &mut visits, taken).await?;
+        for (at, answer) in answers {
             heard[at] = Some(answer);
         }
         let touches: Vec<Touch> = visits
@@ -299,7 +300,7 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
                 serving: i64::from(visit.serves()),
             })
             .collect();
-        contacts::touch(conn, &touches, moment.now_ms).await?;
+        contacts::visited(conn, &touches, &carried, moment.now_ms).await?;
         for visit in &visits {
             metrics::counter!("muster_contacts_total", "channel" => visit.contact.way.kind(), "cause" => visit.cause()).increment(1);
             work |= !visit.contact.is_idle();

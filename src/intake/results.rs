@@ -10,12 +10,19 @@ use crate::error::Result;
 use crate::model::Id;
 use crate::ops::jobs;
 use crate::protocol::agent::{Item, ResultOutcome, TaskStatus};
-use crate::store::feed::{self, Entry};
+use crate::store::Conn;
+use crate::store::feed::Entry;
 use crate::store::tasks::{self, TaskChange};
-use crate::store::{Conn, tallies};
+
+/// What results are counted as and told of, together with what the same contacts are given.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub counts: Vec<(String, String, i64)>,
+    pub entries: Vec<Entry>,
+}
 
 /// Results against their tasks: the first final one wins, a repeat is answered alike, a late one is kept as such.
-pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
+pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<Taken> {
     let mut spoken = Vec::new();
     for visit in visits.iter() {
         for result in visit.sync().into_iter().flat_map(|sync| &sync.results) {
@@ -29,7 +36,7 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
         for visit in visits.iter_mut() {
             visit.results = refused(visit);
         }
-        return Ok(());
+        return Ok(Taken::default());
     }
     let known: HashMap<(Id, Id), tasks::TaskRow> =
         tasks::find(conn, &spoken).await?.into_iter().map(|row| ((row.channel_id, row.id), row)).collect();
@@ -95,7 +102,7 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
         visit.results = outcomes;
     }
     let rows: Vec<TaskChange> = changes.into_values().collect();
-    let took: HashSet<Id> = tasks::apply(conn, &rows, moment.now_ms).await?.into_iter().map(|applied| applied.id).collect();
+    let took: HashSet<Id> = tasks::apply_held(conn, &rows, moment.now_ms).await?.into_iter().map(|applied| applied.id).collect();
     let counts: Vec<(String, String, i64)> = moves
         .into_iter()
         .filter(|(_, id, _, _)| took.contains(id))
@@ -104,8 +111,7 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
     for (_, state, _) in counts.iter().filter(|(_, _, n)| *n > 0) {
         metrics::counter!("muster_results_total", "outcome" => state.clone()).increment(1);
     }
-    tallies::add(conn, moment, &counts).await?;
-    feed::append(conn, moment, &entries).await
+    Ok(Taken { counts, entries })
 }
 
 fn refused(visit: &Visit<'_>) -> Vec<ResultOutcome> {

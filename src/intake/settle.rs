@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
+use super::apple;
 use super::contacts::Visit;
-use super::{apple, results};
+use super::results::{self, Taken};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
@@ -20,11 +21,11 @@ use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Readdress};
 use crate::store::{Conn, devices};
 
-/// Takes in everything that the visits brought.
-pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
+/// Takes in everything that the visits brought; answers what is still to be counted and told of their results.
+pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<Taken> {
     bring_up_to_date(conn, moment, visits).await?;
     addresses(conn, moment, visits).await?;
-    results::take(conn, moment, visits).await?;
+    let taken = results::take(conn, moment, visits).await?;
     let told = apple::take(conn, moment, visits).await?;
     let mut changed_facts = take_events(conn, moment, visits).await?;
     let device_channels = visits.iter().filter(|visit| visit.report().is_some() && visit.standing.subject.is_empty());
@@ -36,7 +37,8 @@ pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [
         .collect();
     changed_facts.extend(told);
     take_facts(conn, moment, visits, &mut changed_facts).await?;
-    audit::apps(conn, moment, &listed).await
+    audit::apps(conn, moment, &listed).await?;
+    Ok(taken)
 }
 
 /// Stale channels get their document's version now, and expanding jobs make their tasks for whoever is here.
@@ -54,6 +56,9 @@ async fn bring_up_to_date(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vi
                 visit.standing.hold = row.hold;
             }
         }
+    }
+    if visits.iter().all(|visit| visit.standing.making == 0) {
+        return Ok(());
     }
     let serving = visits.iter().filter(|visit| visit.serves());
     let (came, here): (Vec<(Id, i64)>, Vec<Id>) =

@@ -87,7 +87,8 @@ impl Pace {
     }
 
     /// The level rises by a sixtieth of the ceiling in each second that used at least half of it and falls likewise in others, so
-    /// that a burst after an hour of quiet climbs again.
+    /// that a burst after an hour of quiet climbs again; but never below twice what the second before used: where the ceiling is far
+    /// above what can be sent, the level would swing between nothing and one step.
     fn roll(&mut self, now_ms: i64) {
         let seconds = (now_ms - self.second_start_ms) / 1_000;
         if seconds <= 0 {
@@ -100,7 +101,8 @@ impl Pace {
             self.level_per_s = self.level_per_s.saturating_add(step).min(self.max_per_s);
             idle -= 1;
         }
-        self.level_per_s = self.level_per_s.saturating_sub(step.saturating_mul(idle)).max(floor);
+        let in_use = if seconds == 1 { self.used_in_second.saturating_mul(2).min(self.level_per_s) } else { 0 };
+        self.level_per_s = self.level_per_s.saturating_sub(step.saturating_mul(idle)).max(in_use).max(floor);
         self.second_start_ms += seconds * 1_000;
         self.used_in_second = 0;
     }
@@ -135,6 +137,22 @@ mod tests {
         assert!((3_500..=4_600).contains(&sent[30]), "{}", sent[30]);
         assert!(sent.iter().all(|count| *count <= 8_000), "{sent:?}");
         assert!(sent[65] >= 7_900, "{}", sent[65]);
+    }
+
+    #[test]
+    fn a_ceiling_far_above_the_demand_does_not_make_the_rate_swing() {
+        let mut pace = Pace::new(1_000_000, 0);
+        // Somebody who sends 5,000 a second wherever the pace lets him.
+        let mut sent = vec![0; 20];
+        let mut at_ms = 0;
+        while at_ms < 20_000 {
+            at_ms = pace.reserve(at_ms).max(at_ms);
+            if let Some(count) = sent.get_mut(usize::try_from(at_ms / 1_000).unwrap()) {
+                *count += 1;
+                at_ms += i64::from(*count % 5 == 0);
+            }
+        }
+        assert!(sent[3..].iter().all(|count| *count >= 4_500), "{sent:?}");
     }
 
     #[test]

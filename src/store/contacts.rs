@@ -53,6 +53,8 @@ pub struct Standing {
     pub phase_s: i64,
     pub lazy: i64,
     pub skew_ms: i64,
+    /// How many jobs are still making their tasks.
+    pub making: i64,
 }
 
 #[derive(Serialize)]
@@ -104,7 +106,8 @@ const OPEN: Sql = rows_sql!(
     "SELECT c.id, c.device_id, c.subject, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
        c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
-       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms \
+       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms, \
+       (SELECT COUNT(*) FROM job WHERE walk <> '' AND walk = 'make') AS making \
      FROM ",
     rows(bucket: bigint, device_id: text, kind: text, subject: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.device_id AND c.kind = r.kind AND c.subject = r.subject \
@@ -184,6 +187,27 @@ pub async fn change(conn: &mut Conn, changes: &[Changed], now_ms: i64) -> Result
     }
     sqlx::query(CHANGE.on(conn.dialect())).bind(rows_json(changes)).bind(now_ms).bind(-1_i64).execute(conn.raw()).await?;
     Ok(())
+}
+
+// Both at once, where the database can: history is $4.
+const VISIT: &str = "WITH kept AS (INSERT INTO contact (bucket, id, device_id, channel_id, cause, at_ms, after_nudge_ms, results, events, tasks, policy) \
+     SELECT r.bucket, r.id, r.device_id, r.channel_id, r.cause, $2, r.after_nudge_ms, r.results, r.events, r.tasks, r.policy \
+     FROM json_to_recordset($4::json) AS r(bucket bigint, id text, device_id text, channel_id text, cause text, after_nudge_ms bigint, \
+       results bigint, events bigint, tasks bigint, policy text)) \
+     UPDATE channel AS c SET last_contact_ms = $2, last_cause = r.cause, \
+       last_serving_ms = CASE WHEN r.serving = 1 THEN $2 ELSE c.last_serving_ms END \
+     FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text, cause text, serving bigint) WHERE _row IS NULL) AS r \
+     WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id";
+
+/// Notes that these channels came, and keeps in history what of it carried something.
+pub async fn visited(conn: &mut Conn, touches: &[Touch], carried: &[Carried], now_ms: i64) -> Result<()> {
+    if conn.dialect() == Dialect::Postgres && !carried.is_empty() {
+        let both = sqlx::query(VISIT).bind(rows_json(touches)).bind(now_ms).bind(-1_i64).bind(rows_json(carried));
+        both.execute(conn.raw()).await?;
+        return Ok(());
+    }
+    carry(conn, carried, now_ms).await?;
+    touch(conn, touches, now_ms).await
 }
 
 /// A contact that carried something, either way.

@@ -1,7 +1,5 @@
 //! Tasks as contacts meet them: many channels in one statement.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 use sqlx::FromRow;
 
@@ -9,7 +7,7 @@ use super::lock;
 use crate::error::Result;
 use crate::model::Id;
 use crate::store::batch::rows_sql;
-use crate::store::{Conn, Dialect, Sql, rows_json};
+use crate::store::{Conn, Sql, rows_json};
 
 /// A channel.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -32,6 +30,7 @@ pub struct OpenTask {
     pub expires_at_ms: i64,
     pub delivered_at_ms: Option<i64>,
     pub progressed_at_ms: Option<i64>,
+    pub finished_at_ms: Option<i64>,
     /// The job's parameters, JSON text.
     pub params: String,
     /// What has come of it so far, JSON text.
@@ -41,20 +40,23 @@ pub struct OpenTask {
 }
 
 const OPEN: Sql = Sql {
-    sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, params, progress, command_uuid FROM \
-       (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, j.params, t.progress, t.command_uuid, r.most, \
+    sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, finished_at_ms, params, progress, command_uuid FROM \
+       (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, t.finished_at_ms, j.params, t.progress, t.command_uuid, r.most, \
          ROW_NUMBER() OVER (PARTITION BY t.channel_id ORDER BY t.lane, t.job_id, t.id) AS place \
          FROM (SELECT value->>'id' AS id, value->>'most' AS most FROM json_each($1)) AS r \
          JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
          WHERE t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' AND j.state NOT IN ('cancelled', 'rejected')) AS o \
-       WHERE place <= most ORDER BY channel_id, lane, job_id, id",
-    // Each channel's tasks are read by themselves, in the order of the index, and no more of them than it wants.
-    postgres: "SELECT o.* FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, id text, most bigint) WHERE _row IS NULL) AS r \
-       CROSS JOIN LATERAL (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, \
-         t.progressed_at_ms, j.params, t.progress, t.command_uuid FROM task t JOIN job j ON j.id = t.job_id \
+       WHERE place <= most",
+    // Each channel's tasks are read by themselves, in the order of the index, and no more of them than it wants. Then they are locked in the
+    // order of their keys, and read as the locks find them. What has ended meanwhile is left out by the caller: with the condition here the
+    // small index of open tasks would look as good as the key.
+    postgres: "WITH o AS MATERIALIZED (SELECT o.* FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, id text, most bigint) WHERE _row IS NULL) AS r \
+       CROSS JOIN LATERAL (SELECT t.bucket, t.id, j.params FROM task t JOIN job j ON j.id = t.job_id \
          WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' \
-           AND j.state NOT IN ('cancelled', 'rejected') ORDER BY t.lane, t.job_id, t.id LIMIT r.most) AS o \
-       ORDER BY channel_id, lane, job_id, id",
+           AND j.state NOT IN ('cancelled', 'rejected') ORDER BY t.lane, t.job_id, t.id LIMIT r.most) AS o) \
+       SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, \
+         t.finished_at_ms, o.params, t.progress, t.command_uuid \
+       FROM o JOIN task t ON t.bucket = o.bucket AND t.id = o.id ORDER BY t.bucket, t.id FOR UPDATE OF t",
 };
 
 /// The open tasks of channels, in the order of delivery, no more than each wants. They are locked: what is answered as open cannot be
@@ -62,25 +64,10 @@ const OPEN: Sql = Sql {
 pub async fn open_for(conn: &mut Conn, channels: &[Key], now_ms: i64) -> Result<Vec<OpenTask>> {
     let mut open: Vec<OpenTask> =
         sqlx::query_as(OPEN.on(conn.dialect())).bind(rows_json(channels)).bind(now_ms).fetch_all(conn.raw()).await?;
-    if conn.dialect() == Dialect::Postgres && !open.is_empty() {
-        let rows: Vec<TaskKey> = open.iter().map(|task| TaskKey { bucket: task.id.bucket(), id: task.id }).collect();
-        let held: Vec<(Id, Option<i64>)> = sqlx::query_as(HOLD).bind(rows_json(&rows)).fetch_all(conn.raw()).await?;
-        let held: HashSet<Id> = held.into_iter().filter(|(_, finished_at_ms)| finished_at_ms.is_none()).map(|(id, _)| id).collect();
-        open.retain(|task| held.contains(&task.id));
-    }
+    open.retain(|task| task.finished_at_ms.is_none());
+    open.sort_by_key(|task| (task.channel_id, task.lane, task.job_id, task.id));
     Ok(open)
 }
-
-#[derive(Serialize)]
-struct TaskKey {
-    bucket: i64,
-    id: Id,
-}
-
-// A statement that reads in order cannot lock in another; this one locks, and sees what has ended meanwhile. What has ended is left out by
-// the caller: with the condition here the small index of open tasks would look as good as the key.
-const HOLD: &str = "SELECT t.id, t.finished_at_ms FROM task t JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r \
-     ON t.bucket = r.bucket AND t.id = r.id ORDER BY t.bucket, t.id FOR UPDATE OF t";
 
 /// A task that a result speaks of.
 #[derive(Clone, Debug, FromRow)]
@@ -103,17 +90,31 @@ struct FindRow {
     channel_id: Id,
 }
 
-const FIND: Sql = rows_sql!(
-    "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state, t.finished_at_ms, t.late, t.attempt FROM ",
-    rows(bucket: bigint, id: text, channel_id: text),
-    "JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id WHERE ($2 < 0 OR t.bucket = $2)"
-);
+macro_rules! find {
+    ($lock:literal) => {
+        rows_sql!(
+            "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state, t.finished_at_ms, t.late, t.attempt FROM ",
+            rows(bucket: bigint, id: text, channel_id: text),
+            $lock
+        )
+    };
+}
+
+// Read in the order of the locks, so that one statement does both.
+const FIND: Sql = Sql {
+    sqlite: find!("JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id WHERE ($2 < 0 OR t.bucket = $2)")
+        .sqlite,
+    postgres: find!(
+        "JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id WHERE ($2 < 0 OR t.bucket = $2) \
+         ORDER BY t.bucket, t.id FOR UPDATE OF t"
+    )
+    .postgres,
+};
 
 /// Tasks by (channel, id), finished ones included, locked; another channel's task is not found.
 pub async fn find(conn: &mut Conn, tasks: &[(Id, Id)]) -> Result<Vec<TaskRow>> {
     let rows: Vec<FindRow> =
         tasks.iter().map(|(channel_id, id)| FindRow { bucket: id.bucket(), id: *id, channel_id: *channel_id }).collect();
-    lock(conn, tasks.iter().map(|(_, id)| *id)).await?;
     Ok(sqlx::query_as(FIND.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_all(conn.raw()).await?)
 }
 
@@ -172,5 +173,13 @@ pub async fn apply(conn: &mut Conn, changes: &[TaskChange], now_ms: i64) -> Resu
         return Ok(Vec::new());
     }
     lock(conn, changes.iter().map(|change| change.id)).await?;
+    apply_held(conn, changes, now_ms).await
+}
+
+/// Like [`apply`], for tasks that this transaction has locked already: those of [`find`] and [`open_for`].
+pub async fn apply_held(conn: &mut Conn, changes: &[TaskChange], now_ms: i64) -> Result<Vec<Applied>> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
     Ok(sqlx::query_as(APPLY.on(conn.dialect())).bind(rows_json(changes)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?)
 }

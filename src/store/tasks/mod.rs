@@ -5,7 +5,7 @@ mod intake;
 mod list;
 
 pub use commands::{Command, Spoken, commands, taken};
-pub use intake::{Applied, Key, OpenTask, TaskChange, TaskRow, apply, find, open_for};
+pub use intake::{Applied, Key, OpenTask, TaskChange, TaskRow, apply, apply_held, find, open_for};
 pub use list::{Filter, REASONS, TaskView, get, list, reasons};
 
 use serde::Serialize;

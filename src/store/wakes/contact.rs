@@ -24,22 +24,40 @@ pub struct Reset {
 }
 
 // work_seq has moved where work appeared after the contact looked: the schedule is then left alone, so no wake-up is lost.
-const RESET: Sql = rows_sql!(
-    "UPDATE wakes AS w SET open_work = r.open_work, urgent_open = r.urgent_open, lane = r.lane, step = 0, attempt = 0, \
-       fruitless = r.fruitless, unanswered = 0, \
-       due_at_ms = CASE WHEN w.lease_id IS NULL THEN r.due_at_ms ELSE w.due_at_ms END, \
-       next_due_ms = CASE WHEN w.lease_id IS NULL THEN NULL ELSE r.due_at_ms END \
-     FROM ",
-    rows(bucket: bigint, channel_id: text, seen: bigint, lane: bigint, due_at_ms: bigint, open_work: bigint, urgent_open: bigint, fruitless: bigint),
-    "WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.work_seq = r.seen"
-);
+macro_rules! reset {
+    ($from:literal) => {
+        concat!(
+            "UPDATE wakes AS w SET open_work = r.open_work, urgent_open = r.urgent_open, lane = r.lane, step = 0, attempt = 0, \
+               fruitless = r.fruitless, unanswered = 0, \
+               due_at_ms = CASE WHEN w.lease_id IS NULL THEN r.due_at_ms ELSE w.due_at_ms END, \
+               next_due_ms = CASE WHEN w.lease_id IS NULL THEN NULL ELSE r.due_at_ms END FROM ",
+            $from,
+            " WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.work_seq = r.seen"
+        )
+    };
+}
+
+// On PostgreSQL the rows are locked in the order of their keys by the same statement: none is changed before its lock was had in its turn,
+// and the condition is looked at again in what the lock has found.
+const RESET: Sql = Sql {
+    sqlite: reset!(
+        "(SELECT value->>'bucket' AS bucket, value->>'channel_id' AS channel_id, value->>'seen' AS seen, value->>'lane' AS lane, \
+           value->>'due_at_ms' AS due_at_ms, value->>'open_work' AS open_work, value->>'urgent_open' AS urgent_open, \
+           value->>'fruitless' AS fruitless FROM json_each($1)) AS r"
+    ),
+    postgres: concat!(
+        "WITH r AS MATERIALIZED (SELECT r.* FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, channel_id text, \
+           seen bigint, lane bigint, due_at_ms bigint, open_work bigint, urgent_open bigint, fruitless bigint) WHERE _row IS NULL) AS r \
+           JOIN wakes w ON w.bucket = r.bucket AND w.channel_id = r.channel_id ORDER BY w.bucket, w.channel_id FOR UPDATE OF w) ",
+        reset!("r")
+    ),
+};
 
 /// Resets the wakes of channels that came; answers how many were still as the contact had seen them.
 pub async fn reset(conn: &mut Conn, resets: &[Reset]) -> Result<u64> {
     if resets.is_empty() {
         return Ok(0);
     }
-    lock(conn, &resets.iter().map(|reset| reset.channel_id).collect::<Vec<_>>()).await?;
     let done = sqlx::query(RESET.on(conn.dialect())).bind(rows_json(resets)).bind(-1_i64).execute(conn.raw()).await?;
     Ok(done.rows_affected())
 }

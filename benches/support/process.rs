@@ -1,0 +1,81 @@
+//! A server as a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use muster::sim::fcm::StandIn;
+
+const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+/// The server as a process.
+pub struct Server {
+    pub base: String,
+    folder: PathBuf,
+    settings: Vec<(&'static str, String)>,
+    child: Option<tokio::process::Child>,
+}
+
+impl Server {
+    /// With FCM's stand-in as its only provider, whose limits are lifted.
+    pub fn new(folder: &Path, url: &str, fcm: &StandIn) -> anyhow::Result<Server> {
+        let address = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        std::fs::write(folder.join("fcm.json"), fcm.service_account())?;
+        let settings = vec![
+            ("MUSTER_DATABASE_URL", url.to_owned()),
+            ("MUSTER_DATA_DIR", folder.display().to_string()),
+            ("MUSTER_SECRETS_KEY", KEY.to_owned()),
+            ("MUSTER_LISTEN", address.to_string()),
+            ("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", folder.join("fcm.json").display().to_string()),
+            ("MUSTER_PUSH__FCM__ENDPOINT", fcm.endpoint()),
+            ("MUSTER_PUSH__FCM__QUOTA_PER_S", "1000000".into()),
+            ("MUSTER_PUSH__FCM__CONCURRENCY_MAX", "1000".into()),
+            ("MUSTER_LOG", "warn".into()),
+        ];
+        Ok(Server { base: format!("http://{address}"), folder: folder.to_owned(), settings, child: None })
+    }
+
+    fn command(&self) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_muster"));
+        command.current_dir(&self.folder).envs(self.settings.iter().cloned()).kill_on_drop(true);
+        command
+    }
+
+    /// An admin's key for the API.
+    pub async fn key(&self) -> anyhow::Result<String> {
+        let output = self.command().args(["key", "add", "bench", "--role", "admin"]).output().await?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        self.child = Some(self.command().arg("serve").stdout(Stdio::null()).spawn()?);
+        let began = Instant::now();
+        while !reqwest::get(format!("{}/readyz", self.base)).await.is_ok_and(|answer| answer.status().is_success()) {
+            anyhow::ensure!(began.elapsed() < Duration::from_secs(60), "the server was not ready within 60 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            if let Some(id) = child.id() {
+                tokio::process::Command::new("kill").arg(id.to_string()).status().await?;
+            }
+            child.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// What Linux says of the process; elsewhere nothing.
+    pub fn memory(&self) -> String {
+        let id = self.child.as_ref().and_then(tokio::process::Child::id).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(f64::NAN) / 1024.0
+        };
+        format!("{:.0} MiB, peak {:.0} MiB", of("VmRSS:"), of("VmHWM:"))
+    }
+}

@@ -1,0 +1,144 @@
+//! Phones and an operator that speak to a server over HTTP.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use muster::model::Id;
+use muster::sim::fcm::StandIn;
+use serde_json::{Value, json};
+
+use crate::seed;
+use crate::times::Times;
+
+/// A phone that comes in: its device, its device token, its push address.
+#[derive(Clone)]
+pub struct Phone {
+    pub device: String,
+    pub token: String,
+    pub push: String,
+}
+
+impl Phone {
+    /// The `n`-th of the seeded ones.
+    pub fn seeded(n: usize, id: Id) -> Phone {
+        Phone { device: id.to_string(), token: seed::token(id).reveal().to_owned(), push: seed::push(n) }
+    }
+}
+
+/// A server as its phones and its operator see it.
+#[derive(Clone)]
+pub struct Site {
+    base: String,
+    key: String,
+    client: reqwest::Client,
+    enrollment: Value,
+    /// The document that every phone has.
+    version: Value,
+}
+
+impl Site {
+    /// With a user and an enrollment token.
+    pub async fn new(base: &str, key: &str) -> anyhow::Result<Site> {
+        let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
+        let mut site = Site { base: base.to_owned(), key: key.to_owned(), client, enrollment: Value::Null, version: Value::Null };
+        site.send("POST", "/users", json!({"email": "user@example.org", "name": "A user"})).await?;
+        site.enrollment = site.send("POST", "/enrollment-tokens", json!({"name": "bench"})).await?["token"].clone();
+        Ok(site)
+    }
+
+    /// A request of the operator.
+    pub async fn send(&self, method: &str, path: &str, body: Value) -> anyhow::Result<Value> {
+        let request = self.client.request(method.parse()?, format!("{}/api/v1{path}", self.base)).bearer_auth(&self.key).json(&body);
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    /// Enrolls so many phones; each has its document afterwards.
+    pub async fn enroll(&mut self, fcm: &StandIn, name: &str, count: usize) -> anyhow::Result<Vec<Phone>> {
+        let mut phones = Vec::new();
+        for n in 0..count {
+            let push = fcm.register();
+            let body = json!({"token": self.enrollment, "email": "user@example.org",
+                "device": {"platform": "android", "hardware_id": format!("{name}-{n}"), "model": "Pixel 9", "os_version": "16",
+                    "agent_version": "1", "management_mode": "device_owner"},
+                "push": {"provider": "fcm", "kind": "token", "value": push}});
+            let request = self.client.post(format!("{}/agent/v1/activate", self.base)).json(&body);
+            let made: Value = request.send().await?.error_for_status()?.json().await?;
+            let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+            let phone = Phone { device: text("device_id"), token: text("device_token"), push };
+            let answer = self.sync(&phone, json!({"cause": "launch", "policy": {"version": null}})).await?;
+            if let Some(version) = answer["policy"]["version"].as_str() {
+                self.version = json!(version);
+            }
+            self.come(&phone, "launch").await?;
+            phones.push(phone);
+        }
+        Ok(phones)
+    }
+
+    async fn sync(&self, phone: &Phone, body: Value) -> anyhow::Result<Value> {
+        let request = self.client.post(format!("{}/agent/v1/sync", self.base)).bearer_auth(&phone.token).json(&body);
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    /// One contact, and another with the outcomes where it was given tasks; how long each took, in milliseconds.
+    pub async fn come(&self, phone: &Phone, cause: &str) -> anyhow::Result<Vec<f64>> {
+        let mut times = Vec::new();
+        let mut results = Vec::new();
+        loop {
+            let body = json!({"cause": cause, "policy": {"version": self.version, "details": []}, "results": results});
+            let began = Instant::now();
+            let answer = self.sync(phone, body).await?;
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+            let tasks = answer["tasks"].as_array().cloned().unwrap_or_default();
+            if tasks.is_empty() {
+                return Ok(times);
+            }
+            results = tasks.iter().map(|task| json!({"task_id": task["id"], "status": "done", "at_ms": 1})).collect();
+        }
+    }
+
+    /// Lets phones come in, one after the other on each of so many connections, while `work` is done; how long each contact took.
+    pub async fn beside(&self, phones: &Arc<Vec<Phone>>, connections: usize, think: Duration, work: impl Future<Output = ()>) -> Times {
+        let over = Arc::new(AtomicBool::new(false));
+        let began = Instant::now();
+        let visitors: Vec<_> = (0..connections)
+            .map(|at| {
+                let (site, phones, over) = (self.clone(), phones.clone(), over.clone());
+                tokio::spawn(async move {
+                    let mut times = Vec::new();
+                    for n in (at..).step_by(connections) {
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        times.extend(site.come(&phones[n % phones.len()], "periodic").await.unwrap_or_default());
+                        if !think.is_zero() {
+                            tokio::time::sleep(think).await;
+                        }
+                    }
+                    times
+                })
+            })
+            .collect();
+        work.await;
+        over.store(true, Ordering::Relaxed);
+        let mut times = Vec::new();
+        for visitor in visitors {
+            times.extend(visitor.await.unwrap_or_default());
+        }
+        Times(Times::of(times).0, began.elapsed().as_secs_f64())
+    }
+
+    /// Locks one phone and waits for its push: milliseconds from the order to the wire, without the provider's own delay. `None` where the
+    /// push did not come in 10 s. The phone then comes for its task.
+    pub async fn lock(&self, fcm: &StandIn, phone: &Phone, delay_ms: u64) -> Option<f64> {
+        let mut pushes = fcm.connect(&phone.push);
+        while pushes.try_recv().is_ok() {}
+        let began = Instant::now();
+        self.send("POST", "/jobs", json!({"kind": "lock", "target": {"devices": [phone.device]}})).await.ok()?;
+        let push = tokio::time::timeout(Duration::from_secs(10), pushes.recv()).await;
+        let took = push.ok().flatten().map(|_| began.elapsed().as_secs_f64() * 1000.0 - delay_ms as f64);
+        self.come(phone, "push").await.ok();
+        took
+    }
+}
