@@ -75,6 +75,40 @@ pub async fn opened_at_ms(conn: &mut Conn, kind: &str, subject: &str) -> Result<
     Ok(at)
 }
 
+/// True where somebody has yet to be told of an alarm by mail; a read that spares the writer when nobody has. `but` is a kind that is
+/// never mailed.
+pub async fn any_untold(conn: &mut Conn, but: &str) -> Result<bool> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT opened_at_ms FROM alarm WHERE closed_at_ms IS NULL AND mailed_at_ms IS NULL AND kind <> $1 LIMIT 1")
+            .bind(but)
+            .fetch_optional(conn.raw())
+            .await?;
+    Ok(found.is_some())
+}
+
+/// Alarms that stand and that nobody was told of by mail, oldest first.
+pub async fn untold(conn: &mut Conn, but: &str, rows_max: i64) -> Result<Vec<AlarmRow>> {
+    let rows = sqlx::query_as(
+        "SELECT id, kind, subject, state, detail, opened_at_ms, changed_at_ms, closed_at_ms FROM alarm \
+         WHERE closed_at_ms IS NULL AND mailed_at_ms IS NULL AND kind <> $1 ORDER BY id LIMIT $2",
+    )
+    .bind(but)
+    .bind(rows_max)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// Notes that an alarm is told by mail; false where another process does that.
+pub async fn told(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query("UPDATE alarm SET mailed_at_ms = $2 WHERE id = $1 AND mailed_at_ms IS NULL")
+        .bind(id)
+        .bind(now_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// How many alarms are not closed.
 pub async fn open_count(conn: &mut Conn) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM alarm WHERE closed_at_ms IS NULL").fetch_one(conn.raw()).await?)

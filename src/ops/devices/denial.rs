@@ -83,15 +83,11 @@ async fn admit_parked(conn: &mut Conn, moment: &mut Moment, row: &DeviceRow) -> 
     Ok(())
 }
 
-/// Ends the management of one device: its app's data is deleted, and a task says so.
+/// Ends the management of one device: its app's data is deleted, and a task says so. Above the budget it waits for a second operator.
 pub async fn retire(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<jobs::Job> {
     actor.require(Role::Operator)?;
     devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
-    let job = jobs::create(conn, moment, actor, &jobs::NewJob::one("retire", id), None, None).await?;
-    if job.state != "awaiting_approval" {
-        retired(conn, moment, actor, &[id]).await?;
-    }
-    Ok(job)
+    jobs::create(conn, moment, actor, &jobs::NewJob::one("retire", id), None, None).await
 }
 
 /// Devices whose retirement is decided: denied for good, no longer managed, no longer judged.

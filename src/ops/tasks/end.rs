@@ -151,6 +151,7 @@ fn kind_of(state: &str) -> &'static str {
         "expired" => "task.expired",
         "awaiting_approval" => "task.awaiting_approval",
         "superseded" => "task.superseded",
+        "queued" => "task.queued",
         _ => "task.cancelled",
     }
 }
