@@ -183,7 +183,8 @@ pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: 
     let token = tokens::mint(conn, moment, actor, name, Some(expires_at_ms), Some(1), label_ids, Some(user.id), None, Some(row.id)).await?;
     let value = token.token.unwrap_or_default();
     let link = outbox.link(&value);
-    tell(conn, moment, actor, "device.announced", row.id, json!({"user": user.email, "serial": row.serial})).await?;
+    tell(conn, moment, actor, "device.announced", row.id, json!({"before": null, "after": {"user": user.email, "serial": row.serial}}))
+        .await?;
     let mut enrollment = json!({"token": value, "link": link, "expires_at_ms": expires_at_ms});
     if new.send_mail == Some(true) {
         let mail = mail::send_link(conn, moment, actor, outbox, &user, &link, expires_at_ms).await?;
@@ -254,7 +255,8 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
             devices::drop_key(conn, PARKED, &parked_key_of(&key, user), id).await?;
         }
     }
-    tell(conn, moment, actor, "device.deleted", id, json!({"serial": row.serial, "model": row.model})).await
+    let before = json!({"serial": row.serial, "model": row.model, "state": row.state, "user_id": row.user_id});
+    tell(conn, moment, actor, "device.deleted", id, json!({"before": before, "after": null})).await
 }
 
 /// Asks a device to come in.

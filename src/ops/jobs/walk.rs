@@ -61,11 +61,11 @@ pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) 
     }
     let over = tasks::over_of_job(conn, id, "", moment.now_ms, rows(AT_ONCE_MAX + 1)).await?;
     budget::spend_again(conn, moment, &job, over.len()).await?;
-    job.state = "expanding".into();
+    let was = std::mem::replace(&mut job.state, "expanding".into());
     job.finished_at_ms = None;
     job.begin_walk(jobs::RETRY, moment.now_ms);
     jobs::put(conn, &job).await?;
-    let data = json!({"job_id": id, "kind": job.kind});
+    let data = json!({"job_id": id, "kind": job.kind, "before": {"state": was}, "after": {"state": job.state}});
     feed::append(conn, moment, &[Entry { kind: "job.retried", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
     walk(conn, moment, job, AT_ONCE_MAX).await?;
     get(conn, id, None).await

@@ -184,7 +184,7 @@ pub async fn revoke_key(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id:
     if !operators::revoke_key(conn, id, moment.now_ms).await? {
         return Err(Error::NotFound("key"));
     }
-    tell(conn, moment, actor, "key.revoked", json!({"id": id})).await
+    tell(conn, moment, actor, "key.revoked", json!({"id": id, "before": {"revoked": false}, "after": {"revoked": true}})).await
 }
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: serde_json::Value) -> Result<()> {
