@@ -37,6 +37,17 @@ pub async fn open(conn: &mut Conn, id: Id, kind: &str, subject: &str, detail: &s
     Ok(open)
 }
 
+/// The subjects of alarms of a kind that stand and have told nothing new since `before_ms`.
+pub async fn quiet(conn: &mut Conn, kind: &str, before_ms: i64, rows_max: i64) -> Result<Vec<String>> {
+    let subjects = sqlx::query_scalar("SELECT subject FROM alarm WHERE kind = $1 AND closed_at_ms IS NULL AND changed_at_ms < $2 LIMIT $3")
+        .bind(kind)
+        .bind(before_ms)
+        .bind(rows_max)
+        .fetch_all(conn.raw())
+        .await?;
+    Ok(subjects)
+}
+
 /// Closes the open alarm of (kind, subject); answers its id where there was one.
 pub async fn close(conn: &mut Conn, kind: &str, subject: &str, now_ms: i64) -> Result<Option<Id>> {
     let closed = sqlx::query_scalar(

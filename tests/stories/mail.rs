@@ -5,6 +5,7 @@ use muster::model::Role;
 use muster::ops::alarms;
 use muster::sim::smtp::{Fault, StandIn};
 use muster::store::Class;
+use muster::work::expiry;
 use serde_json::{Value, json};
 
 use crate::support::postgres;
@@ -85,6 +86,25 @@ async fn an_alarm_is_mailed_once_and_stands_on_every_page_until_its_cause_ends()
         server.stop().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_alarm_of_what_has_no_end_closes_when_it_has_not_happened_for_a_day() {
+    let server = TestServer::on_sqlite().await;
+    let mut moment = server.clock.moment();
+    let mut conn = server.app.db.begin(Class::Operators).await.unwrap();
+    for kind in ["push_death_rush", "push_fault"] {
+        alarms::open(&mut conn, &mut moment, kind, "fcm", "a detail").await.unwrap();
+    }
+    conn.commit().await.unwrap();
+    let open = async || server.get("/alarms?state=open").await["items"].as_array().unwrap().len();
+    server.clock.advance(86_400_000);
+    expiry::quiet(&server.app).await.unwrap();
+    assert_eq!(open().await, 2);
+    server.clock.advance(1);
+    expiry::quiet(&server.app).await.unwrap();
+    assert_eq!(open().await, 1, "a fault stands until it is over");
+    server.stop().await;
 }
 
 #[tokio::test]
