@@ -31,9 +31,32 @@ CREATE TABLE alarm (
   detail TEXT NOT NULL,
   opened_at_ms BIGINT NOT NULL,
   changed_at_ms BIGINT NOT NULL,
-  closed_at_ms BIGINT
+  closed_at_ms BIGINT,
+  mailed_at_ms BIGINT
 );
+CREATE INDEX alarm_untold ON alarm (id) WHERE closed_at_ms IS NULL AND mailed_at_ms IS NULL;
 CREATE UNIQUE INDEX alarm_open ON alarm (kind, subject) WHERE closed_at_ms IS NULL;
+
+-- The outbox of mail. about is the user of an activation; body is sealed, and empty once the mail was sent. due_at_ms of a mail that is
+-- being tried is when the attempt is given up.
+CREATE TABLE mail (
+  id TEXT NOT NULL PRIMARY KEY,
+  kind TEXT NOT NULL,
+  about TEXT NOT NULL,
+  recipient TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  body TEXT NOT NULL,
+  state TEXT NOT NULL,
+  attempts BIGINT NOT NULL,
+  created_at_ms BIGINT NOT NULL,
+  due_at_ms BIGINT NOT NULL,
+  finished_at_ms BIGINT,
+  error TEXT
+);
+CREATE INDEX mail_due ON mail (due_at_ms) WHERE state = 'queued';
+CREATE INDEX mail_about ON mail (about, id);
+CREATE INDEX mail_created ON mail (created_at_ms);
+CREATE INDEX mail_finished ON mail (finished_at_ms);
 
 -- ---------------------------------------------------------------- operators
 
@@ -323,6 +346,16 @@ CREATE TABLE job (
   expand_after TEXT NOT NULL
 );
 CREATE INDEX job_walk ON job (walk) WHERE walk <> '';
+CREATE INDEX job_waiting ON job (expires_at_ms) WHERE state = 'awaiting_approval';
+
+-- What was let through of wipes and retirements in the last hour: the whole server's, whoever ordered and whichever process took it.
+CREATE TABLE destroyed (
+  id TEXT NOT NULL PRIMARY KEY,
+  job_id TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  n BIGINT NOT NULL
+);
+CREATE INDEX destroyed_at ON destroyed (at_ms);
 
 CREATE TABLE idempotency (
   actor TEXT NOT NULL,

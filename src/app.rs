@@ -69,6 +69,8 @@ pub struct Bells {
     pub feed: Notify,
     /// A job to expand or a set to move.
     pub background: Notify,
+    /// Mail to be sent.
+    pub mail: Notify,
 }
 
 impl Bells {

@@ -1,5 +1,6 @@
 //! Settings: the file, then `MUSTER_*` variables, then flags. Unknown ones are refused.
 
+mod mail;
 mod push;
 mod telemetry;
 mod webhooks;
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub use mail::{Alarms, Mail};
 pub use push::{ApnsApp, ApnsMdm, Fcm, Push};
 use serde::{Deserialize, Serialize};
 pub use telemetry::Telemetry;
@@ -45,6 +47,8 @@ pub struct Config {
     pub agent: Agent,
     pub limits: Limits,
     pub retention: Retention,
+    pub mail: Mail,
+    pub alarms: Alarms,
     pub webhooks: Webhooks,
     pub telemetry: Telemetry,
 }
@@ -206,6 +210,8 @@ impl Default for Config {
             agent: Agent::default(),
             limits: Limits::default(),
             retention: Retention::default(),
+            mail: Mail::default(),
+            alarms: Alarms::default(),
             webhooks: Webhooks::default(),
             telemetry: Telemetry::default(),
         }
@@ -238,6 +244,7 @@ impl Config {
         if self.mdm.ca_cert.is_some() != self.mdm.ca_key.is_some() {
             return Err(ConfigError("[mdm] ca_cert and ca_key stand together: set both or neither".into()));
         }
+        self.mail.check().and_then(|()| self.alarms.check(&self.mail)).map_err(ConfigError)?;
         for listener in self.listening() {
             if !listener.tls && !listener.address.ip().is_loopback() && !self.behind_proxy {
                 return Err(ConfigError(format!(
@@ -275,6 +282,7 @@ impl Config {
         let mut shown = self.clone();
         shown.secrets.key = shown.secrets.key.map(|_| "hidden".into());
         shown.database_url = hide_password(&shown.database_url);
+        shown.mail.smtp_url = shown.mail.smtp_url.as_deref().map(hide_password);
         toml::to_string_pretty(&shown).unwrap_or_else(|error| format!("# {error}\n"))
     }
 }

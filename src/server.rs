@@ -16,7 +16,7 @@ use crate::config::{Config, Part};
 use crate::http::serve::{self, Bound, Patience};
 use crate::http::tls::Certificate;
 use crate::intake::authority::{self, Authorities};
-use crate::ops::settle;
+use crate::ops::{jobs, settle};
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
 use crate::work::webhooks::Post;
@@ -48,6 +48,7 @@ pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Resu
     let mut conn = db.begin(Class::Operators).await?;
     let known = meta::put_if_absent(&mut conn, FINGERPRINT, seal.fingerprint()).await?;
     settle::address(&mut conn, &config.public_url).await?;
+    jobs::put_budget(&mut conn, config.limits.wipes_per_hour).await?;
     conn.commit().await?;
     anyhow::ensure!(
         known == seal.fingerprint(),

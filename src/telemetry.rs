@@ -67,6 +67,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
     ("muster_webhook_deliveries_total", "Attempts to deliver to webhooks, by outcome."),
+    ("muster_mail_attempts_total", "Attempts to hand mail to the mail server, by outcome."),
     ("muster_oauth_mints_total", "Access tokens fetched from the OAuth endpoint."),
     ("muster_provider_tokens_total", "Provider tokens minted for APNs."),
     ("muster_refused_stream_total", "Pushes that APNs did not look at and that were sent again."),
@@ -96,6 +97,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_feed_unsequenced", "Feed entries that have no number yet."),
     ("muster_alarms_open", "Open alarms."),
     ("muster_webhook_pending", "Deliveries that wait for their webhook."),
+    ("muster_mail_queued", "Mail that waits for the mail server."),
     ("muster_webhooks_failing", "Webhooks that fail or are disabled."),
 ];
 const HISTOGRAMS: &[(&str, &str)] = &[

@@ -54,6 +54,7 @@ fn status_of(code: &str) -> StatusCode {
         | "device_unauthorized"
         | "unauthorized"
         | "role_insufficient"
+        | "second_operator_needed"
         | "csrf_mismatch" => StatusCode::FORBIDDEN,
         "cursor_expired" => StatusCode::GONE,
         "precondition_failed" => StatusCode::PRECONDITION_FAILED,

@@ -27,7 +27,7 @@ pub struct Kind {
     pub agents: &'static [&'static str],
     /// Platforms whose own MDM channel can do it; where a device has both, this one does.
     pub apple: &'static [&'static str],
-    /// Waits for a second operator above the budget.
+    /// Waits for a second operator above the budget; its job aims at the devices that were there when it was ordered.
     pub destructive: bool,
     /// True where a device that is denied still gets it; `store::tasks` names the same kinds where it tells why a task waits.
     pub for_denied: bool,

@@ -32,7 +32,8 @@ pub async fn close(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &s
 pub async fn acknowledge(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<AlarmRow> {
     actor.require(Role::Operator)?;
     if alarms::acknowledge(conn, id, moment.now_ms).await? {
-        let entry = Entry { kind: "alarm.acknowledged", actor: Some(actor.name.clone()), device_id: None, data: json!({"id": id}) };
+        let data = json!({"id": id, "before": {"state": "open"}, "after": {"state": "acknowledged"}});
+        let entry = Entry { kind: "alarm.acknowledged", actor: Some(actor.name.clone()), device_id: None, data };
         feed::append(conn, moment, &[entry]).await?;
     }
     alarms::get(conn, id).await?.ok_or(Error::NotFound("alarm"))

@@ -13,8 +13,11 @@ use crate::store::{Conn, channels, sealed};
 pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, secret: &[u8]) -> Result<()> {
     actor.require(Role::Admin)?;
     let sealed_secret = seal.seal(moment, name, secret);
+    let before = sealed::version(conn, name).await?;
     sealed::put(conn, name, &sealed_secret, moment.now_ms).await?;
-    let data = json!({"name": name});
+    // A secret is told by how often it was replaced, never by itself.
+    let after = sealed::version(conn, name).await?;
+    let data = json!({"name": name, "before": {"version": before}, "after": {"version": after}});
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
 }
 

@@ -60,8 +60,11 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str
         return Err(Error::invalid("/rule", "rules are not available yet; give the label by hand"));
     }
     let description = input.description.as_deref().map(|text| text::checked("/description", text, 1000)).transpose()?;
+    let before = labels::by_name(conn, &name).await?.map(|row| json!({"description": row.description}));
     let made = labels::put(conn, moment.id(), &name, description.as_deref(), moment.now_ms).await?;
-    tell(conn, moment, actor, if made { "label.created" } else { "label.changed" }, json!({"name": name})).await?;
+    let after = labels::by_name(conn, &name).await?.map(|row| json!({"description": row.description}));
+    let data = json!({"name": name, "before": before, "after": after});
+    tell(conn, moment, actor, if made { "label.created" } else { "label.changed" }, data).await?;
     Ok((get(conn, &name).await?, made))
 }
 
@@ -113,6 +116,7 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
         return Err(Error::Invalid(named.iter().enumerate().take(FAULTS_MAX).map(fault).collect()));
     }
     let mut concerned = found.clone();
+    let before = labels::count(conn, label.id).await?;
     match how {
         Membership::Add => labels::add_members(conn, &[label.id], &found, moment.now_ms).await?,
         Membership::Remove => labels::remove_members(conn, label.id, &found).await?,
@@ -133,7 +137,10 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
         }
     }
     settle::relabelled(conn, moment, &concerned).await?;
-    let data = json!({"name": label.name, "how": format!("{how:?}").to_lowercase(), "devices": concerned.len()});
+    let after = labels::count(conn, label.id).await?;
+    let (before, after) = (json!({"devices": before}), json!({"devices": after}));
+    let how = format!("{how:?}").to_lowercase();
+    let data = json!({"name": label.name, "how": how, "devices": concerned.len(), "before": before, "after": after});
     tell(conn, moment, actor, "label.members_changed", data).await?;
     Ok(Given { devices: concerned.len(), unknown_devices: unknown, ambiguous_devices: ambiguous })
 }
@@ -148,7 +155,7 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
     labels::delete(conn, label.id).await?;
     // A set that still names the label is pointed to what its other labels give.
     settle::recompute(conn, moment).await?;
-    tell(conn, moment, actor, "label.deleted", json!({"name": label.name, "devices": members})).await
+    tell(conn, moment, actor, "label.deleted", json!({"name": label.name, "before": {"devices": members}, "after": null})).await
 }
 
 /// The ids of labels by name.

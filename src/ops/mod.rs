@@ -12,6 +12,7 @@ pub mod facts;
 pub mod findings;
 pub mod jobs;
 pub mod labels;
+pub mod mail;
 pub mod mdm;
 pub mod operators;
 pub mod policies;

@@ -152,7 +152,9 @@ pub async fn put(
         settle::recompute(conn, moment).await?;
     }
     let kind = if draft { "policy.drafted" } else { "policy.published" };
-    tell(conn, moment, actor, kind, json!({"name": name, "version": n, "before": row.published, "message": message})).await?;
+    let after = if draft { row.published } else { Some(n) };
+    let data = json!({"name": name, "version": n, "message": message, "before": row.published, "after": after});
+    tell(conn, moment, actor, kind, data).await?;
     Ok(Stored { version: n, published: !draft, made: true })
 }
 
@@ -251,7 +253,7 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
     let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
     policies::delete(conn, row.id).await?;
     settle::recompute(conn, moment).await?;
-    tell(conn, moment, actor, "policy.deleted", json!({"name": name, "version": row.published})).await
+    tell(conn, moment, actor, "policy.deleted", json!({"name": name, "before": row.published, "after": null})).await
 }
 
 /// How far the versions of a policy have come.

@@ -1,4 +1,4 @@
-//! The other side: simulated phones and stand-ins for the push providers. They know the wire, not our senders.
+//! The other side: simulated phones and stand-ins for the push providers and a mail server. They know the wire, not our senders.
 
 pub mod apns;
 pub mod apple;
@@ -6,6 +6,7 @@ pub mod fcm;
 pub mod fleet;
 pub mod phone;
 mod plans;
+pub mod smtp;
 
 /// How far a simulated device has come.
 pub trait Journey: std::fmt::Debug + Send + Sync {

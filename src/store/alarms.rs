@@ -37,6 +37,17 @@ pub async fn open(conn: &mut Conn, id: Id, kind: &str, subject: &str, detail: &s
     Ok(open)
 }
 
+/// The subjects of alarms of a kind that stand and have told nothing new since `before_ms`.
+pub async fn quiet(conn: &mut Conn, kind: &str, before_ms: i64, rows_max: i64) -> Result<Vec<String>> {
+    let subjects = sqlx::query_scalar("SELECT subject FROM alarm WHERE kind = $1 AND closed_at_ms IS NULL AND changed_at_ms < $2 LIMIT $3")
+        .bind(kind)
+        .bind(before_ms)
+        .bind(rows_max)
+        .fetch_all(conn.raw())
+        .await?;
+    Ok(subjects)
+}
+
 /// Closes the open alarm of (kind, subject); answers its id where there was one.
 pub async fn close(conn: &mut Conn, kind: &str, subject: &str, now_ms: i64) -> Result<Option<Id>> {
     let closed = sqlx::query_scalar(
@@ -73,6 +84,40 @@ pub async fn opened_at_ms(conn: &mut Conn, kind: &str, subject: &str) -> Result<
         .fetch_optional(conn.raw())
         .await?;
     Ok(at)
+}
+
+/// True where somebody has yet to be told of an alarm by mail; a read that spares the writer when nobody has. `but` is a kind that is
+/// never mailed.
+pub async fn any_untold(conn: &mut Conn, but: &str) -> Result<bool> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT opened_at_ms FROM alarm WHERE closed_at_ms IS NULL AND mailed_at_ms IS NULL AND kind <> $1 LIMIT 1")
+            .bind(but)
+            .fetch_optional(conn.raw())
+            .await?;
+    Ok(found.is_some())
+}
+
+/// Alarms that stand and that nobody was told of by mail, oldest first.
+pub async fn untold(conn: &mut Conn, but: &str, rows_max: i64) -> Result<Vec<AlarmRow>> {
+    let rows = sqlx::query_as(
+        "SELECT id, kind, subject, state, detail, opened_at_ms, changed_at_ms, closed_at_ms FROM alarm \
+         WHERE closed_at_ms IS NULL AND mailed_at_ms IS NULL AND kind <> $1 ORDER BY id LIMIT $2",
+    )
+    .bind(but)
+    .bind(rows_max)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// Notes that an alarm is told by mail; false where another process does that.
+pub async fn told(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query("UPDATE alarm SET mailed_at_ms = $2 WHERE id = $1 AND mailed_at_ms IS NULL")
+        .bind(id)
+        .bind(now_ms)
+        .execute(conn.raw())
+        .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// How many alarms are not closed.

@@ -143,6 +143,41 @@ pub async fn put(conn: &mut Conn, job: &JobRow) -> Result<()> {
     Ok(())
 }
 
+/// Moves a job that waits for a second operator on; false where it does not wait any more: of two who decide at once one does.
+pub async fn decide(conn: &mut Conn, id: Id, state: &str, now_ms: i64) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE job SET state = $2, finished_at_ms = CASE WHEN $2 = 'rejected' THEN $3 ELSE finished_at_ms END \
+         WHERE id = $1 AND state = 'awaiting_approval'",
+    )
+    .bind(id)
+    .bind(state)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// True where a job waited for a second operator until its time was over; a read that spares the writer when none did.
+pub async fn any_waited_in_vain(conn: &mut Conn, now_ms: i64) -> Result<bool> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT expires_at_ms FROM job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1 LIMIT 1")
+            .bind(now_ms)
+            .fetch_optional(conn.raw())
+            .await?;
+    Ok(found.is_some())
+}
+
+/// Up to `rows_max` jobs that waited for a second operator until their time was over.
+pub async fn waited_in_vain(conn: &mut Conn, now_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
+    let rows =
+        sqlx::query_scalar("SELECT id FROM job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2")
+            .bind(now_ms)
+            .bind(rows_max)
+            .fetch_all(conn.raw())
+            .await?;
+    Ok(rows)
+}
+
 /// Names devices whose channel has a task with the command's id already. The caller has made the job, or holds its row.
 pub async fn put_duplicates(conn: &mut Conn, id: Id, duplicates: &str) -> Result<()> {
     sqlx::query("UPDATE job SET duplicate_devices = $2 WHERE id = $1").bind(id).bind(duplicates).execute(conn.raw()).await?;

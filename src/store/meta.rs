@@ -72,7 +72,8 @@ pub async fn drop_lease(conn: &mut Conn, name: &str, holder: &str) -> Result<()>
 pub async fn background_waits(conn: &mut Conn, now_ms: i64) -> Result<bool> {
     let found: Option<i64> = sqlx::query_scalar(
         "SELECT n FROM (SELECT 1 AS n FROM job WHERE walk <> '' UNION ALL SELECT 1 FROM label_set WHERE moving > 0 UNION ALL SELECT 1 FROM label_gone \
-         UNION ALL SELECT 1 FROM tally_in UNION ALL SELECT 1 FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1) AS waiting LIMIT 1",
+         UNION ALL SELECT 1 FROM tally_in UNION ALL SELECT 1 FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 \
+         UNION ALL SELECT 1 FROM job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1) AS waiting LIMIT 1",
     )
     .bind(now_ms)
     .fetch_optional(conn.raw())

@@ -1,6 +1,6 @@
 //! Operators, their sessions, and API keys.
 
-use super::Conn;
+use super::{Conn, Dialect};
 use crate::error::Result;
 use crate::model::{Id, Role};
 
@@ -75,6 +75,15 @@ pub async fn list(conn: &mut Conn) -> Result<Vec<OperatorRow>> {
     Ok(sqlx::query_as("SELECT * FROM operator ORDER BY name LIMIT 1000").fetch_all(conn.raw()).await?)
 }
 
+/// The administrators who may sign in, locked: of two who take each other's role away, the second is looked at after the first.
+pub async fn admins(conn: &mut Conn) -> Result<Vec<Id>> {
+    let text = match conn.dialect() {
+        Dialect::Sqlite => "SELECT id FROM operator WHERE role = 'admin' AND disabled_at_ms IS NULL ORDER BY id",
+        Dialect::Postgres => "SELECT id FROM operator WHERE role = 'admin' AND disabled_at_ms IS NULL ORDER BY id FOR UPDATE",
+    };
+    Ok(sqlx::query_scalar(text).fetch_all(conn.raw()).await?)
+}
+
 pub async fn disable(conn: &mut Conn, id: Id, now_ms: i64) -> Result<()> {
     sqlx::query("UPDATE operator SET disabled_at_ms = $2 WHERE id = $1").bind(id).bind(now_ms).execute(conn.raw()).await?;
     Ok(())
@@ -128,6 +137,16 @@ pub async fn delete_session(conn: &mut Conn, hash: &str) -> Result<()> {
 pub async fn delete_sessions(conn: &mut Conn, operator_id: Id, keep: &str) -> Result<()> {
     sqlx::query("DELETE FROM session WHERE operator_id = $1 AND hash <> $2").bind(operator_id).bind(keep).execute(conn.raw()).await?;
     Ok(())
+}
+
+/// True where this operator made a key of that name, also one that is revoked.
+pub async fn made_key(conn: &mut Conn, key: &str, operator: &str) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT created_at_ms FROM api_key WHERE name = $1 AND created_by = $2 LIMIT 1")
+        .bind(key)
+        .bind(operator)
+        .fetch_optional(conn.raw())
+        .await?;
+    Ok(found.is_some())
 }
 
 /// A key to be stored.

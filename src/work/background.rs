@@ -23,6 +23,8 @@ const CHUNK_SQLITE: usize = 250;
 /// Chunks of a moving set between two looks at what else waits.
 const MOVES_A_PASS: usize = 8;
 const LEASE_MS: i64 = 15_000;
+/// Jobs whose waiting ends in one transaction.
+const WAITED_MAX: i64 = 100;
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
@@ -107,8 +109,11 @@ async fn sweep(app: &App) -> Result<bool> {
     change!(app, Class::Background, |conn, _moment| labels::sweep(conn, limit).await)
 }
 
-/// A chunk of tasks whose time is over.
+/// Jobs that waited for a second operator in vain, and a chunk of tasks whose time is over.
 async fn expire(app: &App) -> Result<bool> {
+    if jobs::any_waited_in_vain(&mut app.db.read().await?, app.clock.now_ms()).await? {
+        change!(app, Class::Background, |conn, moment| job_ops::expire_waiting(conn, moment, WAITED_MAX).await)?;
+    }
     if !tasks::any_expired(&mut app.db.read().await?, app.clock.now_ms()).await? {
         return Ok(false);
     }

@@ -54,6 +54,9 @@ async fn schedule(app: App) -> std::result::Result<JobScheduler, JobSchedulerErr
             let (guard, app) = (guard.clone(), of_expiry.clone());
             Box::pin(async move {
                 let Ok(_alone) = guard.try_lock() else { return };
+                if let Err(error) = expiry::quiet(&app).await {
+                    tracing::warn!(%error, "alarms whose cause is over cannot be closed; the next run goes on");
+                }
                 if let Err(error) = expiry::pass(&app).await {
                     tracing::warn!(%error, "the ends of certificates cannot be told; the next run goes on");
                 }

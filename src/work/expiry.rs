@@ -5,13 +5,31 @@ use crate::app::App;
 use crate::change;
 use crate::error::Result;
 use crate::ops::alarms;
-use crate::store::Class;
+use crate::store::{Class, alarms as store};
 
 /// Days before the end at which the alarm is opened and told anew.
 const DAYS: [i64; 4] = [1, 7, 14, 30];
 const DAY_MS: i64 = 86_400_000;
 const PUSH: &str = "push_certificate_ends";
 const CA: &str = "device_ca_ends";
+/// Alarms of what has happened, which has no end of its own.
+const MOMENTARY: [&str; 4] = ["push_request_refused", "push_death_rush", "push_mass_death", "apple_command_format"];
+/// Of each kind so many are closed in one pass.
+const QUIET_MAX: i64 = 100;
+
+/// Closes the alarms of what happens in an instant, once it has not happened for a day; they open again when it does.
+pub async fn quiet(app: &App) -> Result<()> {
+    let before_ms = app.clock.now_ms() - DAY_MS;
+    for kind in MOMENTARY {
+        let mut conn = app.db.read().await?;
+        let subjects = store::quiet(&mut conn, kind, before_ms, QUIET_MAX).await?;
+        drop(conn);
+        for subject in subjects {
+            change!(app, Class::Background, |conn, moment| alarms::close(conn, moment, kind, &subject).await)?;
+        }
+    }
+    Ok(())
+}
 
 /// Opens, sharpens and closes the alarms of all senders' certificates and of the device CA.
 pub async fn pass(app: &App) -> Result<()> {

@@ -6,6 +6,7 @@ pub mod clocks;
 pub mod credentials;
 pub mod expiry;
 pub mod feed_tail;
+pub mod mail;
 pub mod nudger;
 pub mod observer;
 pub mod retention;
@@ -81,4 +82,5 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(observer::run(app.clone(), stop.clone()));
     workers.spawn(credentials::run(app.clone(), stop.clone()));
     workers.spawn(webhooks::run(app.clone(), stop.clone()));
+    workers.spawn(mail::run(app.clone(), stop.clone()));
 }

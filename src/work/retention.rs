@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::error::Result;
 use crate::model::BUCKETS;
 use crate::ops::findings::DAY_MS;
-use crate::store::{Class, Conn, alarms, events, feed, findings, meta, retention as store, webhooks};
+use crate::store::{Class, Conn, alarms, events, feed, findings, mail, meta, retention as store, webhooks};
 
 const LEASE: &str = "retention";
 /// Longer than a chunk takes; renewed with each.
@@ -15,7 +15,7 @@ const ROWS_MAX: i64 = 500;
 const EVENTS_DAYS_MIN: i64 = 30;
 /// A used or lapsed sign-in link can be looked into for this time.
 const SIGN_IN_LINKS_DAYS: i64 = 7;
-/// What became of a delivery to a webhook can be looked into, and be sent again, for this time.
+/// What became of a delivery to a webhook, or of a mail, can be looked into, and be sent again, for this time.
 const DELIVERIES_DAYS: i64 = 30;
 
 /// What is forgotten; those of devices go bucket by bucket, along their primary keys.
@@ -34,9 +34,10 @@ enum Kind {
     Idempotency,
     Challenges,
     Deliveries,
+    Mail,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind::Tasks,
     Kind::Jobs,
     Kind::Events,
@@ -50,6 +51,7 @@ const KINDS: [Kind; 13] = [
     Kind::Idempotency,
     Kind::Challenges,
     Kind::Deliveries,
+    Kind::Mail,
 ];
 
 /// Forgets all that is older than `[retention]` says; answers how many rows. Does nothing while another process is at it.
@@ -98,6 +100,7 @@ async fn chunk(app: &App, conn: &mut Conn, kind: Kind, bucket: i64, now_ms: i64)
         Kind::Idempotency => store::idempotency(conn, now_ms, ROWS_MAX).await,
         Kind::Challenges => store::challenges(conn, now_ms, ROWS_MAX).await,
         Kind::Deliveries => webhooks::forget(conn, before(DELIVERIES_DAYS), ROWS_MAX).await,
+        Kind::Mail => mail::forget(conn, before(DELIVERIES_DAYS), ROWS_MAX).await,
     }
 }
 

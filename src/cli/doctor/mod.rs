@@ -1,6 +1,7 @@
 //! `muster doctor`: what would keep this server from doing its work, found before a device does. Changes no data; opening a SQLite
 //! file drops statistics that somebody's ANALYZE left, as every start does.
 
+mod mail;
 mod push;
 
 use std::process::ExitCode;
@@ -106,6 +107,7 @@ async fn look(report: &mut Report, config: &Config, clock: &Clock) {
     if let Some(tls) = &config.tls {
         certificate(report, tls, clock);
     }
+    mail::look(report, config).await;
     let seal = master_key(report, config, clock);
     let db = database(report, config).await;
     let senders = push::settings(report, config, clock);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
+use super::mail::outbox;
 use super::one_of;
 use super::tasks::{TaskQuery, listed};
 use super::users::PageQuery;
@@ -47,7 +48,7 @@ pub struct DeviceQuery {
 pub struct Announced {
     #[serde(flatten)]
     pub device: Device,
-    /// {token, link, expires_at_ms}
+    /// {token, link, expires_at_ms, mail?: {id, state}}
     pub enrollment: Value,
 }
 
@@ -58,8 +59,9 @@ pub async fn create(
     Caller(actor): Caller,
     JsonBody(new): JsonBody<NewDevice>,
 ) -> Answer<(StatusCode, Json<Announced>)> {
-    let url = &app.config.public_url;
-    let (device, enrollment) = change!(app, Class::Operators, |conn, moment| ops::announce(conn, moment, &actor, &new, url).await)?;
+    let outbox = outbox(&app);
+    let (device, enrollment) = change!(app, Class::Operators, |conn, moment| ops::announce(conn, moment, &actor, &new, outbox).await)?;
+    app.bells.mail.notify_one();
     Ok((StatusCode::CREATED, Json(Announced { device, enrollment })))
 }
 

@@ -106,6 +106,22 @@ pub async fn retry(State(app): State<App>, Caller(actor): Caller, Path(id): Path
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
+/// Lets a job go on that waits for a second operator: another person than the one who ordered it, never an API key.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/approve", tag = "jobs", params(("id" = String, Path)), responses(
+    (status = 200, body = Job), (status = 403, description = "second_operator_needed, role_insufficient"), (status = 409, description = "job_not_waiting")))]
+pub async fn approve(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>) -> Answer<Json<Job>> {
+    let id = parse(&id)?;
+    Ok(Json(change!(app, Class::Operators, |conn, moment| ops::approve(conn, moment, &actor, id).await)?))
+}
+
+/// Ends what waits for a second operator.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/reject", tag = "jobs", params(("id" = String, Path)), responses(
+    (status = 200, body = Job), (status = 409, description = "job_not_waiting")))]
+pub async fn reject(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>) -> Answer<Json<Job>> {
+    let id = parse(&id)?;
+    Ok(Json(change!(app, Class::Operators, |conn, moment| ops::reject(conn, moment, &actor, id).await)?))
+}
+
 fn parse(id: &str) -> Answer<Id> {
     id.parse().map_err(|_| Error::NotFound("job").into())
 }

@@ -8,6 +8,7 @@ pub mod feed;
 pub mod findings;
 pub mod jobs;
 pub mod labels;
+pub mod mail;
 pub mod operators;
 pub mod policies;
 pub mod push;

@@ -74,7 +74,7 @@ pub fn span(ms: i64) -> String {
 /// The tone of a word: what a colour says beside the text, never instead of it.
 fn tone(word: &str) -> &'static str {
     match word {
-        "active" | "done" | "applied" | "ok" | "live" | "closed" | "enabled" | "published" | "included" | "recorded" => "good",
+        "active" | "done" | "applied" | "ok" | "live" | "closed" | "enabled" | "published" | "included" | "recorded" | "sent" => "good",
         "silent" | "failed" | "fault" | "dead" | "push_dead" | "overdue" | "unauthorized" | "quarantined" | "revoked" | "open"
         | "missing" => "bad",
         "idle" | "not_now" | "expired" | "paused" | "pending_approval" | "awaiting_approval" | "held" | "disabled" | "unconfigured"

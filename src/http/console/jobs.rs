@@ -51,6 +51,10 @@ struct JobPage {
     unknown: String,
     duplicate: String,
     reasons: Vec<(String, &'static str, String)>,
+    /// Something of it waits for a second operator.
+    waits: bool,
+    /// This operator may be the second.
+    can_approve: bool,
     can_cancel: bool,
     can_retry: bool,
     states: Vec<String>,
@@ -88,6 +92,8 @@ pub async fn show(State(app): State<App>, asked: Asked, Path(id): Path<String>) 
         unknown: job.unknown_devices.join(", "),
         duplicate: job.duplicate_devices.join(", "),
         reasons: job.reasons.iter().flatten().map(|(word, n)| (word.clone(), reason(word), number(*n))).collect(),
+        waits: job.state == ops::AWAITING || count(&[ops::AWAITING]) > 0,
+        can_approve: ops::may_approve(&mut conn, asked.visitor.actor(), &job.created_by).await?,
         can_cancel: matches!(job.state.as_str(), "expanding" | "running" | "awaiting_approval"),
         can_retry: count(&["failed", "expired", "cancelled"]) > 0,
         states: job.counts.keys().cloned().collect(),
@@ -125,6 +131,32 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, posted: Poste
     let actor = posted.visitor.actor();
     let done = change!(app, Class::Operators, |conn, moment| ops::retry(conn, moment, actor, id).await);
     told(&format!("/jobs/{id}"), done.map(|_| "What had failed is ordered again.".into()))
+}
+
+/// Asks first: what is approved cannot be taken back.
+pub async fn ask_approve(State(app): State<App>, asked: Asked, Path(id): Path<String>) -> Shown {
+    let id = parse(&id)?;
+    let job = ops::get(&mut app.db.read().await?, id, None).await?;
+    let (kind, by) = (words(&job.kind), who(&job.created_by));
+    let text = format!("{by} ordered: {kind}, for {} devices. What is approved goes out at once and cannot be undone.", number(job.tasks));
+    let path = format!("/jobs/{id}");
+    Ok(confirm(&asked.visitor, "Approve this job?", &text, &format!("{path}/approve"), "Approve", &path))
+}
+
+/// Lets what waits for a second operator go on.
+pub async fn approve(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
+    let id = parse(&id)?;
+    let actor = posted.visitor.actor();
+    let done = change!(app, Class::Operators, |conn, moment| ops::approve(conn, moment, actor, id).await);
+    told(&format!("/jobs/{id}"), done.map(|_| "Approved: the devices are called.".into()))
+}
+
+/// Ends what waits for a second operator.
+pub async fn reject(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
+    let id = parse(&id)?;
+    let actor = posted.visitor.actor();
+    let done = change!(app, Class::Operators, |conn, moment| ops::reject(conn, moment, actor, id).await);
+    told(&format!("/jobs/{id}"), done.map(|_| "Rejected: nothing of it goes out.".into()))
 }
 
 fn parse(id: &str) -> Result<Id, Error> {

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::http::auth::{self, Session};
 use crate::http::error::Problem;
 use crate::model::{Actor, Role};
+use crate::store::alarms;
 
 /// Characters of a message that is carried to the next page.
 const FLASH_CHARS_MAX: usize = 400;
@@ -46,6 +47,8 @@ pub struct Frame {
     pub role: Role,
     pub csrf: String,
     pub flash: Option<Flash>,
+    /// Alarms that are not closed.
+    pub alarms: i64,
 }
 
 impl Frame {
@@ -69,6 +72,7 @@ pub struct Visitor {
     pub session: Session,
     flash: Option<Flash>,
     place: String,
+    alarms: i64,
 }
 
 impl Visitor {
@@ -86,6 +90,7 @@ impl Visitor {
             role: self.session.actor.role,
             csrf: self.session.csrf.clone(),
             flash: self.flash.clone(),
+            alarms: self.alarms,
         }
     }
 }
@@ -97,12 +102,18 @@ impl FromRequestParts<App> for Visitor {
         match auth::session(app, &parts.headers).await {
             Ok(Some(session)) => {
                 let place = parts.uri.path().split('/').nth(1).unwrap_or_default().to_owned();
-                Ok(Visitor { session, flash: flash_of(&parts.headers), place })
+                let alarms = open_alarms(app).await.map_err(|error| Trouble(error.into()).into_response())?;
+                Ok(Visitor { session, flash: flash_of(&parts.headers), place, alarms })
             }
             Ok(None) => Err(to("/sign-in")),
             Err(problem) => Err(Trouble(problem).into_response()),
         }
     }
+}
+
+/// Every page says how many alarms stand: a short read along an index of those alone.
+async fn open_alarms(app: &App) -> Result<i64, Error> {
+    alarms::open_count(&mut app.db.read().await?).await
 }
 
 /// Anything that keeps a page from being shown, as a page.

@@ -10,10 +10,12 @@ use super::layout::{Frame, Shown, Visitor, page, segment, told};
 use crate::app::App;
 use crate::change;
 use crate::error::Error;
+use crate::http::api::mail::outbox;
 use crate::http::page::List;
 use crate::model::Id;
+use crate::ops::mail as mail_ops;
 use crate::ops::users::{self as ops, NewUser, UserPatch};
-use crate::store::{Class, users};
+use crate::store::{Class, mail, users};
 
 const PAGE_ROWS: i64 = 100;
 
@@ -25,6 +27,8 @@ struct Line {
     enabled: bool,
     devices: String,
     limit: String,
+    /// What became of the last activation mail, and why it failed.
+    mail: Option<(Badge, String)>,
     search: String,
     made: When,
 }
@@ -35,6 +39,7 @@ struct Users {
     frame: Frame,
     lines: Vec<Line>,
     next: Option<String>,
+    can_mail: bool,
 }
 
 /// The list.
@@ -46,7 +51,9 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
     let found = List::of(rows, PAGE_ROWS, |row| row.email.clone());
     let mut lines = Vec::with_capacity(found.items.len());
     for row in found.items {
+        let mail = mail::newest(&mut conn, "activation", &row.id.to_string()).await?;
         lines.push(Line {
+            mail: mail.map(|mail| (Badge::of(&mail.state), mail.error.unwrap_or_default())),
             devices: number(users::devices(&mut conn, row.id).await?),
             limit: row.device_limit.map(|most| format!("of {most}")).unwrap_or_default(),
             search: format!("/devices?q={}", segment(&row.email)),
@@ -58,7 +65,8 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
             name: row.name,
         });
     }
-    Ok(page(&Users { lines, next: found.next_cursor.map(|cursor| asked.next(&cursor)), frame: asked.visitor.frame("Users") }))
+    let can_mail = app.config.mail.is_set_up();
+    Ok(page(&Users { can_mail, lines, next: found.next_cursor.map(|cursor| asked.next(&cursor)), frame: asked.visitor.frame("Users") }))
 }
 
 /// Makes a user.
@@ -76,6 +84,14 @@ pub async fn create(State(app): State<App>, posted: Posted) -> Shown {
     };
     let done = change!(app, Class::Operators, |conn, moment| ops::create(conn, moment, actor, &new).await);
     told("/users", done.map(|user| format!("{} may now carry devices.", user.email)))
+}
+
+/// Sends the mail with an enrollment link.
+pub async fn activate(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
+    let (id, actor, outbox) = (parse(&id)?, posted.visitor.actor(), outbox(&app));
+    let done = change!(app, Class::Operators, |conn, moment| mail_ops::activate(conn, moment, actor, outbox, id).await);
+    app.bells.mail.notify_one();
+    told("/users", done.map(|mail| format!("The activation mail to {} is queued.", mail.to)))
 }
 
 /// Enables a user, and its devices with it.

@@ -23,9 +23,12 @@ const CHUNK_MAX: usize = 500;
 /// Takes a device's authorization away: the app signs out and clears its cache, the enrollment stays.
 pub async fn unauthorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
     actor.require(Role::Operator)?;
-    devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
+    let before = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?.denied;
     deny(conn, moment, actor, &[id], Denial::Operator).await?;
-    view(conn, id).await
+    let after = view(conn, id).await?;
+    let data = json!({"before": {"denial": before}, "after": {"denial": after.unauthorized_reason}});
+    tell(conn, moment, actor, "device.unauthorized", id, data).await?;
+    Ok(after)
 }
 
 /// Authorizes a device again, or admits a parked newcomer in the place of the device that has its hardware.
@@ -52,8 +55,11 @@ pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: 
         }
         _ => {}
     }
-    tell(conn, moment, actor, "device.authorized", id, json!({"was": row.denied.unwrap_or(row.state)})).await?;
-    view(conn, id).await
+    let after = view(conn, id).await?;
+    let was = json!({"denial": row.denied, "state": row.state});
+    let data = json!({"before": was, "after": {"denial": after.unauthorized_reason, "state": after.state}});
+    tell(conn, moment, actor, "device.authorized", id, data).await?;
+    Ok(after)
 }
 
 /// The earlier device leaves: no token opens its channel, its hardware is the newcomer's, which comes in by its next activation.
@@ -83,15 +89,11 @@ async fn admit_parked(conn: &mut Conn, moment: &mut Moment, row: &DeviceRow) -> 
     Ok(())
 }
 
-/// Ends the management of one device: its app's data is deleted, and a task says so.
+/// Ends the management of one device: its app's data is deleted, and a task says so. Above the budget it waits for a second operator.
 pub async fn retire(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<jobs::Job> {
     actor.require(Role::Operator)?;
     devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
-    let job = jobs::create(conn, moment, actor, &jobs::NewJob::one("retire", id), None, None).await?;
-    if job.state != "awaiting_approval" {
-        retired(conn, moment, actor, &[id]).await?;
-    }
-    Ok(job)
+    jobs::create(conn, moment, actor, &jobs::NewJob::one("retire", id), None, None).await
 }
 
 /// Devices whose retirement is decided: denied for good, no longer managed, no longer judged.

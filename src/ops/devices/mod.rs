@@ -16,6 +16,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Denial, Id, Lane, Role, nullable, text};
 use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
+use crate::ops::mail::{self, Outbox};
 use crate::ops::tasks::{self, EndCause};
 use crate::ops::{findings, labels as label_ops, mdm, settle, tokens};
 use crate::store::channels::ChannelView;
@@ -73,7 +74,7 @@ pub struct NewDevice {
     pub serial: Option<String>,
     #[serde(default)]
     pub labels: Vec<String>,
-    /// Accepted for the day when mail is sent; only `false` is possible now.
+    /// Sends the user the enrollment link by mail.
     #[serde(default)]
     pub send_mail: Option<bool>,
 }
@@ -142,10 +143,10 @@ pub async fn views(conn: &mut Conn, ids: &[Id]) -> Result<Vec<Device>> {
 }
 
 /// Announces a device: it is expected, and its enrollment link admits it once.
-pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: &NewDevice, public_url: &str) -> Result<(Device, Value)> {
+pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: &NewDevice, outbox: Outbox<'_>) -> Result<(Device, Value)> {
     actor.require(Role::Operator)?;
     if new.send_mail == Some(true) {
-        return Err(Error::invalid("/send_mail", "mail is not set up; hand the link over yourself"));
+        outbox.require()?;
     }
     if !matches!(new.platform.as_str(), "android" | "ios" | "macos" | "tvos" | "visionos" | "watchos") {
         return Err(Error::invalid("/platform", "take android, ios, macos, tvos, visionos or watchos"));
@@ -181,9 +182,15 @@ pub async fn announce(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: 
     let expires_at_ms = moment.now_ms + LINK_MS;
     let token = tokens::mint(conn, moment, actor, name, Some(expires_at_ms), Some(1), label_ids, Some(user.id), None, Some(row.id)).await?;
     let value = token.token.unwrap_or_default();
-    let link = format!("{}/enroll/{value}", public_url.trim_end_matches('/'));
-    tell(conn, moment, actor, "device.announced", row.id, json!({"user": user.email, "serial": row.serial})).await?;
-    Ok((view(conn, row.id).await?, json!({"token": value, "link": link, "expires_at_ms": expires_at_ms})))
+    let link = outbox.link(&value);
+    tell(conn, moment, actor, "device.announced", row.id, json!({"before": null, "after": {"user": user.email, "serial": row.serial}}))
+        .await?;
+    let mut enrollment = json!({"token": value, "link": link, "expires_at_ms": expires_at_ms});
+    if new.send_mail == Some(true) {
+        let mail = mail::send_link(conn, moment, actor, outbox, &user, &link, expires_at_ms).await?;
+        enrollment["mail"] = json!({"id": mail.id, "state": mail.state});
+    }
+    Ok((view(conn, row.id).await?, enrollment))
 }
 
 /// Changes what an operator may change of a device. A device that changes hands is denied, or not, as its new user is.
@@ -248,7 +255,8 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
             devices::drop_key(conn, PARKED, &parked_key_of(&key, user), id).await?;
         }
     }
-    tell(conn, moment, actor, "device.deleted", id, json!({"serial": row.serial, "model": row.model})).await
+    let before = json!({"serial": row.serial, "model": row.model, "state": row.state, "user_id": row.user_id});
+    tell(conn, moment, actor, "device.deleted", id, json!({"before": before, "after": null})).await
 }
 
 /// Asks a device to come in.

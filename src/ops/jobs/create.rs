@@ -4,12 +4,13 @@ use serde_json::json;
 
 use super::make::{self, Wanted};
 use super::params::store_params;
-use super::{AT_ONCE_MAX, Job, NewJob, Selector, Target, close_if_done, get};
+use super::{AT_ONCE_MAX, AWAITING, Job, NewJob, RETIRE, Selector, Target, budget, close_if_done, get};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::kind::Kind;
 use crate::model::token::hash;
 use crate::model::{Actor, BUCKETS, BULK_ABOVE, Fault, Id, Lane, Role};
+use crate::ops::devices as device_ops;
 use crate::ops::mdm::raw;
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
@@ -46,7 +47,13 @@ pub async fn create(
     {
         return get(conn, job, None).await;
     }
-    let Aimed { found, users, unknown, selector, devices } = aim(conn, moment, &new.target).await?;
+    let mut aimed = aim(conn, moment, &new.target).await?;
+    let mut waits = false;
+    if kind.destructive {
+        freeze(conn, moment, &mut aimed).await?;
+        waits = !budget::spend(conn, moment, id, aimed.devices).await?;
+    }
+    let Aimed { found, users, unknown, selector, devices } = aimed;
     let expires_in_ms = new.expires_in_s.map_or_else(|| kind.expires_in_ms(), |seconds| seconds * 1000);
     let mut job = JobRow {
         id,
@@ -67,20 +74,29 @@ pub async fn create(
         expand_bucket: 0,
         expand_after: String::new(),
     };
-    if found.is_some() {
+    if waits {
+        job.state = AWAITING.into();
+        job.walk.clear();
+    } else if found.is_some() {
         job.state = "running".into();
         job.walk.clear();
     }
     jobs::insert(conn, &job).await?;
     let data = json!({"job_id": id, "kind": kind.name, "target": shown(&new.target), "devices": found.as_ref().map(Vec::len)});
     feed::append(conn, moment, &[Entry { kind: "job.created", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
+    if waits {
+        budget::tell(conn, moment, actor, &job).await?;
+    }
     if !users.is_empty() {
         let wanted: Vec<Wanted> = users.iter().map(|(device, channel)| Wanted::of_user(*device, *channel)).collect();
         make::make(conn, moment, &job, &wanted).await?;
     }
     if let Some(found) = found {
-        let wanted: Vec<Wanted> = found.into_iter().map(Wanted::first).collect();
+        let wanted: Vec<Wanted> = found.iter().copied().map(Wanted::first).collect();
         make::make(conn, moment, &job, &wanted).await?;
+        if kind.name == RETIRE && !waits {
+            device_ops::retired(conn, moment, actor, &found).await?;
+        }
         close_if_done(conn, moment, id).await?;
     }
     get(conn, id, None).await
@@ -176,6 +192,33 @@ async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed>
         }
     }
     Ok(Aimed { devices: count_of(found.len()), found: Some(found), users: Vec::new(), unknown: Vec::new(), selector })
+}
+
+/// Names the devices of a set one by one: what a second operator approves must not grow meanwhile. A set of [`COUNTED_MAX`] and more
+/// stays one; it is above every budget.
+async fn freeze(conn: &mut Conn, moment: &Moment, aimed: &mut Aimed) -> Result<()> {
+    if aimed.selector.devices.is_some() {
+        return Ok(());
+    }
+    let mut listed = match (&aimed.found, aimed.selector.label) {
+        (Some(found), _) => found.clone(),
+        (None, Some(label)) => jobs::labelled(conn, label, "", moment.now_ms, COUNTED_MAX).await?,
+        (None, None) => {
+            let mut all = Vec::new();
+            for bucket in 0..BUCKETS {
+                let room = COUNTED_MAX - count_of(all.len());
+                all.extend(jobs::everybody(conn, bucket, "", moment.now_ms, room).await?);
+            }
+            all
+        }
+    };
+    if count_of(listed.len()) < COUNTED_MAX {
+        listed.sort_unstable();
+        aimed.devices = count_of(listed.len());
+        aimed.selector.devices = Some(listed);
+        aimed.selector.label = None;
+    }
+    Ok(())
 }
 
 /// The names that mean a user of a device, `UDID:USER`, taken out of those that no device has.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
-use super::{Selector, topic};
+use super::{AWAITING, Selector, topic};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::kind::Kind;
@@ -59,7 +59,7 @@ pub(super) async fn make(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wan
     note_duplicates(conn, job, wanted).await?;
     let lane = if Selector::of(job).bulk { Lane::Bulk } else { lane_of(job) };
     let raises: Vec<Raise> =
-        fresh.iter().filter(|task| task.finished_at_ms.is_none()).map(|task| Raise { channel_id: task.channel_id, lane }).collect();
+        fresh.iter().filter(|task| task.state == "queued").map(|task| Raise { channel_id: task.channel_id, lane }).collect();
     wakes::raise(conn, &raises, moment.now_ms).await?;
     if Kind::named(&job.kind).is_some_and(|kind| kind.supersedes) {
         supersede(conn, moment, job, &fresh).await?;
@@ -201,7 +201,12 @@ fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now
         channel_id,
         kind: job.kind.clone(),
         lane: lane_of(job).rank(),
-        state: if refusal.is_some() { "failed" } else { "queued" }.into(),
+        state: match refusal {
+            Some(_) => "failed",
+            None if job.state == AWAITING => AWAITING,
+            None => "queued",
+        }
+        .into(),
         attempt: 0,
         created_at_ms: now_ms,
         // A fresh order has a fresh time to live, as long as the first one had.
@@ -219,12 +224,16 @@ fn doer(kind: Option<&Kind>, aim: &Aim) -> Option<Id> {
     apple.or(aim.agent_id.filter(|_| kind.fits(&aim.platform)))
 }
 
-fn lane_of(job: &JobRow) -> Lane {
+pub(super) fn lane_of(job: &JobRow) -> Lane {
     Lane::ALL.into_iter().find(|lane| lane.name() == job.lane).unwrap_or(Lane::Change)
 }
 
 fn entry(task: &NewTask) -> Entry {
-    let kind = if task.finished_at_ms.is_some() { "task.failed" } else { "task.queued" };
+    let kind = match task.state.as_str() {
+        "failed" => "task.failed",
+        AWAITING => "task.awaiting_approval",
+        _ => "task.queued",
+    };
     let error: Option<serde_json::Value> = task.error.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let data = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind, "error": error});
     Entry { kind, actor: None, device_id: Some(task.device_id), data }

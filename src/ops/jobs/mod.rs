@@ -3,6 +3,8 @@
 //! Lock order: a job's row first, then channels, wakes, tasks. The intake never locks a job; a task it makes early for a job that is
 //! cancelled in the same instant is not delivered, and the folding of counts has it cancelled.
 
+mod approval;
+mod budget;
 mod create;
 mod make;
 mod params;
@@ -18,10 +20,13 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::kind;
 use crate::model::{Id, Lane};
+use crate::ops::alarms;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, JobRow};
 use crate::store::{Conn, tallies, tasks};
 
+pub use approval::{approve, expire_waiting, may_approve, reject};
+pub use budget::{WAITING, put as put_budget};
 pub use create::create;
 pub use make::make_early;
 pub use params::load_params;
@@ -31,6 +36,10 @@ pub(super) use walk::again;
 
 /// A job for more devices than this is accepted at once and expanded in the background, in chunks of so many.
 pub const AT_ONCE_MAX: usize = 500;
+/// The state of a job, and of a task, that waits for a second operator.
+pub const AWAITING: &str = "awaiting_approval";
+/// The kind that also ends a device's management on the server's side.
+const RETIRE: &str = "retire";
 /// Open tasks looked at for the reasons of a job; beyond it they are those of the first so many.
 const REASONS_COUNTED_MAX: i64 = 100_000;
 
@@ -159,13 +168,14 @@ pub async fn views(conn: &mut Conn, rows: Vec<JobRow>) -> Result<Vec<Job>> {
 impl Job {
     fn of(row: JobRow, counts: BTreeMap<String, i64>) -> Job {
         let made: i64 = counts.values().sum();
+        let is_to_come = row.walk == jobs::MAKE || row.state == AWAITING;
         Job {
             id: row.id,
             params: kind::masked(&row.kind, serde_json::from_str(&row.params).unwrap_or_default()),
             kind: row.kind,
             lane: row.lane,
             state: row.state,
-            tasks: if row.walk == jobs::MAKE { made.max(row.tasks) } else { made },
+            tasks: if is_to_come { made.max(row.tasks) } else { made },
             counts,
             reasons: None,
             unknown_devices: serde_json::from_str(&row.unknown_devices).unwrap_or_default(),
@@ -182,11 +192,18 @@ impl Job {
 /// was changed. Asked after its counts have moved and after a walk has ended.
 pub async fn close_if_done(conn: &mut Conn, moment: &mut Moment, id: Id) -> Result<bool> {
     let Some(mut job) = jobs::lock(conn, id).await? else { return Ok(false) };
-    if !job.walk.is_empty() || !matches!(job.state.as_str(), "running" | "cancelled") {
+    if !job.walk.is_empty() || !matches!(job.state.as_str(), "running" | "cancelled" | AWAITING) {
         return Ok(false);
     }
     let counts = tallies::read(conn, &topic(id)).await?;
     let open: i64 = counts.iter().filter(|(state, _)| kind::OPEN_STATES.contains(&state.as_str())).map(|(_, n)| n).sum();
+    if job.state == AWAITING {
+        // Its tasks ended one by one while it waited; one whose tasks are not made yet has none.
+        if open > 0 || counts.is_empty() {
+            return Ok(false);
+        }
+        alarms::close(conn, moment, WAITING, &id.to_string()).await?;
+    }
     if job.state == "cancelled" {
         // A phone came in early while the job was cancelled: what was made for it ends too.
         if open > 0 && !tasks::open_of_job(conn, id, "", 1).await?.is_empty() {

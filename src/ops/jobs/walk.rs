@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::make::{self, Wanted};
-use super::{AT_ONCE_MAX, Job, Selector, close_if_done, get, topic};
+use super::{AT_ONCE_MAX, AWAITING, Job, RETIRE, Selector, WAITING, budget, close_if_done, get, topic};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, BUCKETS, Id, Role};
-use crate::ops::tasks as task_ops;
+use crate::ops::{alarms, devices as device_ops, tasks as task_ops};
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, JobRow};
 use crate::store::tasks::{self, Again, Ending, Over};
@@ -37,14 +37,15 @@ pub async fn cancel(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
     let mut job = jobs::lock(conn, id).await?.ok_or(Error::NotFound("job"))?;
     match job.state.as_str() {
         "cancelled" => return get(conn, id, None).await,
+        AWAITING => alarms::close(conn, moment, WAITING, &id.to_string()).await?,
         "done" | "rejected" => return Err(Error::refused("job_finished", format!("the job is {}: nothing of it is open", job.state))),
         _ => {}
     }
-    job.state = "cancelled".into();
+    let was = std::mem::replace(&mut job.state, "cancelled".into());
     job.finished_at_ms = Some(moment.now_ms);
     job.begin_walk(jobs::CANCEL, moment.now_ms);
     jobs::put(conn, &job).await?;
-    let data = json!({"job_id": id, "kind": job.kind});
+    let data = json!({"job_id": id, "kind": job.kind, "before": {"state": was}, "after": {"state": job.state}});
     feed::append(conn, moment, &[Entry { kind: "job.cancelled", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
     walk(conn, moment, job, AT_ONCE_MAX).await?;
     get(conn, id, None).await
@@ -58,11 +59,13 @@ pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) 
     if !job.walk.is_empty() {
         return Err(Error::refused("job_expanding", "the job's tasks are still being made; try again when it is running"));
     }
-    job.state = "expanding".into();
+    let over = tasks::over_of_job(conn, id, "", moment.now_ms, rows(AT_ONCE_MAX + 1)).await?;
+    budget::spend_again(conn, moment, &job, over.len()).await?;
+    let was = std::mem::replace(&mut job.state, "expanding".into());
     job.finished_at_ms = None;
     job.begin_walk(jobs::RETRY, moment.now_ms);
     jobs::put(conn, &job).await?;
-    let data = json!({"job_id": id, "kind": job.kind});
+    let data = json!({"job_id": id, "kind": job.kind, "before": {"state": was}, "after": {"state": job.state}});
     feed::append(conn, moment, &[Entry { kind: "job.retried", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
     walk(conn, moment, job, AT_ONCE_MAX).await?;
     get(conn, id, None).await
@@ -71,7 +74,7 @@ pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) 
 /// Refuses where nothing of a job may be ordered again.
 fn retryable(job: &JobRow) -> Result<()> {
     match job.state.as_str() {
-        "rejected" | "awaiting_approval" => Err(Error::refused("job_not_approved", format!("the job is {}; order a new one", job.state))),
+        "rejected" | AWAITING => Err(Error::refused("job_not_approved", format!("the job is {}; order a new one", job.state))),
         "cancelled" if job.walk == jobs::CANCEL => {
             Err(Error::refused("job_cancelling", "the job's tasks are still being cancelled; try again in a moment"))
         }
@@ -83,6 +86,7 @@ fn retryable(job: &JobRow) -> Result<()> {
 pub(in crate::ops) async fn again(conn: &mut Conn, moment: &mut Moment, job: Id, over: Over) -> Result<Option<Id>> {
     let mut job = jobs::lock(conn, job).await?.ok_or(Error::NotFound("job"))?;
     retryable(&job)?;
+    budget::spend_again(conn, moment, &job, 1).await?;
     let made = make_again(conn, moment, &job, &[over]).await?;
     if !made.is_empty() && job.walk.is_empty() {
         job.state = "running".into();
@@ -101,7 +105,7 @@ pub async fn step(conn: &mut Conn, moment: &mut Moment, limit: usize) -> Result<
 }
 
 /// One chunk of a locked job's walk.
-async fn walk(conn: &mut Conn, moment: &mut Moment, mut job: JobRow, limit: usize) -> Result<()> {
+pub(super) async fn walk(conn: &mut Conn, moment: &mut Moment, mut job: JobRow, limit: usize) -> Result<()> {
     let ended = match job.walk.as_str() {
         jobs::MAKE => expand(conn, moment, &mut job, limit).await?,
         jobs::CANCEL => cancel_chunk(conn, moment, &mut job, limit).await?,
@@ -150,8 +154,12 @@ async fn expand(conn: &mut Conn, moment: &mut Moment, job: &mut JobRow, limit: u
     {
         job.expand_after = last.to_string();
     }
-    let wanted: Vec<Wanted> = found.into_iter().map(Wanted::first).collect();
+    let wanted: Vec<Wanted> = found.iter().copied().map(Wanted::first).collect();
     let made = make::make(conn, moment, job, &wanted).await?;
+    if job.kind == RETIRE {
+        let orderer = Actor { name: job.created_by.clone(), ..Actor::server() };
+        device_ops::retired(conn, moment, &orderer, &found).await?;
+    }
     let data = json!({"job_id": job.id, "tasks": made.len()});
     feed::append(conn, moment, &[Entry { kind: "job.expanded", actor: None, device_id: None, data }]).await?;
     Ok(ended)

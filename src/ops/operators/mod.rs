@@ -15,7 +15,7 @@ use crate::model::token::{Secret, hash};
 use crate::model::{Actor, Id, Role, text};
 use crate::store::Conn;
 use crate::store::feed::{self, Entry};
-use crate::store::operators::{self, NewKey};
+use crate::store::operators::{self, NewKey, OperatorRow};
 
 /// How long a one-time sign-in link is good.
 pub const LINK_MS: i64 = 15 * 60 * 1000;
@@ -38,11 +38,17 @@ pub struct Opened {
 pub async fn link(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, role: Role) -> Result<String> {
     actor.require(Role::Admin)?;
     let name = text::named("/name", name, 64)?;
+    let before = operators::by_name(conn, &name).await?;
+    if let Some(before) = before.as_ref().filter(|_| role != Role::Admin) {
+        spare_last_admin(conn, before).await?;
+    }
+    let before = before.map(|row| json!({"role": row.role, "enabled": row.disabled_at_ms.is_none()}));
     let id = moment.id();
     let operator_id = operators::ensure(conn, id, &name, role, moment.now_ms).await?;
     let secret = Secret::plain(&moment.secret());
     operators::insert_link(conn, &secret.hash(), operator_id, moment.now_ms, moment.now_ms + LINK_MS).await?;
-    tell(conn, moment, actor, "operator.linked", json!({"name": name, "role": role})).await?;
+    let data = json!({"id": operator_id, "name": name, "role": role, "before": before, "after": {"role": role, "enabled": true}});
+    tell(conn, moment, actor, "operator.linked", data).await?;
     Ok(secret.reveal().to_owned())
 }
 
@@ -118,13 +124,24 @@ pub async fn sign_out_everywhere(conn: &mut Conn, moment: &mut Moment, actor: &A
     tell(conn, moment, actor, "operator.signed_out_everywhere", json!({"name": operator.name})).await
 }
 
-/// Disables an operator and ends all sessions.
+/// Refuses where nobody would be left who may do everything.
+async fn spare_last_admin(conn: &mut Conn, operator: &OperatorRow) -> Result<()> {
+    if operators::admins(conn).await? == [operator.id] {
+        return Err(Error::refused("last_admin", format!("{} is the last administrator; add another one first", operator.name)));
+    }
+    Ok(())
+}
+
+/// Disables an operator and ends all sessions. The last administrator stays.
 pub async fn disable(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<()> {
     actor.require(Role::Admin)?;
     let operator = operators::get(conn, id).await?.ok_or(Error::NotFound("operator"))?;
+    spare_last_admin(conn, &operator).await?;
     operators::disable(conn, id, moment.now_ms).await?;
     operators::delete_sessions(conn, id, "").await?;
-    tell(conn, moment, actor, "operator.disabled", json!({"name": operator.name})).await
+    let shown = |enabled: bool| json!({"role": operator.role, "enabled": enabled});
+    let before = shown(operator.disabled_at_ms.is_none());
+    tell(conn, moment, actor, "operator.disabled", json!({"id": id, "name": operator.name, "before": before, "after": shown(false)})).await
 }
 
 /// Makes an API key; its value is the answer, once.
@@ -150,7 +167,14 @@ pub async fn make_key(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name:
     let id = moment.id();
     let key = NewKey { id, name: name.clone(), role, hash: secret.hash(), created_by: actor.name.clone(), created_at_ms: moment.now_ms };
     operators::insert_key(conn, &key).await?;
-    tell(conn, moment, actor, "key.created", json!({"id": id, "name": name, "role": role})).await?;
+    tell(
+        conn,
+        moment,
+        actor,
+        "key.created",
+        json!({"id": id, "name": name, "role": role, "before": null, "after": {"name": name, "role": role}}),
+    )
+    .await?;
     Ok(MadeKey { id, name, role, key: secret.reveal().to_owned() })
 }
 
@@ -160,7 +184,7 @@ pub async fn revoke_key(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id:
     if !operators::revoke_key(conn, id, moment.now_ms).await? {
         return Err(Error::NotFound("key"));
     }
-    tell(conn, moment, actor, "key.revoked", json!({"id": id})).await
+    tell(conn, moment, actor, "key.revoked", json!({"id": id, "before": {"revoked": false}, "after": {"revoked": true}})).await
 }
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: serde_json::Value) -> Result<()> {

@@ -126,7 +126,11 @@ async fn told(conn: &mut Conn, moment: &mut Moment, ended: &[(Ended, &'static st
     let mut entries = Vec::new();
     if ended.len() <= TOLD_EACH_MAX {
         for (one, state) in ended {
-            let data = json!({"task_id": one.id, "job_id": one.job_id, "was": one.was});
+            let mut data = json!({"task_id": one.id, "job_id": one.job_id, "was": one.was});
+            if actor.is_some() {
+                data["before"] = json!({"state": one.was});
+                data["after"] = json!({"state": state});
+            }
             entries.push(Entry { kind: kind_of(state), actor: actor.clone(), device_id: Some(one.device_id), data });
         }
     } else {
@@ -151,6 +155,7 @@ fn kind_of(state: &str) -> &'static str {
         "expired" => "task.expired",
         "awaiting_approval" => "task.awaiting_approval",
         "superseded" => "task.superseded",
+        "queued" => "task.queued",
         _ => "task.cancelled",
     }
 }

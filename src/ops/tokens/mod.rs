@@ -109,7 +109,8 @@ pub async fn mint(
         device_id,
     };
     tokens::insert(conn, &row).await?;
-    let data = json!({"id": row.id, "name": row.name, "expires_at_ms": row.expires_at_ms, "max_uses": row.max_uses});
+    let after = json!({"expires_at_ms": row.expires_at_ms, "max_uses": row.max_uses, "user_id": row.user_id, "serial": row.serial});
+    let data = json!({"id": row.id, "name": row.name, "before": null, "after": after});
     feed::append(conn, moment, &[Entry { kind: "enrollment_token.created", actor: Some(actor.name.clone()), device_id: None, data }])
         .await?;
     let mut token = view(conn, row, moment.now_ms).await?;
@@ -120,14 +121,16 @@ pub async fn mint(
 /// Ends a token; with a time also quarantines every device that it admitted since.
 pub async fn revoke(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, quarantine_since_ms: Option<i64>) -> Result<Token> {
     actor.require(Role::Operator)?;
-    tokens::get(conn, id).await?.ok_or(Error::NotFound("enrollment token"))?;
+    let before = tokens::get(conn, id).await?.ok_or(Error::NotFound("enrollment token"))?;
     tokens::revoke(conn, id, moment.now_ms).await?;
     let mut quarantined = 0;
     if let Some(since_ms) = quarantine_since_ms {
         let admitted: Vec<Id> = tokens::uses(conn, id, since_ms, i64::MAX).await?.into_iter().map(|used| used.device_id).collect();
         quarantined = device_ops::deny(conn, moment, actor, &admitted, Denial::Quarantined).await?.len();
     }
-    let data = json!({"id": id, "quarantined": quarantined});
+    let before = shown(before, Vec::new(), moment.now_ms).state;
+    let (before, after) = (json!({"state": before}), json!({"state": "revoked"}));
+    let data = json!({"id": id, "quarantined": quarantined, "before": before, "after": after});
     feed::append(conn, moment, &[Entry { kind: "enrollment_token.revoked", actor: Some(actor.name.clone()), device_id: None, data }])
         .await?;
     get(conn, id, moment.now_ms).await

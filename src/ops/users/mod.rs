@@ -94,7 +94,7 @@ pub async fn create(conn: &mut Conn, moment: &mut Moment, actor: &Actor, new: &N
     if !users::insert(conn, &row).await? {
         return Err(taken(&row.email));
     }
-    let data = json!({"id": row.id, "email": row.email, "name": row.name});
+    let data = json!({"id": row.id, "email": row.email, "before": null, "after": shown(&row)});
     tell(conn, moment, actor, "user.created", data).await?;
     Ok(row.into())
 }
@@ -146,12 +146,20 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
 pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<()> {
     actor.require(Role::Operator)?;
     let mut row = live(conn, id).await?;
+    let before = shown(&row);
     row.state = "deleted".into();
     row.updated_at_ms = moment.now_ms;
     users::update(conn, &row).await?;
     let devices = users::device_ids(conn, id).await?;
     device_ops::deny(conn, moment, actor, &devices, Denial::UserDeleted).await?;
-    tell(conn, moment, actor, "user.deleted", json!({"id": id, "email": row.email, "devices": devices.len()})).await
+    tell(
+        conn,
+        moment,
+        actor,
+        "user.deleted",
+        json!({"id": id, "email": row.email, "devices": devices.len(), "before": before, "after": null}),
+    )
+    .await
 }
 
 /// A user that is not deleted, its row locked.
@@ -160,7 +168,8 @@ async fn live(conn: &mut Conn, id: Id) -> Result<UserRow> {
 }
 
 fn shown(row: &UserRow) -> serde_json::Value {
-    json!({"email": row.email, "name": row.name, "state": row.state, "device_limit": row.device_limit})
+    let attributes: Value = serde_json::from_str(&row.attributes).unwrap_or_default();
+    json!({"email": row.email, "name": row.name, "state": row.state, "device_limit": row.device_limit, "attributes": attributes})
 }
 
 fn taken(email: &str) -> Error {

@@ -65,7 +65,14 @@ pub async fn create(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &
     };
     webhooks::insert(conn, &row).await?;
     let host = parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned));
-    tell(conn, moment, Some(actor), "webhook.created", json!({"id": id, "host": host, "kinds": kinds})).await?;
+    tell(
+        conn,
+        moment,
+        Some(actor),
+        "webhook.created",
+        json!({"id": id, "host": host, "kinds": kinds, "before": null, "after": {"host": host, "kinds": kinds}}),
+    )
+    .await?;
     Ok(Made { id, secret: shown(&key) })
 }
 
@@ -100,11 +107,12 @@ pub fn wants(kinds: &str, kind: &str) -> bool {
 /// Takes a webhook away.
 pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<()> {
     actor.require(Role::Admin)?;
+    let before = webhooks::get(conn, id).await?.map(|row| json!({"state": row.state, "kinds": row.kinds}));
     if !webhooks::delete(conn, id).await? {
         return Err(Error::NotFound("webhook"));
     }
     alarms::close(conn, moment, ALARM, &id.to_string()).await?;
-    tell(conn, moment, Some(actor), "webhook.deleted", json!({"id": id})).await
+    tell(conn, moment, Some(actor), "webhook.deleted", json!({"id": id, "before": before, "after": null})).await
 }
 
 /// Makes a new secret; the former one signs beside it for [`OVERLAP_MS`].
@@ -115,18 +123,19 @@ pub async fn rotate(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &
     if !webhooks::rotate(conn, id, &sealed, moment.now_ms + OVERLAP_MS).await? {
         return Err(Error::NotFound("webhook"));
     }
-    tell(conn, moment, Some(actor), "webhook.rotated", json!({"id": id})).await?;
+    tell(conn, moment, Some(actor), "webhook.rotated", json!({"id": id, "before": {"secret": "***"}, "after": {"secret": "***"}})).await?;
     Ok(Made { id, secret: shown(&key) })
 }
 
 /// Enables a webhook again; what waited meanwhile is delivered in its order.
 pub async fn enable(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<WebhookRow> {
     actor.require(Role::Admin)?;
+    let before = webhooks::get(conn, id).await?.map(|row| json!({"state": row.state}));
     if !webhooks::enable(conn, id).await? {
         return Err(Error::NotFound("webhook"));
     }
     alarms::close(conn, moment, ALARM, &id.to_string()).await?;
-    tell(conn, moment, Some(actor), "webhook.enabled", json!({"id": id})).await?;
+    tell(conn, moment, Some(actor), "webhook.enabled", json!({"id": id, "before": before, "after": {"state": "enabled"}})).await?;
     webhooks::get(conn, id).await?.ok_or(Error::NotFound("webhook"))
 }
 

@@ -122,7 +122,8 @@ const END: Sql = rows_sql!(
      RETURNING task.id"
 );
 
-/// Ends tasks that are still in the state they were seen in; answers those that were. `awaiting_approval` stays open.
+/// Ends tasks that are still in the state they were seen in; answers those that were. `awaiting_approval` and
+/// `queued`, what a second operator let go on, stay open.
 pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<Vec<Ended>> {
     if endings.is_empty() {
         return Ok(Vec::new());
@@ -136,7 +137,7 @@ pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<V
             state: ending.state,
             error: ending.error.as_deref(),
             result: ending.result.as_deref(),
-            final_at_ms: (ending.state != "awaiting_approval").then_some(now_ms),
+            final_at_ms: (!matches!(ending.state, "awaiting_approval" | "queued")).then_some(now_ms),
         })
         .collect();
     rows.sort_by_key(|row| (row.bucket, row.id));
@@ -181,6 +182,19 @@ pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> R
     )
     .bind(job)
     .bind(after)
+    .bind(limit)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(rows)
+}
+
+/// Up to `limit` tasks of a job that wait for a second operator.
+pub async fn awaiting_of_job(conn: &mut Conn, job: Id, limit: i64) -> Result<Vec<Ended>> {
+    let rows = sqlx::query_as(
+        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE job_id = $1 AND state = 'awaiting_approval' \
+         AND finished_at_ms IS NULL ORDER BY id LIMIT $2",
+    )
+    .bind(job)
     .bind(limit)
     .fetch_all(conn.raw())
     .await?;

@@ -5,7 +5,7 @@ use muster::ops::operators;
 use muster::store::Class;
 use reqwest::header::{CONTENT_SECURITY_POLICY, COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 
-use super::server::TestServer;
+use super::server::{Reply, TestServer, reply};
 
 /// A browser without scripts.
 #[derive(Clone, Debug)]
@@ -101,6 +101,16 @@ impl Browser {
         let mut next = self.clone();
         next.cookie = format!("{}; {}", self.cookie, flash.split(';').next().unwrap());
         next.get(answer.location()).await
+    }
+
+    /// A call of the operator API with the session of this browser.
+    pub async fn call(&self, method: &str, path: &str, body: Option<serde_json::Value>) -> Reply {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.client.request(method, format!("{}/api/v1{path}", self.url)).header("x-csrf-token", &self.csrf);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        reply(request.header(COOKIE, &self.cookie)).await
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Page {

@@ -109,7 +109,9 @@ async fn an_announced_device_is_met_by_its_link_or_by_its_serial_number() {
         for serial in [Some("s-one"), None] {
             let new = serde_json::from_value(json!({"user": "user@example.org", "platform": "android", "serial": serial})).unwrap();
             let (device, enrollment) = commit!(door, |conn, moment| {
-                device_ops::announce(conn, moment, &door.actor, &new, "https://mdm.example.org/").await.unwrap()
+                let seal = crate::seal::Seal::new(&[7; 32]);
+                let outbox = crate::ops::mail::Outbox { seal: &seal, is_set_up: false, public_url: "https://mdm.example.org/" };
+                device_ops::announce(conn, moment, &door.actor, &new, outbox).await.unwrap()
             });
             assert_eq!(device.state, "expected");
             announced.push((device.id, enrollment));

@@ -1,0 +1,57 @@
+//! Operators come and go; somebody who may do everything stays.
+
+use muster::model::Role;
+use serde_json::{Value, json};
+
+use crate::support::server::{TestServer, each_database};
+
+async fn id_of(server: &TestServer, name: &str) -> String {
+    let all = server.get("/operators").await;
+    let found = all["items"].as_array().unwrap().iter().find(|operator| operator["name"] == name).unwrap();
+    found["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_last_administrator_can_neither_be_disabled_nor_lose_the_role() {
+    each_database(async |server| {
+        for (name, role) in [("first", "admin"), ("second", "admin"), ("third", "operator")] {
+            server.post("/operators", json!({"name": name, "role": role})).await.expect(201);
+        }
+        let (first, second) = (id_of(&server, "first").await, id_of(&server, "second").await);
+        // Both at once: one goes, one stays.
+        let (first_path, second_path) = (format!("/operators/{first}"), format!("/operators/{second}"));
+        let (a, b) = tokio::join!(server.call("DELETE", &first_path, None), server.call("DELETE", &second_path, None));
+        let mut answers = [(a.status, a.body["code"].clone()), (b.status, b.body["code"].clone())];
+        answers.sort_by_key(|(status, _)| *status);
+        assert_eq!(answers, [(204, Value::Null), (409, json!("last_admin"))]);
+        let last = if answers[0].0 == a.status { "second" } else { "first" };
+        let demoted = server.post("/operators", json!({"name": last, "role": "operator"})).await;
+        assert_eq!((demoted.status, &demoted.body["code"]), (409, &json!("last_admin")));
+        server.call("DELETE", &format!("/operators/{}", id_of(&server, "third").await), None).await.expect(204);
+        // With another one it may go.
+        server.post("/operators", json!({"name": "third", "role": "admin"})).await.expect(201);
+        server.call("DELETE", &format!("/operators/{}", id_of(&server, last).await), None).await.expect(204);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_administrators_see_and_change_operators_and_keys() {
+    let server = TestServer::on_sqlite().await;
+    for role in [Role::Viewer, Role::Operator] {
+        let browser = server.operator(role.name(), role).await;
+        for (method, path, body) in [
+            ("GET", "/operators", None),
+            ("GET", "/keys", None),
+            ("POST", "/operators", Some(json!({"name": "x", "role": "admin"}))),
+            ("POST", "/keys", Some(json!({"name": "x", "role": "admin"}))),
+            ("DELETE", "/operators/00000000-0000-7000-8000-000000000000", None),
+            ("DELETE", "/keys/00000000-0000-7000-8000-000000000000", None),
+        ] {
+            let refused = browser.call(method, path, body).await;
+            assert_eq!((refused.status, &refused.body["code"]), (403, &json!("role_insufficient")), "{role} {method} {path}");
+        }
+    }
+    server.stop().await;
+}
