@@ -6,6 +6,8 @@ pub mod fcm;
 pub mod fleet;
 pub mod phone;
 mod plans;
+pub mod swarm;
+pub mod uplink;
 
 /// How far a simulated device has come.
 pub trait Journey: std::fmt::Debug + Send + Sync {
