@@ -22,6 +22,7 @@ mod killed;
 mod metrics;
 mod policies;
 mod several;
+mod simulate;
 mod storm;
 mod structure;
 mod support;
