@@ -3,8 +3,10 @@
 mod backup;
 mod demo;
 mod doctor;
+mod files;
 mod local;
 mod remote;
+mod simulate;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +64,8 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         keep: Option<PathBuf>,
     },
+    /// A fleet of simulated phones against any server; ends with 1 where phones failed.
+    Simulate(Box<simulate::Options>),
     /// Bring the database to this version's schema.
     Migrate,
     /// Write the whole database to a file, also while servers run.
@@ -195,6 +199,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             serve(config).await?;
         }
         Command::Demo { seconds, keep } => return demo::run(seconds, keep).await,
+        Command::Simulate(options) => return simulate::run(*options).await,
         Command::Migrate => {
             Db::open(&config()?.database_url).await?.migrate().await?;
             println!("the database has this version's schema");

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 /// Pushes that may wait for one phone.
 const PUSHES_MAX: usize = 16;
 
-const MODELS: [(&str, &str); 6] =
+pub(super) const MODELS: [(&str, &str); 6] =
     [("Pixel 9", "16"), ("Pixel 8a", "15"), ("Galaxy S24", "15"), ("Galaxy XCover7", "14"), ("Fairphone 5", "14"), ("Moto G84", "13")];
 
 const IPHONES: [(&str, &str); 3] = [("iPhone 17", "26.1"), ("iPhone 15", "18.6"), ("iPhone SE", "18.6")];
@@ -107,7 +107,7 @@ impl Fleet {
             let (link, apns, stop) = (link.clone(), apns.clone(), stop.clone());
             fleet.phones.spawn(async move {
                 if tokio::time::timeout(wait, stop.cancelled()).await.is_err() {
-                    life.run(&link, &apns, stop).await;
+                    life.run(&link, Some(&apns), stop).await;
                 }
             });
         }
@@ -141,7 +141,7 @@ fn push_line(kind: &Kind, carriers: &Carriers) -> PushLine {
     }
 }
 
-fn arrivals<P: Send + 'static>(mut pushes: mpsc::Receiver<P>) -> mpsc::Receiver<()> {
+pub(super) fn arrivals<P: Send + 'static>(mut pushes: mpsc::Receiver<P>) -> mpsc::Receiver<()> {
     let (sender, arrivals) = mpsc::channel(PUSHES_MAX);
     tokio::spawn(async move {
         while pushes.recv().await.is_some() {
@@ -177,10 +177,12 @@ fn lively(kind: &Kind, rng: &mut StdRng) -> Habits {
         fails: 0.04,
         cannot_obey,
         event_every: Some(Duration::from_secs(150)),
-        absent_every: Some(Duration::from_secs(240)),
+        absent_every: Some(Duration::from_secs(400)),
+        reboot_every: Some(Duration::from_secs(600)),
         opened_every: (!kind.keeps_time()).then_some(Duration::from_secs(15)),
         absent_for: Duration::from_secs(25),
         acts_within: Duration::from_millis(2500),
         retry: Duration::from_secs(5),
+        ..Habits::default()
     }
 }

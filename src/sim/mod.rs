@@ -7,6 +7,8 @@ pub mod fleet;
 pub mod phone;
 mod plans;
 pub mod smtp;
+pub mod swarm;
+pub mod uplink;
 
 /// How far a simulated device has come.
 pub trait Journey: std::fmt::Debug + Send + Sync {

@@ -140,7 +140,12 @@ impl Captured {
 impl StandIn {
     /// Starts on a free port of 127.0.0.1.
     pub async fn start(clock: Clock) -> io::Result<StandIn> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        StandIn::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), clock).await
+    }
+
+    /// Starts on `addr`.
+    pub async fn start_on(addr: SocketAddr, clock: Clock) -> io::Result<StandIn> {
+        let listener = TcpListener::bind(addr).await?;
         let authority = Authority::new("Stand-in for Apple's certificate authority")?;
         let revoked = tls::Revoked::default();
         let right = tls::server(&authority, &authority, clock.clone(), revoked.clone())?;

@@ -30,11 +30,13 @@ pub struct Habits {
     pub locked_for: Duration,
     /// How long to wait after an enrollment that failed.
     pub retry: Duration,
+    /// The time between conversations that no push asks for, for phones that APNs does not reach; `None` for never.
+    pub poll_every: Option<Duration>,
 }
 
 impl Default for Habits {
     fn default() -> Habits {
-        Habits { loses_push: 0.0, locked_every: None, locked_for: Duration::from_secs(6), retry: Duration::from_secs(5) }
+        Habits { loses_push: 0.0, locked_every: None, locked_for: Duration::from_secs(6), retry: Duration::from_secs(5), poll_every: None }
     }
 }
 
@@ -52,6 +54,8 @@ pub struct Progress {
     pub put_off: AtomicU64,
     /// Conversations and enrollments that failed.
     pub troubles: AtomicU64,
+    /// True while its last conversation came to its end.
+    pub well: AtomicBool,
 }
 
 impl Journey for Progress {
@@ -74,6 +78,7 @@ pub struct Life {
 
 enum Wake {
     Push(Push),
+    Poll,
     Locked,
     Unlocked,
     Stop,
@@ -84,13 +89,19 @@ impl Life {
         Life { phone, habits, progress: Arc::default(), rng: StdRng::from_seed(clock.moment().secret()) }
     }
 
+    /// The same phone with chances that `seed` fixes.
+    pub fn seeded(mut self, seed: u64) -> Life {
+        self.rng = StdRng::seed_from_u64(seed);
+        self
+    }
+
     /// What the outside can see.
     pub fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
 
-    /// Enrolls by a link and lives until `stop`, or until its management ends.
-    pub async fn run(mut self, link: &str, apns: &StandIn, stop: CancellationToken) {
+    /// Enrolls by a link and lives until `stop`, or until its management ends. Without an APNs it is never pushed.
+    pub async fn run(mut self, link: &str, apns: Option<&StandIn>, stop: CancellationToken) {
         let mut pushes = loop {
             match self.enroll(link, apns).await {
                 Ok(pushes) => break pushes,
@@ -101,11 +112,17 @@ impl Life {
             }
         };
         self.progress.enrolled.store(true, Ordering::Relaxed);
+        self.progress.well.store(true, Ordering::Relaxed);
         self.live(&mut pushes, &stop).await;
     }
 
-    async fn enroll(&mut self, link: &str, apns: &StandIn) -> Result<mpsc::Receiver<Push>, Trouble> {
+    async fn enroll(&mut self, link: &str, apns: Option<&StandIn>) -> Result<mpsc::Receiver<Push>, Trouble> {
         let profile = self.phone.fetch_profile(link).await?;
+        let Some(apns) = apns else {
+            let token: [u8; 32] = self.rng.random();
+            self.phone.install(&profile, &token).await?;
+            return Ok(mpsc::channel(1).1);
+        };
         let token = apns.register(&Enrollment::read(&profile)?.topic);
         let bytes: Vec<u8> = (0..token.len()).step_by(2).filter_map(|at| u8::from_str_radix(token.get(at..at + 2)?, 16).ok()).collect();
         let pushes = apns.connect(&token);
@@ -115,12 +132,14 @@ impl Life {
 
     async fn live(&mut self, pushes: &mut mpsc::Receiver<Push>, stop: &CancellationToken) {
         let mut changes_at = self.next_lock();
+        let mut polls_at = self.next_poll();
         while self.phone.state.enrolled {
             let is_locked = self.phone.state.locked;
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
                 Some(push) = pushes.recv() => Wake::Push(push),
                 () = tokio::time::sleep_until(changes_at) => if is_locked { Wake::Unlocked } else { Wake::Locked },
+                () = tokio::time::sleep_until(polls_at) => Wake::Poll,
             };
             match wake {
                 Wake::Stop => return,
@@ -131,6 +150,10 @@ impl Life {
                         self.progress.nudges.fetch_add(1, Ordering::Relaxed);
                         self.talk().await;
                     }
+                }
+                Wake::Poll => {
+                    self.talk().await;
+                    polls_at = self.next_poll();
                 }
                 Wake::Locked => self.phone.state.locked = true,
                 Wake::Unlocked => {
@@ -148,7 +171,9 @@ impl Life {
     }
 
     async fn talk(&mut self) {
-        if let Err(trouble) = self.phone.session().await {
+        let talked = self.phone.session().await;
+        self.progress.well.store(talked.is_ok(), Ordering::Relaxed);
+        if let Err(trouble) = talked {
             // The server calls again; nothing is lost.
             self.troubled(&trouble);
         }
@@ -162,6 +187,11 @@ impl Life {
     fn troubled(&self, trouble: &Trouble) {
         self.progress.troubles.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(udid = self.phone.udid, %trouble, "an iPhone is in trouble");
+    }
+
+    fn next_poll(&mut self) -> Instant {
+        let every = self.habits.poll_every;
+        Instant::now() + every.map_or(NEVER, |every| every.mul_f64(self.rng.random_range(0.9..1.1)))
     }
 
     fn next_lock(&mut self) -> Instant {

@@ -7,6 +7,7 @@ pub mod identity;
 pub mod life;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plist::{Dictionary, Value};
@@ -15,6 +16,7 @@ use reqwest::header::CONTENT_TYPE;
 use crate::protocol::apple::command::xml;
 use crate::protocol::apple::reading;
 use crate::protocol::pki::PkiError;
+use crate::sim::uplink::{Ask, End, Uplink};
 
 /// The kind of a check-in's body.
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
@@ -47,6 +49,8 @@ pub struct Iphone {
     proxy: Option<(String, String)>,
     /// The root that it trusts for TLS, PEM; the system's where there is none.
     root: Option<String>,
+    /// The way that it shares with others, if it does.
+    uplink: Option<Arc<Uplink>>,
     pub udid: String,
     pub serial: String,
     pub topic: String,
@@ -93,6 +97,7 @@ impl Iphone {
             client,
             proxy: None,
             root: None,
+            uplink: None,
             udid: format!("00008030-{name}"),
             serial: format!("SIM{name}"),
             topic: "com.apple.mgmt.External.simulated".into(),
@@ -105,6 +110,12 @@ impl Iphone {
     /// A proxy in front of the server hands the phone's certificate on in this header; until it has an identity, this value.
     pub fn behind_proxy(mut self, header: &str, value: &str) -> Iphone {
         self.proxy = Some((header.into(), value.into()));
+        self
+    }
+
+    /// Speaks over a way that it shares with others.
+    pub fn over(mut self, uplink: Arc<Uplink>) -> Iphone {
+        self.uplink = Some(uplink);
         self
     }
 
@@ -198,13 +209,26 @@ impl Iphone {
         body.insert("UDID".into(), Value::String(self.udid.clone()));
         let body = xml(&Value::Dictionary(body));
         let request = self.client.put(format!("{}/mdm/{path}", self.server)).header(CONTENT_TYPE, kind).headers(self.proofs(&body)?);
-        let response = request.body(body).send().await?;
-        let status = response.status();
-        if status.as_u16() != 200 {
-            return Err(Trouble::Refused(status.as_u16(), response.text().await?));
-        }
-        Ok(response.bytes().await?.to_vec())
+        let exchange = async {
+            let response = request.body(body).send().await?;
+            let status = response.status();
+            if status.as_u16() != 200 {
+                return Err(Trouble::Refused(status.as_u16(), response.text().await?));
+            }
+            Ok(response.bytes().await?.to_vec())
+        };
+        let Some(uplink) = &self.uplink else { return exchange.await };
+        let ask = if path == "checkin" { Ask::Checkin } else { Ask::Connect };
+        uplink.send(ask, exchange, end).await
     }
+}
+
+fn end<T>(answer: &Result<T, Trouble>) -> End {
+    End::of_status(match answer {
+        Ok(_) => Some(200),
+        Err(Trouble::Refused(status, _)) => Some(*status),
+        Err(_) => None,
+    })
 }
 
 /// What a push for this phone says.

@@ -21,9 +21,12 @@ use talk::{Heard, Talk};
 
 use crate::clock::Clock;
 use crate::sim::Journey;
+use crate::sim::uplink::Uplink;
 
 /// A phone that could not get through tries again after this long, as the protocol asks for compliance changes.
 const RETRY: Duration = Duration::from_secs(60);
+/// However fast its time goes, a phone comes no more often by itself.
+const SYNC_GAP: Duration = Duration::from_millis(200);
 /// Longer than any run of the simulation.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Events waiting on the phone; the oldest are dropped beyond it.
@@ -33,11 +36,19 @@ const EVENTS_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub kind: Kind,
+    /// Empty where the enrollment token names the user.
     pub email: String,
     pub hardware_id: String,
     pub serial: String,
     pub model: String,
     pub os_version: String,
+}
+
+impl Identity {
+    /// Where its pushes go, as it says so.
+    fn push(&self, value: &str) -> serde_json::Value {
+        serde_json::json!({"provider": self.kind.push_provider(), "kind": "token", "value": value})
+    }
 }
 
 /// How the phone behaves. Probabilities are 0..1.
@@ -53,8 +64,18 @@ pub struct Habits {
     pub cannot_obey: Option<(&'static str, &'static str)>,
     /// Mean time between events that the phone reports by itself; `None` for never.
     pub event_every: Option<Duration>,
-    /// Mean time between absences (offline, reboot); `None` for never.
+    /// Mean time between absences from the network; `None` for never.
     pub absent_every: Option<Duration>,
+    /// Mean time between reboots; `None` for never.
+    pub reboot_every: Option<Duration>,
+    /// Mean time between two times that the agent is installed anew and activates again; `None` for never.
+    pub reinstall_every: Option<Duration>,
+    /// The time between syncs that no push asks for, whatever the server says; `None` for what the server says.
+    pub sync_every: Option<Duration>,
+    /// By this much the time that the server says is shortened.
+    pub speed: f64,
+    /// What its network adds to each sync at most.
+    pub delay: Duration,
     /// Mean time between two times that somebody opens the app; `None` for never.
     pub opened_every: Option<Duration>,
     /// How long an absence lasts at most.
@@ -74,6 +95,11 @@ impl Default for Habits {
             cannot_obey: None,
             event_every: None,
             absent_every: None,
+            reboot_every: None,
+            reinstall_every: None,
+            sync_every: None,
+            speed: 1.0,
+            delay: Duration::ZERO,
             opened_every: None,
             absent_for: Duration::from_secs(20),
             acts_within: Duration::from_millis(50),
@@ -93,6 +119,9 @@ pub struct Progress {
     pub tasks_failed: AtomicU64,
     pub events_sent: AtomicU64,
     pub refused: AtomicU64,
+    pub reinstalls: AtomicU64,
+    /// True while the last thing that it said was answered.
+    pub well: AtomicBool,
 }
 
 impl Journey for Progress {
@@ -128,6 +157,8 @@ enum Wake {
     Point,
     Event,
     Absence,
+    Reboot,
+    Reinstall,
     Opened,
     Stop,
 }
@@ -139,6 +170,18 @@ impl Phone {
         let rng = StdRng::from_seed(moment.secret());
         let talk = Talk::new(client, server, enrollment_token);
         Phone { identity, habits, talk, memory: Memory::default(), progress: Arc::default(), rng, clock }
+    }
+
+    /// The same phone with chances that `seed` fixes.
+    pub fn seeded(mut self, seed: u64) -> Phone {
+        self.rng = StdRng::seed_from_u64(seed);
+        self
+    }
+
+    /// The same phone, speaking over a way that it shares with others.
+    pub fn over(mut self, uplink: Arc<Uplink>) -> Phone {
+        self.talk.over(uplink);
+        self
     }
 
     /// What the outside can see.
@@ -161,7 +204,9 @@ impl Phone {
 
     async fn activate(&mut self, push: &str) -> bool {
         let now_ms = self.clock.now_ms();
-        if self.talk.activate(&self.identity, push, now_ms).await {
+        let is_admitted = self.talk.activate(&self.identity, push, now_ms).await;
+        self.progress.well.store(is_admitted, Ordering::Relaxed);
+        if is_admitted {
             self.memory.begin_activation();
             self.progress.activated.store(true, Ordering::Relaxed);
             return true;
@@ -176,6 +221,8 @@ impl Phone {
         let mut next_event = self.in_about(self.habits.event_every);
         let mut next_absence = self.in_about(self.habits.absent_every);
         let mut next_opened = self.in_about(self.habits.opened_every);
+        let mut next_reboot = self.in_about(self.habits.reboot_every);
+        let next_reinstall = self.in_about(self.habits.reinstall_every);
         while self.talk.is_activated() {
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
@@ -184,6 +231,8 @@ impl Phone {
                 () = tokio::time::sleep_until(next_event) => Wake::Event,
                 () = tokio::time::sleep_until(next_absence) => Wake::Absence,
                 () = tokio::time::sleep_until(next_opened) => Wake::Opened,
+                () = tokio::time::sleep_until(next_reboot) => Wake::Reboot,
+                () = tokio::time::sleep_until(next_reinstall) => Wake::Reinstall,
             };
             match wake {
                 Wake::Stop => return,
@@ -211,9 +260,21 @@ impl Phone {
                     if tokio::time::timeout(away, stop.cancelled()).await.is_ok() {
                         return;
                     }
+                    // What was missed comes with the next push; a phone with a clock of its own looks at once.
+                    let cause = if self.identity.kind.keeps_time() { "periodic" } else { "launch" };
+                    next_sync = self.sync(cause, &line.address).await;
+                    next_absence = self.in_about(self.habits.absent_every);
+                }
+                Wake::Reboot => {
                     self.memory.reboot();
                     next_sync = self.sync("boot", &line.address).await;
-                    next_absence = self.in_about(self.habits.absent_every);
+                    next_reboot = self.in_about(self.habits.reboot_every);
+                }
+                Wake::Reinstall => {
+                    self.memory = Memory::default();
+                    self.talk.forget_device_token();
+                    self.progress.activated.store(false, Ordering::Relaxed);
+                    self.progress.reinstalls.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
@@ -222,22 +283,25 @@ impl Phone {
     /// Syncs until there is nothing more to say; answers when the phone wants to come by itself.
     async fn sync(&mut self, cause: &str, push: &str) -> Instant {
         loop {
+            if !self.habits.delay.is_zero() {
+                tokio::time::sleep(self.habits.delay.mul_f64(self.rng.random_range(0.0..1.0))).await;
+            }
             let body = self.memory.sync_body(cause, push, &self.identity, self.clock.now_ms());
             self.progress.syncs.fetch_add(1, Ordering::Relaxed);
             if self.rng.random_bool(self.habits.duplicates) {
                 // The answer of the first copy is lost; the phone cannot tell, and sends again.
                 self.talk.sync(&body).await;
             }
-            match self.talk.sync(&body).await {
+            let heard = self.talk.sync(&body).await;
+            if !matches!(heard, Heard::Later(_)) {
+                self.progress.well.store(matches!(heard, Heard::Answer(_)), Ordering::Relaxed);
+            }
+            match heard {
                 Heard::Answer(answer) => {
                     let said = self.memory.heard(&answer, &self.progress);
                     let worked = self.work(&answer).await;
                     if !(said || worked || self.memory.has_results()) {
-                        if !self.identity.kind.keeps_time() {
-                            return Instant::now() + NEVER;
-                        }
-                        let seconds = answer["next_sync_in_s"].as_u64().unwrap_or(10_800);
-                        return Instant::now() + Duration::from_secs(seconds);
+                        return self.next_point(answer["next_sync_in_s"].as_u64().unwrap_or(10_800));
                     }
                 }
                 Heard::SignOut { action } => {
@@ -256,6 +320,16 @@ impl Phone {
                 Heard::Nothing => return Instant::now() + self.habits.retry,
             }
         }
+    }
+
+    /// When the phone comes by itself, after it was told so many seconds.
+    fn next_point(&mut self, told_s: u64) -> Instant {
+        Instant::now()
+            + match self.habits.sync_every {
+                Some(every) => every.mul_f64(self.rng.random_range(0.9..1.1)),
+                None if !self.identity.kind.keeps_time() => NEVER,
+                None => Duration::from_secs(told_s).div_f64(self.habits.speed.max(0.001)).max(SYNC_GAP),
+            }
     }
 
     /// Acts on the tasks and the policy of an answer; true where there is something to report.

@@ -81,10 +81,12 @@ impl Memory {
             "cause": cause,
             "have": [],
             "policy": {"version": self.policy, "details": self.details},
-            "push": {"provider": who.kind.push_provider(), "kind": "token", "value": push},
             "results": self.results,
             "events": self.events.iter().take(256).collect::<Vec<_>>(),
         });
+        if !push.is_empty() {
+            body["push"] = who.push(push);
+        }
         if self.facts_dirty {
             self.facts.insert("model".into(), json!(who.model));
             self.facts.insert("os_version".into(), json!(who.os_version));
