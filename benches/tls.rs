@@ -131,8 +131,9 @@ async fn ceiling(plan: &Plan, tls: &Tls, root: &str, resumed: bool) -> anyhow::R
                 stream.set_nodelay(true).ok();
                 let Ok(mut tls) = acceptor.accept(stream).await else { return };
                 let mut request = vec![0; 4_096];
-                tls.read(&mut request).await.ok();
-                tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").await.ok();
+                if tls.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").await.ok();
+                }
                 tls.shutdown().await.ok();
             });
         }
