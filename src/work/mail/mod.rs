@@ -36,7 +36,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
             return Ok(());
         }
     };
-    let work = tick("mail", PULSE, Some(&app.bells.mail), &stop, || pass(&app, &post));
+    let work = tick(&app, "mail", PULSE, Some(&app.bells.mail), &stop, || pass(&app, &post));
     tokio::select! {
         () = work => {}
         () = stop.cancelled() => {}
