@@ -13,7 +13,8 @@ DECLARE
     'label_gone', 'policy', 'policy_version', 'assignment', 'label_set', 'stack', 'webhook'];
   -- What is written all the time and read in one place: on the coordinator.
   on_coordinator CONSTANT TEXT[] := ARRAY[
-    'lease', 'session', 'sign_in_link', 'idempotency', 'tally_in', 'tally', 'funnel', 'feed', 'webhook_delivery'];
+    'lease', 'session', 'sign_in_link', 'idempotency', 'tally_in', 'tally', 'funnel', 'feed', 'webhook_delivery', 'mail',
+    'destroyed'];
 BEGIN
   IF to_regclass('pg_dist_partition') IS NULL THEN
     RAISE NOTICE 'Citus is not here: nothing is distributed';
