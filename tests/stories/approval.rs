@@ -147,7 +147,7 @@ async fn orders_at_the_same_time_do_not_slip_past_the_budget_and_two_approvers_m
                 2 => assert_eq!((b.status, &state), (200, &json!("cancelled"))),
                 _ => {
                     let expected = if a.status == 200 { "running" } else { "rejected" };
-                    assert_eq!((a.status == 200) != (b.status == 200), true);
+                    assert!((a.status == 200) != (b.status == 200));
                     assert_eq!(state, expected);
                 }
             }
