@@ -28,6 +28,8 @@ const IDLE: Duration = Duration::from_secs(200);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers are read up to this length; the rest is not looked at.
 const ANSWER_BYTES_MAX: usize = 65_536;
+/// The connection ended before there was an answer.
+const LOST: Verdict = Verdict::Failed { reason: "connection_lost", wait_ms: 0 };
 
 /// Why the settings of the sender cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +136,17 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Posts one message; an answer of any status is `Ok`.
+    /// Posts one message; an answer of any status is `Ok`. What was under way on an HTTP/2 connection that ended goes once more at once, on
+    /// another: a nudge may come twice, and the end of a connection says nothing about its phone.
     pub(super) async fn post(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64) -> Result<Reply, Verdict> {
+        let answer = self.post_once(url, bearer, body.clone(), now_ms).await;
+        if self.plain || answer.as_ref().err() != Some(&LOST) {
+            return answer;
+        }
+        self.post_once(url, bearer, body, now_ms).await
+    }
+
+    async fn post_once(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64) -> Result<Reply, Verdict> {
         let taken = self.take(now_ms);
         let request = taken
             .client
@@ -254,6 +265,6 @@ fn lost(error: &reqwest::Error) -> Verdict {
     } else if error.is_builder() {
         Verdict::Bug { reason: "request", detail: "the request could not be built".into() }
     } else {
-        Verdict::Failed { reason: "connection_lost", wait_ms: 0 }
+        LOST
     }
 }

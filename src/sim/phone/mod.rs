@@ -189,14 +189,18 @@ impl Phone {
         self.progress.clone()
     }
 
-    /// Lives until `stop`: activates, then syncs by push, by its own clock and by what happens to it.
+    /// Lives until `stop`: activates, then syncs by push, by its own clock and by what happens to it. One that is installed anew when the
+    /// end comes still activates: no phone is left halfway.
     pub async fn run(mut self, mut line: PushLine, stop: CancellationToken) {
-        while !stop.is_cancelled() {
+        loop {
             if !self.talk.is_activated() && !self.activate(&line.address).await {
                 if tokio::time::timeout(self.habits.retry, stop.cancelled()).await.is_ok() {
                     return;
                 }
                 continue;
+            }
+            if stop.is_cancelled() {
+                return;
             }
             self.live(&mut line, &stop).await;
         }
