@@ -282,7 +282,7 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
     if !visits.is_empty() {
         apple::open(app, conn, moment, &mut visits).await?;
         settle::take_in(conn, moment, &mut visits).await?;
-        apple::announce(conn, moment, &mut visits).await?;
+        apple::announce(app, conn, moment, &mut visits).await?;
         for (at, answer) in answers::give_out(app, conn, moment, &mut visits).await? {
             heard[at] = Some(answer);
         }

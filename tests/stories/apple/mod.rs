@@ -5,6 +5,7 @@ pub mod commands;
 mod declarative;
 mod enrollment;
 mod identity;
+mod joining;
 mod nudged;
 mod scep;
 mod scep_refusals;
