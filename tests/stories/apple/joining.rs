@@ -88,8 +88,10 @@ async fn an_app_activates_with_the_token_that_a_declaration_holds_and_is_a_chann
         let third_id = third.enroll(&server).await;
         let held = async || channels(&third_id).await[0]["hold"].clone();
         server.until("the third is held", async || held().await == json!("variable_missing:token:the app")).await;
-        // The first is not: it has had its own.
-        assert_eq!(token_of(&server, &first).await, token);
+        // The first is not. With its user it has another one, which opens nothing.
+        let of_user = token_of(&server, &first).await;
+        let refused = activate(&server, &of_user, "one@example.org", "app-3").await;
+        assert_eq!((of_user == token, refused.status, &refused.body["code"]), (false, 403, &json!("token_revoked")));
         server.stop().await;
     })
     .await;
