@@ -110,6 +110,7 @@ CREATE TABLE users (
 );
 CREATE UNIQUE INDEX users_email ON users (email) WHERE state <> 'deleted';
 
+-- parent_id is the token that a device-bound one was derived from, by a policy's {{token:NAME}}.
 CREATE TABLE enrollment_token (
   id TEXT NOT NULL PRIMARY KEY,
   name TEXT NOT NULL,
@@ -123,8 +124,10 @@ CREATE TABLE enrollment_token (
   labels TEXT NOT NULL,
   user_id TEXT,
   serial TEXT,
-  device_id TEXT
+  device_id TEXT,
+  parent_id TEXT
 );
+CREATE INDEX enrollment_token_bound ON enrollment_token (parent_id, device_id) WHERE parent_id IS NOT NULL;
 
 CREATE TABLE enrollment_use (
   bucket BIGINT NOT NULL,

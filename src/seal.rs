@@ -7,6 +7,7 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Moment;
@@ -16,6 +17,8 @@ use crate::config::Config;
 #[derive(Clone)]
 pub struct Seal {
     cipher: Aes256Gcm,
+    /// What [`Seal::derive`] derives from: another key than the one that seals.
+    derivation: Hmac<Sha256>,
     fingerprint: String,
 }
 
@@ -45,7 +48,9 @@ impl Seal {
     pub fn new(key: &[u8; 32]) -> Seal {
         let digest = Sha256::digest([b"muster master key ".as_slice(), key].concat());
         let fingerprint = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Seal { cipher: Aes256Gcm::new(key.into()), fingerprint }
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(&Sha256::digest([b"muster derivation key ".as_slice(), key].concat()));
+        Seal { cipher: Aes256Gcm::new(key.into()), derivation: KeyInit::new(&block.into()), fingerprint }
     }
 
     /// The key that the settings name. With SQLite a missing file is made at first start, readable by its owner alone.
@@ -75,6 +80,17 @@ impl Seal {
     /// What says which key this is without saying the key.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// A secret that is the same whenever it is derived from the same parts, and that nobody can derive without the key: HMAC-SHA256.
+    pub fn derive(&self, parts: &[&str]) -> [u8; 32] {
+        let mut mac = self.derivation.clone();
+        for part in parts {
+            // With its length, so that no two lists of parts read alike.
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.finalize().into_bytes().into()
     }
 
     /// Seals `secret` for the place `name`: base64 of nonce and ciphertext.

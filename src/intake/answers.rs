@@ -49,7 +49,10 @@ pub(super) async fn give_out(
     let wanting: Vec<Id> = visits.iter().filter(|visit| wants_document(visit)).map(|visit| visit.standing.id).collect();
     let mut delivered: HashMap<Id, documents::Delivered> = HashMap::new();
     if !wanting.is_empty() {
-        delivered = documents::documents(conn, &wanting).await?.into_iter().map(|document| (document.channel_id, document)).collect();
+        let found = documents::documents(conn, documents::Reader::Device(&app.seal), &wanting, moment.now_ms).await?;
+        // One that is kept as it is for want of a value is not delivered.
+        delivered = found.into_iter().filter(|one| !one.document.is_null()).map(|one| (one.channel_id, one)).collect();
+        documents::mint(conn, moment, delivered.values().flat_map(|one| &one.tokens)).await?;
     }
     let mut out = Out { counts: taken.counts, entries: taken.entries, ..Out::default() };
     let mut answers = Vec::with_capacity(visits.len());

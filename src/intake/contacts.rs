@@ -285,8 +285,8 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
     let mut work = false;
     if !visits.is_empty() {
         apple::open(app, conn, moment, &mut visits).await?;
-        let taken = settle::take_in(conn, moment, &mut visits).await?;
-        apple::announce(conn, moment, &mut visits).await?;
+        let taken = settle::take_in(app, conn, moment, &mut visits).await?;
+        apple::announce(app, conn, moment, &mut visits).await?;
         let (answers, carried) = answers::give_out(app, conn, moment, &mut visits, taken).await?;
         for (at, answer) in answers {
             heard[at] = Some(answer);

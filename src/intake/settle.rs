@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::apple;
 use super::contacts::Visit;
 use super::results::{self, Taken};
+use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
@@ -22,11 +23,11 @@ use crate::store::wakes::{self, Readdress};
 use crate::store::{Conn, devices};
 
 /// Takes in everything that the visits brought; answers what is still to be counted and told of their results.
-pub(super) async fn take_in(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<Taken> {
+pub(super) async fn take_in(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<Taken> {
     bring_up_to_date(conn, moment, visits).await?;
     addresses(conn, moment, visits).await?;
     let taken = results::take(conn, moment, visits).await?;
-    let told = apple::take(conn, moment, visits).await?;
+    let told = apple::take(app, conn, moment, visits).await?;
     let mut changed_facts = take_events(conn, moment, visits).await?;
     let device_channels = visits.iter().filter(|visit| visit.report().is_some() && visit.standing.subject.is_empty());
     let listed: Vec<Listed> = device_channels

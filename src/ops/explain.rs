@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::settle::{self, StackItem};
+use super::settle::{self, Reader, StackItem};
 use crate::error::Result;
 use crate::model::Id;
 use crate::policy::merge;
@@ -47,7 +47,7 @@ pub struct Considered {
 }
 
 /// Explains a setting, named as in a document; an app by `applications/` and its package or bundle id.
-pub async fn setting(conn: &mut Conn, device: Id, setting: &str) -> Result<Explanation> {
+pub async fn setting(conn: &mut Conn, device: Id, setting: &str, now_ms: i64) -> Result<Explanation> {
     let in_force = policies::in_force(conn).await?;
     let ids: Vec<Id> = labels::of_devices(conn, &[device]).await?.into_iter().map(|(_, label)| label).collect();
     let names = labels::of_device(conn, device).await?;
@@ -59,7 +59,7 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str) -> Result<Expla
     }
     let rows = channels::of_device(conn, device).await?;
     let channel_ids: Vec<Id> = rows.iter().map(|channel| channel.id).collect();
-    let given = settle::documents(conn, &channel_ids).await?.into_iter().next();
+    let given = settle::documents(conn, Reader::Operator, &channel_ids, now_ms).await?.into_iter().next();
     let (held, missing) = given.as_ref().map_or((&[][..], String::new()), |given| (&given.held[..], given.variables_missing.join(", ")));
     for (_, document) in items.iter().zip(&mut documents).filter(|(item, _)| held.contains(&item.name)) {
         *document = Value::Null;

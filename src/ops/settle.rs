@@ -2,6 +2,9 @@
 
 mod held;
 mod stack;
+mod tokens;
+
+pub use tokens::{Bound, are_minted, mint};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,6 +22,7 @@ use crate::model::{Id, Lane};
 use crate::ops::labels::ALL;
 use crate::policy::variables;
 use crate::protocol::agent::{Detail, PolicyReport};
+use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
 use crate::store::policies::{self, InForce};
 use crate::store::stacks::{self, Follower, SetRow, Settled, StackRow};
@@ -85,10 +89,20 @@ pub async fn address(conn: &mut Conn, url: &str) -> Result<()> {
         return Ok(());
     }
     meta::put(conn, ADDRESS, url).await?;
+    repoint(conn, "server.address").await
+}
+
+/// An enrollment token came or ended: documents that refer to it by its name change with it.
+pub async fn token_changed(conn: &mut Conn, name: &str) -> Result<()> {
+    repoint(conn, &format!("{}{name}", variables::TOKEN)).await
+}
+
+/// Has every channel settled anew whose document references a variable.
+async fn repoint(conn: &mut Conn, variable: &str) -> Result<()> {
     policies::lock(conn).await?;
     for set in stacks::sets(conn).await? {
         let stack = Stack::load(conn, &set.stack_id).await?;
-        if stack.references("server.address") {
+        if stack.references(variable) {
             stacks::repoint(conn, &set.id, &set.stack_id).await?;
         }
     }
@@ -116,19 +130,23 @@ async fn place(conn: &mut Conn, moment: &mut Moment, followers: Vec<Follower>, l
 }
 
 /// Points each channel to its set's stack and computes its desired version.
-async fn follow(conn: &mut Conn, moment: &mut Moment, targets: Vec<(Follower, SetRow)>, lane: Option<Lane>) -> Result<Vec<Settled>> {
+async fn follow(conn: &mut Conn, moment: &mut Moment, mut targets: Vec<(Follower, SetRow)>, lane: Option<Lane>) -> Result<Vec<Settled>> {
     let mut known: HashMap<String, Stack> = HashMap::new();
     let mut address = None;
     let mut parts = Parts::new();
     let mut settled = Vec::with_capacity(targets.len());
     let mut changed = Vec::new();
     let mut raises = Vec::new();
-    for (follower, set) in targets {
+    for (follower, set) in &targets {
         for id in [&set.stack_id, &follower.stack_id] {
             if !known.contains_key(id) {
                 known.insert(id.clone(), Stack::load(conn, id).await?);
             }
         }
+    }
+    let wanted = known.values().flat_map(Stack::tokens).map(str::to_owned).collect();
+    tokens::find(conn, &mut targets.iter_mut().map(|(follower, _)| follower).collect::<Vec<_>>(), &wanted, moment.now_ms).await?;
+    for (follower, set) in targets {
         let stack = known[&set.stack_id].of_channel(&follower);
         if !stack.variables.is_empty() && address.is_none() {
             address = Some(meta::get(conn, ADDRESS).await?.unwrap_or_default());
@@ -252,18 +270,37 @@ pub struct Delivered {
     /// The policies that are held. They are no part of the document; where the device has one of them from before, there is no document
     /// here, and it keeps the one it has.
     pub held: Vec<String>,
+    /// The device's own enrollment tokens that it holds: they are to be minted before it leaves.
+    #[serde(skip)]
+    pub tokens: Vec<Bound>,
+}
+
+/// For whom documents are read.
+#[derive(Clone, Copy, Debug)]
+pub enum Reader<'a> {
+    /// The device itself.
+    Device(&'a Seal),
+    /// Operators, who are not shown a device's tokens.
+    Operator,
 }
 
 /// The documents of channels, by channel id. Held policies are left out of what is delivered; `variables_missing` says why.
-pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered>> {
+pub async fn documents(conn: &mut Conn, reader: Reader<'_>, channels: &[Id], now_ms: i64) -> Result<Vec<Delivered>> {
     let mut rows: HashMap<String, Option<StackRow>> = HashMap::new();
     let address = meta::get(conn, ADDRESS).await?.unwrap_or_default();
     let mut parts = Parts::new();
     let mut delivered = Vec::with_capacity(channels.len());
-    for follower in stacks::of_channels(conn, channels).await? {
+    let mut followers = stacks::of_channels(conn, channels).await?;
+    let mut wanted = BTreeSet::new();
+    for follower in &followers {
         if !rows.contains_key(&follower.stack_id) {
-            rows.insert(follower.stack_id.clone(), stored(conn, &follower.stack_id).await?);
+            let row = stored(conn, &follower.stack_id).await?;
+            wanted.extend(Stack::of(row.as_ref()).tokens().map(str::to_owned));
+            rows.insert(follower.stack_id.clone(), row);
         }
+    }
+    tokens::find(conn, &mut followers.iter_mut().collect::<Vec<_>>(), &wanted, now_ms).await?;
+    for follower in followers {
         let row = rows[&follower.stack_id].as_ref();
         let whole = Stack::of(row);
         let values = |name: &str| value_of(&follower, &address, name);
@@ -276,8 +313,19 @@ pub async fn documents(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Delivered
         }
         let kept = !variables_missing.is_empty() && is_kept(follower.hold.as_deref());
         let version = stack.desired(&follower, &address).ok().filter(|_| !kept).or_else(|| follower.desired.clone()).unwrap_or_default();
-        let document = variables::resolve(&stack.document, &values).ok().filter(|_| !kept).unwrap_or(Value::Null);
-        delivered.push(Delivered { channel_id: follower.id, version, document, items: whole.items, variables_missing, held });
+        let shown = |name: &str| match (name.strip_prefix(variables::TOKEN), reader) {
+            (Some(token), Reader::Device(seal)) => tokens::secret(seal, &follower, token).map(|secret| secret.reveal().to_owned()),
+            (Some(_), Reader::Operator) => values(name).map(|_| format!("{{{{{name}}}}}")),
+            (None, _) => values(name),
+        };
+        let document = variables::resolve(&stack.document, &shown).ok().filter(|_| !kept).unwrap_or(Value::Null);
+        let tokens = match reader {
+            Reader::Device(seal) if !document.is_null() => {
+                tokens::names(&stack).filter_map(|name| Bound::of(seal, &follower, name)).collect()
+            }
+            _ => Vec::new(),
+        };
+        delivered.push(Delivered { channel_id: follower.id, version, document, items: whole.items, variables_missing, held, tokens });
     }
     Ok(delivered)
 }

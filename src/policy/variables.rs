@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::settings::{below, fault, nearest, shown};
 use crate::model::Fault;
 
-/// Every variable but `user.attributes.NAME`.
+/// Every variable but `user.attributes.NAME` and `token:NAME`.
 pub const NAMES: &[&str] = &[
     "user.email",
     "user.name",
@@ -20,6 +20,8 @@ pub const NAMES: &[&str] = &[
     "server.address",
 ];
 const ATTRIBUTE: &str = "user.attributes.";
+/// `{{token:NAME}}`: a one-time enrollment token of this device, derived from the enrollment token of that name.
+pub const TOKEN: &str = "token:";
 
 /// Where the values come from.
 pub trait Values {
@@ -47,12 +49,13 @@ pub fn check(document: &Value, pointer: &str, faults: &mut Vec<Fault>) {
             fault(faults, at, "`{{` opens a variable and `}}` closes it: one is left open");
         }
         for (_, name) in references(text) {
-            let known = NAMES.contains(&name) || name.strip_prefix(ATTRIBUTE).is_some_and(|key| !key.is_empty());
+            let rest = name.strip_prefix(ATTRIBUTE).or_else(|| name.strip_prefix(TOKEN));
+            let known = NAMES.contains(&name) || rest.is_some_and(|key| !key.is_empty());
             let name = shown(name);
-            if name.starts_with("token:") || name.starts_with("secret:") {
+            if name.starts_with("secret:") {
                 fault(faults, at, format!("{{{{{name}}}}} is not available yet"));
             } else if !known {
-                let names = NAMES.iter().copied().chain(["user.attributes.NAME"]);
+                let names = NAMES.iter().copied().chain(["user.attributes.NAME", "token:NAME"]);
                 fault(faults, at, format!("there is no variable {name:?}{}", nearest(&name, names)));
             }
         }
@@ -158,7 +161,9 @@ mod tests {
             details(json!({"a/b": ["{{device.serail}}"]})),
             ["/a~1b/0 there is no variable \"device.serail\"; did you mean \"device.serial\"?"]
         );
-        assert_eq!(details(json!({"a": "{{token:phones}}"})), ["/a {{token:phones}} is not available yet"]);
+        assert_eq!(details(json!({"a": "{{token:some phones}}"})), [""; 0]);
+        assert!(details(json!({"a": "{{token:}}"}))[0].contains("there is no variable"));
+        assert_eq!(details(json!({"a": "{{secret:wifi}}"})), ["/a {{secret:wifi}} is not available yet"]);
         assert_eq!(details(json!({"a": "{{}}"})), ["/a there is no variable \"\""]);
         assert!(details(json!({"a": "{{user.attributes.}}"}))[0].contains("user.attributes.NAME"));
         assert!(details(json!({"a": "{{user.email}"}))[0].contains("left open"));

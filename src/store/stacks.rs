@@ -1,5 +1,7 @@
 //! Label sets, stacks, and the channels that follow them.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sqlx::FromRow;
 
@@ -203,6 +205,9 @@ pub struct Follower {
     pub email: Option<String>,
     pub name: Option<String>,
     pub attributes: Option<String>,
+    /// By the name that a document gives it: the enrollment token that the device's own is derived from. Filled in by who resolves.
+    #[sqlx(skip)]
+    pub tokens: BTreeMap<String, Id>,
 }
 
 macro_rules! followers {

@@ -1,8 +1,10 @@
 //! Enrollment tokens: only their hashes are kept.
 
+use serde::Serialize;
 use sqlx::FromRow;
 
-use super::Conn;
+use super::batch::rows_sql;
+use super::{Conn, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -24,6 +26,8 @@ pub struct TokenRow {
     pub serial: Option<String>,
     /// The one device it is for.
     pub device_id: Option<Id>,
+    /// The token that it was derived from, for that device.
+    pub parent_id: Option<Id>,
 }
 
 /// Stores a new token.
@@ -48,17 +52,31 @@ pub async fn insert(conn: &mut Conn, token: &TokenRow) -> Result<()> {
     Ok(())
 }
 
+// A derived token that nobody has used ends with the one that it was derived from.
+macro_rules! select {
+    ($where:literal) => {
+        concat!(
+            "SELECT t.id, t.name, t.hash, t.created_by, t.created_at_ms, \
+               CASE WHEN t.uses = 0 AND t.expires_at_ms IS NULL THEN p.expires_at_ms ELSE t.expires_at_ms END AS expires_at_ms, t.max_uses, t.uses, \
+               CASE WHEN t.uses = 0 AND t.revoked_at_ms IS NULL THEN p.revoked_at_ms ELSE t.revoked_at_ms END AS revoked_at_ms, \
+               t.labels, t.user_id, t.serial, t.device_id, t.parent_id \
+             FROM enrollment_token t LEFT JOIN enrollment_token p ON p.id = t.parent_id WHERE ",
+            $where
+        )
+    };
+}
+
 pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<TokenRow>> {
-    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE id = $1").bind(id).fetch_optional(conn.raw()).await?)
+    Ok(sqlx::query_as(select!("t.id = $1")).bind(id).fetch_optional(conn.raw()).await?)
 }
 
 pub async fn by_hash(conn: &mut Conn, hash: &str) -> Result<Option<TokenRow>> {
-    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE hash = $1").bind(hash).fetch_optional(conn.raw()).await?)
+    Ok(sqlx::query_as(select!("t.hash = $1")).bind(hash).fetch_optional(conn.raw()).await?)
 }
 
-/// A page, oldest first.
+/// A page, oldest first; without those that were derived for single devices.
 pub async fn list(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<TokenRow>> {
-    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE id > $1 ORDER BY id LIMIT $2")
+    Ok(sqlx::query_as("SELECT * FROM enrollment_token WHERE id > $1 AND parent_id IS NULL ORDER BY id LIMIT $2")
         .bind(after)
         .bind(limit)
         .fetch_all(conn.raw())
@@ -129,11 +147,11 @@ pub struct UseRow {
     pub remote: String,
 }
 
-/// The devices that a token admitted at or after `since_ms`, oldest first; newcomers that wait for an operator are none.
+/// The devices that a token, or one derived from it, admitted at or after `since_ms`, oldest first; newcomers that wait for an operator are none.
 pub async fn uses(conn: &mut Conn, token_id: Id, since_ms: i64, limit: i64) -> Result<Vec<UseRow>> {
     Ok(sqlx::query_as(
         "SELECT u.device_id, u.at_ms, u.remote FROM enrollment_use u LEFT JOIN device d ON d.bucket = u.bucket AND d.id = u.device_id \
-         WHERE u.token_id = $1 AND u.at_ms >= $2 AND COALESCE(d.state, '') NOT IN ('pending_approval', 'expected') \
+         WHERE (u.token_id = $1 OR u.token_id IN (SELECT id FROM enrollment_token WHERE parent_id = $1)) AND u.at_ms >= $2 AND COALESCE(d.state, '') NOT IN ('pending_approval', 'expected') \
          ORDER BY u.at_ms, u.device_id LIMIT $3",
     )
     .bind(token_id)
@@ -141,4 +159,73 @@ pub async fn uses(conn: &mut Conn, token_id: Id, since_ms: i64, limit: i64) -> R
     .bind(limit)
     .fetch_all(conn.raw())
     .await?)
+}
+
+/// An enrollment token that policies refer to by its name.
+#[derive(Clone, Debug, FromRow)]
+pub struct Named {
+    pub id: Id,
+    pub name: String,
+    pub expires_at_ms: Option<i64>,
+    pub revoked_at_ms: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Name<'a> {
+    name: &'a str,
+}
+
+const NAMED: Sql = rows_sql!(
+    "SELECT t.id, t.name, t.expires_at_ms, t.revoked_at_ms FROM ",
+    rows(name: text),
+    "JOIN enrollment_token t ON t.name = r.name WHERE t.parent_id IS NULL ORDER BY t.id"
+);
+
+/// The tokens of these names, oldest first, whether they are good or not.
+pub async fn named(conn: &mut Conn, names: &[&str]) -> Result<Vec<Named>> {
+    let rows: Vec<Name<'_>> = names.iter().map(|name| Name { name }).collect();
+    Ok(sqlx::query_as(NAMED.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+}
+
+#[derive(Serialize)]
+struct Pair {
+    parent_id: Id,
+    device_id: Id,
+}
+
+const DERIVED: Sql = rows_sql!(
+    "SELECT t.parent_id, t.device_id FROM ",
+    rows(parent_id: text, device_id: text),
+    "JOIN enrollment_token t ON t.parent_id = r.parent_id AND t.device_id = r.device_id"
+);
+
+/// Of these tokens and devices those pairs for which one was derived already.
+pub async fn derived(conn: &mut Conn, pairs: impl Iterator<Item = (Id, Id)>) -> Result<Vec<(Id, Id)>> {
+    let rows: Vec<Pair> = pairs.map(|(parent_id, device_id)| Pair { parent_id, device_id }).collect();
+    Ok(sqlx::query_as(DERIVED.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+}
+
+/// A token that was derived for one device.
+#[derive(Clone, Debug, Serialize)]
+pub struct NewBound {
+    pub id: Id,
+    pub hash: String,
+    pub parent_id: Id,
+    pub device_id: Id,
+    pub user_id: Option<Id>,
+}
+
+const KEEP: Sql = rows_sql!(
+    "INSERT INTO enrollment_token (id, name, hash, created_by, created_at_ms, max_uses, uses, labels, user_id, device_id, parent_id) \
+     SELECT r.id, p.name, r.hash, p.created_by, $2, 1, 0, p.labels, r.user_id, r.device_id, p.id FROM ",
+    rows(id: text, hash: text, parent_id: text, device_id: text, user_id: text),
+    "JOIN enrollment_token p ON p.id = r.parent_id WHERE p.id <> '' ON CONFLICT (hash) DO NOTHING"
+);
+
+/// Keeps derived tokens, each for one use; those that are kept already stay as they are.
+pub async fn keep(conn: &mut Conn, bound: &[NewBound], now_ms: i64) -> Result<()> {
+    if !bound.is_empty() {
+        sqlx::query(KEEP.on(conn.dialect())).bind(rows_json(bound)).bind(now_ms).execute(conn.raw()).await?;
+    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::ops::devices::{self as ops, Device, DevicePatch, NewDevice};
 use crate::ops::explain::{self, Explanation};
 use crate::ops::jobs::Job;
 use crate::ops::mdm::declarative::{self, ShownChannel};
-use crate::ops::settle::{self, Delivered};
+use crate::ops::settle::{self, Delivered, Reader};
 use crate::ops::tasks::Task;
 use crate::store::search::{self, Search};
 use crate::store::{Class, channels, contacts, devices};
@@ -171,7 +171,7 @@ pub async fn document(State(app): State<App>, _: Caller, Path(name): Path<String
     let mut conn = app.db.read().await?;
     let id = devices::resolve(&mut conn, &name).await?;
     let channels: Vec<Id> = channels::of_device(&mut conn, id).await?.into_iter().map(|channel| channel.id).collect();
-    let document = settle::documents(&mut conn, &channels).await?.into_iter().next();
+    let document = settle::documents(&mut conn, Reader::Operator, &channels, app.clock.now_ms()).await?.into_iter().next();
     Ok(Json(document.ok_or(crate::error::Error::NotFound("document: the device has not activated"))?))
 }
 
@@ -182,7 +182,7 @@ pub async fn declarations(State(app): State<App>, _: Caller, Path(name): Path<St
     let id = devices::resolve(&mut conn, &name).await?;
     let channels: Vec<Id> =
         channels::of_device(&mut conn, id).await?.into_iter().filter(|channel| channel.kind == "mdm").map(|channel| channel.id).collect();
-    Ok(Json(declarative::shown(&mut conn, &channels).await?))
+    Ok(Json(declarative::shown(&mut conn, &app.seal, &channels, app.clock.now_ms()).await?))
 }
 
 /// Which setting to explain.
@@ -204,7 +204,7 @@ pub async fn explain(
 ) -> Answer<Json<Explanation>> {
     let mut conn = app.db.read().await?;
     let id = devices::resolve(&mut conn, &name).await?;
-    Ok(Json(explain::setting(&mut conn, id, &query.setting).await?))
+    Ok(Json(explain::setting(&mut conn, id, &query.setting, app.clock.now_ms()).await?))
 }
 
 async fn resolved(app: &App, name: &str) -> Answer<Id> {

@@ -17,6 +17,7 @@ use crate::model::Id;
 use crate::model::kind::Kind;
 use crate::ops::devices::{self as ops, Device};
 use crate::ops::settle;
+use crate::ops::settle::Reader;
 use crate::store::findings::Which;
 use crate::store::tasks::Filter;
 use crate::store::{Class, console, contacts, devices, events, findings, tasks};
@@ -111,7 +112,7 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
     let carried = contacts::history(&mut conn, id, None, CONTACTS_SHOWN).await?;
     // An Apple device follows none before there is something to declare.
     let channels: Vec<Id> = device.channels.iter().filter(|channel| channel.desired.is_some()).map(|channel| channel.id).collect();
-    let documents = settle::documents(&mut conn, &channels).await?;
+    let documents = settle::documents(&mut conn, Reader::Operator, &channels, now_ms).await?;
     let next = console::next_nudge(&mut conn, id).await?;
     let shown = DevicePage {
         id,

@@ -22,7 +22,7 @@ pub async fn asset(
 ) -> Result<Response, Refusal> {
     let (parts, _) = request.into_parts();
     let presented = identity::presented(&app, peer.ip(), &parts, &Bytes::new()).await?;
-    let found = declarative::content(&mut app.db.read().await?, &presented.hash, &hash).await?;
+    let found = declarative::content(&mut app.db.read().await?, &app.seal, &presented.hash, &hash, app.clock.now_ms()).await?;
     let stranger = || Refusal::new(StatusCode::FORBIDDEN, "this certificate opens no enrollment");
     let missing = || Refusal::new(StatusCode::NOT_FOUND, "this content is not declared to the device");
     let content = found.ok_or_else(stranger)?.ok_or_else(missing)?;

@@ -69,7 +69,9 @@ async fn good_token(app: &App, conn: &mut Conn, value: &str) -> Result<TokenRow,
     let now_ms = app.clock.now_ms();
     let refused = |code, detail: &str| Trouble(Problem::new(StatusCode::NOT_FOUND, code, detail));
     let row = tokens::by_hash(conn, &token::hash(value)).await?;
-    let row = row.ok_or_else(|| refused("token_unknown", "this link is not known; ask for another"))?;
+    // A token that was derived for an app opens no enrollment of the device itself.
+    let row =
+        row.filter(|row| row.parent_id.is_none()).ok_or_else(|| refused("token_unknown", "this link is not known; ask for another"))?;
     let is_over = row.revoked_at_ms.is_some() || row.expires_at_ms.is_some_and(|at| at <= now_ms);
     let is_used = row.max_uses.is_some_and(|most| row.uses >= most);
     match (is_over, is_used) {

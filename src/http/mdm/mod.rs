@@ -23,7 +23,8 @@ use super::serve::Peer;
 use crate::app::App;
 use crate::intake::checkins::{Answer, Arrival};
 use crate::intake::contacts::{Contact, Heard, Said};
-use crate::ops::mdm::{self, declarative};
+use crate::ops::mdm;
+use crate::ops::mdm::declarative::{self, Read};
 use crate::protocol::apple::declarative::Asked;
 use crate::protocol::apple::{CHECKIN_BYTES_MAX, CONNECT_BYTES_MAX, Checkin, CheckinMessage, Message, Report};
 use crate::store::contacts::Way;
@@ -72,7 +73,10 @@ async fn checkin(app: &App, message: &Message, bytes: &Bytes, presented: Present
     {
         // What carries nothing in needs no turn of a writer.
         let mut conn = app.db.read().await?;
-        return answered(declarative::read(&mut conn, &checkin.from, &presented.hash, &asked, app.clock.now_ms()).await?);
+        let read = declarative::read(&mut conn, &app.seal, &checkin.from, &presented.hash, &asked, app.clock.now_ms()).await?;
+        if let Read::Answer(answer) = read {
+            return answered(answer);
+        }
     }
     let credential = identity::credential(app, &checkin.message, presented).await?;
     answered(app.intake.checkin(Arrival { checkin, credential, remote }).await?)

@@ -14,10 +14,10 @@ use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
-use crate::ops::ca;
 use crate::ops::mdm::declarative;
 use crate::ops::mdm::own::{self, Announcement};
 use crate::ops::settle::is_kept;
+use crate::ops::{ca, settle};
 use crate::protocol::apple::Report;
 use crate::store::Conn;
 use crate::store::apple::{self as store, Enrollment};
@@ -74,7 +74,7 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
 }
 
 /// Makes the announcements for channels whose declarations have changed since they were last told of them.
-pub(super) async fn announce(conn: &mut Conn, moment: &Moment, visits: &mut [Visit<'_>]) -> Result<()> {
+pub(super) async fn announce(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     let is_to_be_told = |visit: &Visit<'_>| {
         let standing = &visit.standing;
         visit.report().is_some()
@@ -87,7 +87,8 @@ pub(super) async fn announce(conn: &mut Conn, moment: &Moment, visits: &mut [Vis
     if channels.is_empty() {
         return Ok(());
     }
-    let mut assigned = declarative::assigned(conn, &channels).await?;
+    let mut assigned = declarative::assigned(conn, &app.seal, &channels, moment.now_ms).await?;
+    settle::mint(conn, moment, assigned.values().flat_map(|one| &one.tokens)).await?;
     for visit in visits.iter_mut().filter(|visit| is_to_be_told(visit)) {
         let assigned = assigned.remove(&visit.standing.id).filter(|assigned| !assigned.is_held);
         visit.reported.news = assigned.map(|assigned| Announcement {

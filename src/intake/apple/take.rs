@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::{Value, json};
 
 use super::super::contacts::Visit;
+use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
@@ -39,6 +40,7 @@ struct Changes {
 
 /// Takes the reports in; answers the facts that they told, by device.
 pub(in crate::intake) async fn take(
+    app: &App,
     conn: &mut Conn,
     moment: &mut Moment,
     visits: &mut [Visit<'_>],
@@ -50,7 +52,7 @@ pub(in crate::intake) async fn take(
         let name = command.command_uuid.clone().unwrap_or_else(|| command.id.to_string());
         by_id.insert((command.channel_id, name), command);
     }
-    let heard = heard(conn, visits).await?;
+    let heard = heard(app, conn, moment.now_ms, visits).await?;
     let mut changes = Changes::default();
     for visit in visits.iter_mut() {
         let Some(report) = visit.report().cloned() else { continue };
@@ -92,7 +94,7 @@ fn spoken(visit: &Visit<'_>) -> Option<Spoken> {
 
 /// The channels that answer the announcement of just those declarations that they are to have now. An answer that comes late, or twice,
 /// may be about a list that has been exchanged since.
-async fn heard(conn: &mut Conn, visits: &[Visit<'_>]) -> Result<HashSet<Id>> {
+async fn heard(app: &App, conn: &mut Conn, now_ms: i64, visits: &[Visit<'_>]) -> Result<HashSet<Id>> {
     let answered: HashMap<Id, &str> = visits
         .iter()
         .filter_map(|visit| {
@@ -104,7 +106,7 @@ async fn heard(conn: &mut Conn, visits: &[Visit<'_>]) -> Result<HashSet<Id>> {
         return Ok(HashSet::new());
     }
     let channels: Vec<Id> = answered.keys().copied().collect();
-    let assigned = assigned(conn, &channels).await?;
+    let assigned = assigned(conn, &app.seal, &channels, now_ms).await?;
     let is_now = |(id, token): &(Id, &str)| assigned.get(id).is_some_and(|assigned| assigned.served.token().starts_with(token));
     Ok(answered.into_iter().filter(is_now).map(|(id, _)| id).collect())
 }

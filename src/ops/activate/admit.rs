@@ -81,8 +81,9 @@ pub(super) async fn unknown(conn: &mut Conn, moment: &mut Moment, visitor: Visit
             return Ok(Err(UNAUTHORIZED));
         }
         // The device has an agent on other hardware, or has changed hands: an operator decides.
-        if device.user_id != Some(user.id) || device.state == "pending_approval" || channels::credentials(conn, device.id).await?.is_some()
-        {
+        // A token of the device itself also says whose a device without a user becomes.
+        let is_theirs = device.user_id == Some(user.id) || (bound.is_some() && device.user_id.is_none());
+        if !is_theirs || device.state == "pending_approval" || channels::credentials(conn, device.id).await?.is_some() {
             return park(conn, moment, &visitor).await;
         }
         return first(conn, moment, visitor, device, First::Announced, after).await;
@@ -209,13 +210,17 @@ pub(super) async fn describe(
 ) -> Result<()> {
     let info = &newcomer.request.device;
     device.hardware_id = Some(info.hardware_id.clone());
-    device.platform = info.platform.name().into();
     device.app = info.app.clone();
-    device.serial = info.serial.clone().or(device.serial);
-    device.model = info.model.clone();
-    device.os_version = info.os_version.clone();
     device.agent_version = info.agent_version.clone();
-    device.management_mode = info.management_mode.name().into();
+    device.user_id = device.user_id.or(Some(user.id));
+    // What the system's own client says of the device, and how it is managed, weighs more than what an app says.
+    if device.udid.is_none() {
+        device.platform = info.platform.name().into();
+        device.serial = info.serial.clone().or(device.serial);
+        device.model = info.model.clone();
+        device.os_version = info.os_version.clone();
+        device.management_mode = info.management_mode.name().into();
+    }
     devices::update(conn, &device).await?;
     devices::set_state(conn, device.id, "active", moment.now_ms).await?;
     come_in(newcomer, &device, user, kind, after);

@@ -44,9 +44,9 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
         CheckinMessage::GetBootstrapToken if is_device => Ok(get_bootstrap(seal, &enrollment)),
         CheckinMessage::DeclarativeManagement { endpoint, data } => match Asked::of(endpoint) {
             Some(Asked::Status) if enrollment.state == "enrolled" => {
-                declarative::report(conn, moment, device_id, &checkin.from, data.as_deref().unwrap_or_default()).await
+                declarative::report(conn, moment, seal, device_id, &checkin.from, data.as_deref().unwrap_or_default()).await
             }
-            Some(asked) => declarative::read(conn, &checkin.from, &arrival.credential.hash, &asked, moment.now_ms).await,
+            Some(asked) => declarative::mint_and_read(conn, moment, seal, &checkin.from, &arrival.credential.hash, &asked).await,
             None => Ok(Answer::Unsupported("there is no such endpoint of declarative management")),
         },
         _ => Ok(Answer::Unsupported("this is no message of a user")),

@@ -12,11 +12,13 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Id, Lane};
 use crate::ops::facts::{self, Told};
+use crate::ops::settle::{Bound, Reader};
 use crate::ops::tasks::end;
 use crate::ops::{findings, settle};
 use crate::protocol::apple::Enrollee;
 use crate::protocol::apple::declarative::status::Report;
 use crate::protocol::apple::declarative::{Asked, Content, Manifest, Status, subscriptions};
+use crate::seal::Seal;
 use crate::store::apple::declarative::{self as store, Proved, StatusRow};
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Ended, Ending, Spoken};
@@ -39,13 +41,15 @@ pub struct Assigned {
     pub served: Manifest,
     /// True where a variable lost its value: nothing is said until it has one again.
     pub is_held: bool,
+    /// The device's own enrollment tokens in it.
+    pub tokens: Vec<Bound>,
 }
 
 /// What these channels are assigned.
-pub async fn assigned(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, Assigned>> {
+pub async fn assigned(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64) -> Result<HashMap<Id, Assigned>> {
     let said = store::of_channels(conn, channels).await?;
     let mut said: HashMap<Id, Status> = said.into_iter().map(|row| (row.channel_id, Status::from_json(&row.status))).collect();
-    let documents = settle::documents(conn, channels).await?;
+    let documents = settle::documents(conn, Reader::Device(seal), channels, now_ms).await?;
     let address = meta::get(conn, settle::ADDRESS).await?.unwrap_or_default();
     Ok(documents
         .into_iter()
@@ -54,37 +58,81 @@ pub async fn assigned(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, As
             let manifest = |supported: Option<&BTreeSet<String>>| Manifest::of(&one.document, supported, &address);
             let (all, manifest) = (manifest(None), manifest(status.supported().as_ref()));
             let served = manifest.with_subscriptions(&status);
-            (one.channel_id, Assigned { version: one.version, all, manifest, served, is_held: one.document.is_null() })
+            let is_held = one.document.is_null();
+            (one.channel_id, Assigned { version: one.version, all, manifest, served, is_held, tokens: one.tokens })
         })
         .collect())
 }
 
+/// How `tokens`, `declaration-items` and `declaration/...` are answered.
+#[derive(Debug)]
+pub enum Read {
+    Answer(Answer),
+    /// Its declarations hold enrollment tokens that are to be minted first, which needs a turn of a writer.
+    Unminted(Vec<Bound>),
+}
+
+/// The same where the turn is there.
+pub(super) async fn mint_and_read(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    seal: &Seal,
+    from: &Enrollee,
+    certificate_hash: &str,
+    asked: &Asked,
+) -> Result<Answer> {
+    for _ in 0..2 {
+        match read(conn, seal, from, certificate_hash, asked, moment.now_ms).await? {
+            Read::Answer(answer) => return Ok(answer),
+            Read::Unminted(tokens) => settle::mint(conn, moment, tokens.iter()).await?,
+        }
+    }
+    Err(Error::Busy { retry_after_s: 1 })
+}
+
 /// Answers `tokens`, `declaration-items` and `declaration/...`; reads only.
-pub async fn read(conn: &mut Conn, from: &Enrollee, certificate_hash: &str, asked: &Asked, now_ms: i64) -> Result<Answer> {
-    let Some(device_id) = device_of(conn, from).await? else { return Ok(UNKNOWN_CERTIFICATE) };
-    let enrollment = apple::get(conn, device_id).await?;
-    if !enrollment.is_some_and(|enrollment| enrollment.state == "enrolled" && enrollment.admits(certificate_hash)) {
-        return Ok(UNKNOWN_CERTIFICATE);
-    }
-    if devices::get(conn, device_id).await?.is_none_or(|device| device.denied.is_some()) {
-        return Ok(Answer::Refused("device_unauthorized", "this device is not managed any more"));
-    }
-    let Some(channel) = apple::channel_of(conn, device_id, &from.user).await? else { return Ok(UNKNOWN_CERTIFICATE) };
-    let Some(assigned) = assigned(conn, &[channel]).await?.remove(&channel) else { return Ok(UNKNOWN_CERTIFICATE) };
-    if assigned.is_held {
+pub async fn read(conn: &mut Conn, seal: &Seal, from: &Enrollee, certificate_hash: &str, asked: &Asked, now_ms: i64) -> Result<Read> {
+    let found = match own(conn, seal, from, certificate_hash, now_ms).await? {
+        Ok(found) => found,
+        Err(refused) => return Ok(Read::Answer(refused)),
+    };
+    if found.is_held {
         return Err(Error::Busy { retry_after_s: HELD_S });
     }
-    Ok(match asked {
-        Asked::Tokens => Answer::Json(assigned.served.tokens(now_ms)),
-        Asked::Items => Answer::Json(assigned.served.items()),
-        Asked::Declaration(kind, identifier) => assigned.served.declaration(*kind, identifier).map_or(Answer::NotAssigned, Answer::Json),
+    if !settle::are_minted(conn, &found.tokens).await? {
+        return Ok(Read::Unminted(found.tokens));
+    }
+    Ok(Read::Answer(match asked {
+        Asked::Tokens => Answer::Json(found.served.tokens(now_ms)),
+        Asked::Items => Answer::Json(found.served.items()),
+        Asked::Declaration(kind, identifier) => found.served.declaration(*kind, identifier).map_or(Answer::NotAssigned, Answer::Json),
         Asked::Status => Answer::Unsupported("a status report comes with its data"),
-    })
+    }))
+}
+
+/// What the channel that asks is assigned, where it may ask.
+async fn own(
+    conn: &mut Conn,
+    seal: &Seal,
+    from: &Enrollee,
+    certificate_hash: &str,
+    now_ms: i64,
+) -> Result<std::result::Result<Assigned, Answer>> {
+    let Some(device_id) = device_of(conn, from).await? else { return Ok(Err(UNKNOWN_CERTIFICATE)) };
+    let enrollment = apple::get(conn, device_id).await?;
+    if !enrollment.is_some_and(|enrollment| enrollment.state == "enrolled" && enrollment.admits(certificate_hash)) {
+        return Ok(Err(UNKNOWN_CERTIFICATE));
+    }
+    if devices::get(conn, device_id).await?.is_none_or(|device| device.denied.is_some()) {
+        return Ok(Err(Answer::Refused("device_unauthorized", "this device is not managed any more")));
+    }
+    let Some(channel) = apple::channel_of(conn, device_id, &from.user).await? else { return Ok(Err(UNKNOWN_CERTIFICATE)) };
+    Ok(assigned(conn, seal, &[channel], now_ms).await?.remove(&channel).ok_or(UNKNOWN_CERTIFICATE))
 }
 
 /// What a certificate's device is declared to fetch under this hash, for itself or for one of its users. The outer `None` is for a
 /// certificate that opens no enrollment.
-pub async fn content(conn: &mut Conn, certificate_hash: &str, hash: &str) -> Result<Option<Option<Content>>> {
+pub async fn content(conn: &mut Conn, seal: &Seal, certificate_hash: &str, hash: &str, now_ms: i64) -> Result<Option<Option<Content>>> {
     let Some(device_id) = devices::by_key(conn, CERTIFICATE, certificate_hash).await? else { return Ok(None) };
     let enrollment = apple::get(conn, device_id).await?;
     if !enrollment.is_some_and(|enrollment| enrollment.state == "enrolled" && enrollment.admits(certificate_hash)) {
@@ -94,9 +142,15 @@ pub async fn content(conn: &mut Conn, certificate_hash: &str, hash: &str) -> Res
         return Ok(None);
     }
     let channels = devices::channels_of(conn, &[device_id]).await?;
-    let assigned = assigned(conn, &channels).await?;
-    let declared = assigned.values().filter(|assigned| !assigned.is_held);
-    Ok(Some(declared.filter_map(|assigned| assigned.manifest.content(hash)).next().cloned()))
+    let assigned = assigned(conn, seal, &channels, now_ms).await?;
+    for assigned in assigned.values().filter(|assigned| !assigned.is_held) {
+        let Some(content) = assigned.manifest.content(hash) else { continue };
+        // What holds a token that was not minted was never declared as it is now.
+        if settle::are_minted(conn, &assigned.tokens).await? {
+            return Ok(Some(Some(content.clone())));
+        }
+    }
+    Ok(Some(None))
 }
 
 /// The requests that these channels need not be asked: they tell the answers by themselves.
@@ -106,7 +160,14 @@ pub async fn covered(conn: &mut Conn, channels: &[Id]) -> Result<HashMap<Id, Vec
 }
 
 /// Takes a status report in: merged into what was said before, its facts kept, and whatever it proves.
-pub(super) async fn report(conn: &mut Conn, moment: &mut Moment, device_id: Id, from: &Enrollee, data: &[u8]) -> Result<Answer> {
+pub(super) async fn report(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    seal: &Seal,
+    device_id: Id,
+    from: &Enrollee,
+    data: &[u8],
+) -> Result<Answer> {
     let Ok(report) = Report::read(data) else { return Ok(Answer::Unsupported("the data is no status report")) };
     let Some(channel) = apple::channel_of(conn, device_id, &from.user).await? else { return Ok(UNKNOWN_CERTIFICATE) };
     let before = store::of_channels(conn, &[channel]).await?.pop();
@@ -127,7 +188,8 @@ pub(super) async fn report(conn: &mut Conn, moment: &mut Moment, device_id: Id, 
         let told = Told { facts: status.facts(), hash: None };
         facts::take(conn, moment, HashMap::from([(device_id, told)])).await?;
     }
-    let Some(assigned) = assigned(conn, &[channel]).await?.remove(&channel).filter(|assigned| !assigned.is_held) else {
+    let assigned = assigned(conn, seal, &[channel], moment.now_ms).await?.remove(&channel);
+    let Some(assigned) = assigned.filter(|assigned| !assigned.is_held) else {
         return Ok(Answer::Accepted);
     };
     let is_other = (status.supported(), status.items_supported()) != (was.supported(), was.items_supported());
@@ -206,9 +268,9 @@ pub struct ShownChannel {
 }
 
 /// The same for operators, for each of these channels.
-pub async fn shown(conn: &mut Conn, channels: &[Id]) -> Result<Vec<ShownChannel>> {
+pub async fn shown(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64) -> Result<Vec<ShownChannel>> {
     let said: BTreeMap<Id, StatusRow> = store::of_channels(conn, channels).await?.into_iter().map(|row| (row.channel_id, row)).collect();
-    let mut assigned = assigned(conn, channels).await?;
+    let mut assigned = assigned(conn, seal, channels, now_ms).await?;
     let mut shown = Vec::with_capacity(channels.len());
     for channel in channels {
         let Some(Assigned { version, all, manifest, is_held, .. }) = assigned.remove(channel) else { continue };

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::StackItem;
 use super::held::documents;
+use super::{StackItem, tokens};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::policy::apple::Whose;
@@ -104,6 +104,11 @@ impl Stack {
         }
     }
 
+    /// The names of the enrollment tokens that its documents refer to.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> {
+        [&self.agent, &self.device, &self.users].into_iter().flat_map(tokens::names)
+    }
+
     /// True where one of its documents has this variable.
     pub fn references(&self, variable: &str) -> bool {
         [&self.agent, &self.device, &self.users].into_iter().any(|one| one.variables.iter().any(|name| name == variable))
@@ -163,6 +168,9 @@ pub(super) fn value_of(follower: &Follower, address: &str, name: &str) -> Option
         "device.platform" => Some(follower.platform.clone()),
         "server.address" => Some(address.to_owned()),
         _ => {
+            if let Some(token) = name.strip_prefix(variables::TOKEN) {
+                return tokens::identity(follower, token);
+            }
             let key = name.strip_prefix("user.attributes.")?;
             let attributes: BTreeMap<String, Value> = serde_json::from_str(follower.attributes.as_deref()?).ok()?;
             attributes.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))

@@ -49,7 +49,7 @@ impl Door {
     }
 
     async fn delivered(&self, channel: Id) -> Delivered {
-        documents(&mut self.db.read().await.unwrap(), &[channel]).await.unwrap().remove(0)
+        documents(&mut self.db.read().await.unwrap(), Reader::Operator, &[channel], 0).await.unwrap().remove(0)
     }
 
     async fn channel(&self, id: Id) -> Follower {

@@ -10,7 +10,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::token::Secret;
 use crate::model::{Actor, Denial, Id, Role, text};
-use crate::ops::{devices as device_ops, labels as label_ops};
+use crate::ops::{devices as device_ops, labels as label_ops, settle};
 use crate::store::feed::{self, Entry};
 use crate::store::tokens::{self, TokenRow, UseRow};
 use crate::store::{Conn, labels};
@@ -107,12 +107,14 @@ pub async fn mint(
         user_id,
         serial,
         device_id,
+        parent_id: None,
     };
     tokens::insert(conn, &row).await?;
     let after = json!({"expires_at_ms": row.expires_at_ms, "max_uses": row.max_uses, "user_id": row.user_id, "serial": row.serial});
     let data = json!({"id": row.id, "name": row.name, "before": null, "after": after});
     feed::append(conn, moment, &[Entry { kind: "enrollment_token.created", actor: Some(actor.name.clone()), device_id: None, data }])
         .await?;
+    settle::token_changed(conn, &row.name).await?;
     let mut token = view(conn, row, moment.now_ms).await?;
     token.token = Some(secret.reveal().to_owned());
     Ok(token)
@@ -123,6 +125,7 @@ pub async fn revoke(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
     actor.require(Role::Operator)?;
     let before = tokens::get(conn, id).await?.ok_or(Error::NotFound("enrollment token"))?;
     tokens::revoke(conn, id, moment.now_ms).await?;
+    settle::token_changed(conn, &before.name).await?;
     let mut quarantined = 0;
     if let Some(since_ms) = quarantine_since_ms {
         let admitted: Vec<Id> = tokens::uses(conn, id, since_ms, i64::MAX).await?.into_iter().map(|used| used.device_id).collect();

@@ -53,11 +53,13 @@ pub async fn put(conn: &mut Conn, row: &StatusRow) -> Result<()> {
     Ok(())
 }
 
-/// Forgets what the channels of a device have said, and with it whatever they had proved: it enrolls anew, or is deleted.
+/// Forgets what the channels of a device have said, and with it whatever they had proved: it enrolls anew, or is deleted. What they should
+/// have is settled again when each of them comes.
 pub async fn forget(conn: &mut Conn, device: Id) -> Result<()> {
     for statement in [
         "DELETE FROM apple_status WHERE bucket = $1 AND channel_id IN (SELECT id FROM channel WHERE bucket = $1 AND device_id = $2)",
-        "UPDATE channel SET declared = NULL, reported = NULL, reported_at_ms = NULL, applied = NULL, applied_at_ms = NULL, details = NULL \
+        "UPDATE channel SET declared = NULL, desired = NULL, reported = NULL, reported_at_ms = NULL, applied = NULL, applied_at_ms = NULL, \
+         details = NULL \
          WHERE bucket = $1 AND device_id = $2 AND kind = 'mdm'",
     ] {
         sqlx::query(statement).bind(device.bucket()).bind(device).execute(conn.raw()).await?;

@@ -6,6 +6,7 @@ pub mod commands;
 mod declarative;
 mod enrollment;
 mod identity;
+mod joining;
 mod nudged;
 mod outcomes;
 mod recorded;

@@ -1,0 +1,98 @@
+//! An app and the MDM client of one iPhone become one device: a policy hands the app a token of that very device.
+
+use serde_json::{Value, json};
+
+use super::commands::task;
+use crate::support::apple::{AppleDevice, behind_proxy, bytes, texts};
+use crate::support::postgres;
+use crate::support::server::{Reply, TestServer};
+
+/// Runs a story on both databases; the server asks devices nothing by itself.
+async fn each(story: impl AsyncFn(TestServer)) {
+    let quiet = |config: &mut muster::config::Config| {
+        behind_proxy(config);
+        config.mdm.refresh_every_s = 0;
+    };
+    story(TestServer::with(quiet).await).await;
+    if let Some(url) = postgres::fresh_database().await {
+        eprintln!("on PostgreSQL");
+        story(TestServer::at(&url, None, quiet).await).await;
+    }
+}
+
+/// The text that the policy declares to a device, as it asks for it.
+async fn token_of(server: &TestServer, phone: &AppleDevice) -> String {
+    let body = texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &phone.udid), ("Endpoint", "declaration/management/app")]);
+    let told = phone.send(server, "checkin", "application/x-apple-aspen-mdm-checkin", bytes(body)).await.expect(200);
+    serde_json::from_slice::<Value>(&told.body).unwrap()["Payload"]["token"].as_str().unwrap().to_owned()
+}
+
+/// The app of an iPhone activates.
+async fn activate(server: &TestServer, token: &str, email: &str, hardware_id: &str) -> Reply {
+    let device = json!({"platform": "ios", "app": "org.example.agent", "hardware_id": hardware_id, "model": "iPhone", "os_version": "18.1",
+        "agent_version": "1.0", "management_mode": "app"});
+    server.activate(&json!({"token": token, "email": email, "device": device}), None).await
+}
+
+#[tokio::test]
+async fn an_app_activates_with_the_token_that_a_declaration_holds_and_is_a_channel_of_that_iphone() {
+    each(async |server| {
+        let (first, second, third) = (AppleDevice::named("1"), AppleDevice::named("2"), AppleDevice::named("3"));
+        let id = first.enroll(&server).await;
+        let second_id = second.enroll(&server).await;
+        server.user("one@example.org").await;
+        let named = server.post("/enrollment-tokens", json!({"name": "the app"})).await.expect(201);
+        let declared = json!([{"Type": "com.apple.management.properties", "Identifier": "app", "Payload": {"token": "{{token:the app}}"}}]);
+        server.put("/policies/app", json!({"document": {"apple": {"declarations": declared}}})).await.expect(201);
+        server.put("/policies/app/assignments", json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]})).await.expect(200);
+        let channels = async |id: &str| server.get(&format!("/devices/{id}")).await["channels"].as_array().unwrap().clone();
+        for id in [&id, &second_id] {
+            server.until("it has something to have", async || !channels(id).await[0]["desired"].is_null()).await;
+        }
+        // Asked for before it was announced, after, and again: always the same.
+        let token = token_of(&server, &first).await;
+        assert!(token.starts_with("mdt_"), "{token}");
+        assert_eq!(first.idle(&server).await.request().1, "DeclarativeManagement");
+        assert_eq!(token_of(&server, &first).await, token);
+        let seconds = token_of(&server, &second).await;
+        assert_ne!(seconds, token);
+        // It is one device's, and no operator reads it.
+        let listed = server.get("/enrollment-tokens").await;
+        assert_eq!(listed["items"].as_array().unwrap().iter().filter(|one| one["name"] == "the app").count(), 1);
+        for path in ["document", "declarations"] {
+            assert!(!server.get(&format!("/devices/{id}/{path}")).await.to_string().contains(&token), "{path}");
+        }
+        let joined = activate(&server, &token, "one@example.org", "app-1").await.expect(201);
+        assert_eq!(joined["device_id"], json!(id));
+        let mut kinds: Vec<Value> = channels(&id).await.iter().map(|channel| channel["kind"].clone()).collect();
+        kinds.sort_by_key(Value::to_string);
+        assert_eq!(kinds, ["agent", "mdm"]);
+        let device = server.get(&format!("/devices/{id}")).await;
+        assert_eq!((&device["model"], &device["management_mode"]), (&json!("iPhone15,2"), &json!("mdm")), "the system's word weighs more");
+        assert_eq!(device["user"]["email"], "one@example.org");
+        // What can be done by both is done by the system, what only an app can do by the app.
+        for (kind, params, channel) in [("lock", json!({}), "mdm"), ("message", json!({"text": "hello"}), "agent")] {
+            let made = task(&server, kind, params, &id).await;
+            let of = server.get(&format!("/tasks/{made}")).await["channel"].clone();
+            let which = channels(&id).await.into_iter().find(|one| one["id"] == of || one["kind"] == of).unwrap();
+            assert_eq!(which["kind"], channel, "{kind}");
+        }
+        // Once: other hardware does not get in by it; the same app does, which was installed anew.
+        let refused = activate(&server, &token, "one@example.org", "app-elsewhere").await;
+        assert_eq!((refused.status, &refused.body["code"]), (403, &json!("token_exhausted")));
+        assert_eq!(activate(&server, &token, "one@example.org", "app-1").await.expect(201)["device_id"], json!(id));
+        // It dies with its name where it was not used, and nobody new gets one.
+        server.post(&format!("/enrollment-tokens/{}/revoke", named["id"].as_str().unwrap()), json!({})).await.expect(200);
+        let refused = activate(&server, &seconds, "one@example.org", "app-2").await;
+        assert_eq!((refused.status, &refused.body["code"]), (403, &json!("token_revoked")));
+        let third_id = third.enroll(&server).await;
+        let held = async || channels(&third_id).await[0]["hold"].clone();
+        server.until("the third is held", async || held().await == json!("variable_missing:token:the app")).await;
+        // The first is not. With its user it has another one, which opens nothing.
+        let of_user = token_of(&server, &first).await;
+        let refused = activate(&server, &of_user, "one@example.org", "app-3").await;
+        assert_eq!((of_user == token, refused.status, &refused.body["code"]), (false, 403, &json!("token_revoked")));
+        server.stop().await;
+    })
+    .await;
+}
