@@ -113,7 +113,7 @@ async fn a_document_that_no_phone_could_obey_is_refused_with_every_fault_in_its_
     let document = json!({
         "applications": [{"packageName": "org.example.mail", "installType": "FORCED", "managedConfiguration": configuration}],
         "longSupportMessage": {"defaultMessage": "{{user.emial}}"},
-        "messages": {"shortSupportMessage": "{{token:phones}}"},
+        "messages": {"shortSupportMessage": "{{secret:phones}}"},
     });
     let problem = server.put("/policies/p", json!({"document": document})).await.expect(422);
     let mut pointers: Vec<&str> = problem["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
