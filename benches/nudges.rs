@@ -75,6 +75,7 @@ fn nudge(kind: AddressKind, value: &str, clock: &Clock) -> Nudge {
         lane: Lane::Bulk,
         high: false,
         expires_at_ms: now_ms + WEEK_MS,
+        again: false,
         registered_at_ms: now_ms,
     }
 }

@@ -64,6 +64,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
     ("muster_nudged_no_contact_total", "Nudges to channels that had been nudged for the same work and had not come, by platform and lane."),
     ("muster_retries_total", "Nudges sent again after a failure, by provider."),
+    ("muster_retry_budget_exhausted_total", "Nudges put off because a tenth of the sends of a minute were retries already, by provider."),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
     ("muster_webhook_deliveries_total", "Attempts to deliver to webhooks, by outcome."),

@@ -8,6 +8,7 @@ use super::fault::{CredentialBreaker, Probe};
 use super::guard::{Fate, Guard, Judgement};
 use super::notice::{Notice, Notices, SenderState, SenderStatus};
 use super::pace::Pace;
+use super::retry_budget::RetryBudget;
 use super::verdict::Verdict;
 
 /// When a nudge comes back that could not be sent for want of a credential.
@@ -33,6 +34,7 @@ const THROTTLED_WAIT_MS: i64 = 60_000;
 pub(super) struct Gate {
     pub(super) pace: Pace,
     pub(super) aimd: Aimd,
+    pub(super) retries: RetryBudget,
     provider: ProviderBreaker,
     credential: CredentialBreaker,
     bridge: CredentialBreaker,
@@ -73,6 +75,7 @@ impl Gate {
         Gate {
             pace: Pace::new(quota_per_s, now_ms),
             aimd: Aimd::new(concurrency_max),
+            retries: RetryBudget::default(),
             provider: ProviderBreaker::default(),
             credential: CredentialBreaker::default(),
             bridge: CredentialBreaker::default(),
@@ -165,7 +168,7 @@ impl Gate {
     pub(super) fn settle(&mut self, leave: Leave, verdict: Verdict, now_ms: i64, took_ms: f64, jitter: f64) -> Answer {
         let in_flight = self.in_flight;
         self.in_flight -= 1;
-        let (health, probe, bridge_probe) = signs(&verdict);
+        let (health, probe, bridge_probe) = verdict.signs();
         if health == Health::Bad {
             self.trouble = verdict.labels().1;
         }
@@ -322,9 +325,21 @@ impl Gate {
         if self.closed(now_ms).is_some() {
             return 0;
         }
+        self.slots_within(now_ms, window_ms, held).min(self.pace.free_within(now_ms, window_ms))
+    }
+
+    /// As [`Gate::capacity`] for nudges that overtake those of other lanes; `held` counts their own kind alone.
+    pub(super) fn express_capacity(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
+        if self.closed(now_ms).is_some() {
+            return 0;
+        }
+        let places = i64::from(self.pace.level_per_s()) * window_ms / 1_000;
+        self.slots_within(now_ms, window_ms, held).min(usize::try_from(places).unwrap_or(0).saturating_sub(held))
+    }
+
+    fn slots_within(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
         let streams = self.aimd.throughput(window_ms).saturating_sub(held);
-        let trials = self.credential.free(now_ms).min(self.provider.free(now_ms));
-        streams.min(trials).min(self.pace.free_within(now_ms, window_ms))
+        streams.min(self.credential.free(now_ms)).min(self.provider.free(now_ms))
     }
 
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {
@@ -360,21 +375,6 @@ impl Gate {
             topic: None,
             credential_ends_at_ms: None,
         }
-    }
-}
-
-/// What a verdict says about the provider, about the credential, and about the credential that FCM holds for the bridge to APNs.
-fn signs(verdict: &Verdict) -> (Health, Probe, Probe) {
-    match verdict {
-        Verdict::Accepted | Verdict::Dead(_) | Verdict::Suspect(_) | Verdict::Bug { .. } | Verdict::DeviceThrottled { .. } => {
-            (Health::Good, Probe::Works, Probe::Works)
-        }
-        Verdict::Throttled { .. } | Verdict::Refused { .. } => (Health::Neutral, Probe::Unclear, Probe::Unclear),
-        Verdict::Overloaded { .. } | Verdict::Failed { .. } | Verdict::TimedOut | Verdict::Unsent { .. } => {
-            (Health::Bad, Probe::Unclear, Probe::Unclear)
-        }
-        Verdict::Config { .. } | Verdict::Unauthenticated { .. } => (Health::Neutral, Probe::StillBroken, Probe::Unclear),
-        Verdict::BridgeConfig { .. } => (Health::Neutral, Probe::Works, Probe::StillBroken),
     }
 }
 

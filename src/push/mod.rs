@@ -10,10 +10,13 @@ mod gate;
 mod gate_model;
 mod guard;
 mod notice;
+mod overtaking;
 mod pace;
 mod retry_after;
+mod retry_budget;
 mod sender;
 mod senders;
+mod slots;
 mod verdict;
 
 use crate::model::{Id, Lane};
@@ -69,6 +72,8 @@ pub struct Nudge {
     pub lane: Lane,
     /// FCM priority HIGH, else NORMAL; the caller keeps the daily limit.
     pub high: bool,
+    /// True where the last try failed at the provider: it falls under the retry budget, unless it is urgent.
+    pub again: bool,
     /// Unix milliseconds until which the provider shall hold the nudge for an offline device.
     pub expires_at_ms: i64,
     /// Unix milliseconds at which the device registered this address: a death before that is another's.

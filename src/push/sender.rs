@@ -4,22 +4,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant as At;
 
 use super::apns::{self, Apns, AppKey, Identity};
 use super::fcm::{self, Fcm};
 use super::gate::{Gate, Leave};
 use super::notice::{Notice, SenderStatus};
+use super::overtaking::Overtaking;
+use super::slots::{Slot, Slots};
 use super::verdict::Verdict;
 use super::{Answer, Nudge};
 use crate::clock::Clock;
+use crate::model::Lane;
 
 /// How the senders of Apple's MDM are named: the topic follows.
 pub(super) const APNS_MDM: &str = "apns_mdm/";
 /// Nudges are claimed for this long ahead.
 const CLAIM_WINDOW_MS: i64 = 2_000;
-/// A nudge that finds no free request slot for so long goes back. With the claim window and two tries on the wire it stays well below
-/// the lease of a claim.
+/// Urgent nudges that may be claimed beyond that, because they overtake: the other lanes keep half of the window.
+const EXPRESS_WINDOW_MS: i64 = CLAIM_WINDOW_MS / 2;
+/// A nudge that finds no free request slot for so long goes back. With both windows, once for its own instant and once for that of the
+/// urgent nudge that overtook it, and two tries on the wire it stays below the lease of a claim.
 const SLOT_WAIT: Duration = Duration::from_secs(5);
 /// When a nudge comes back that found no free request slot.
 const SLOT_WAIT_MS: i64 = 2_000;
@@ -29,10 +34,10 @@ pub struct Sender {
     name: String,
     transport: Transport,
     gate: Mutex<Gate>,
-    /// One permit for each request that may be in flight; `permits` of the lock's owner is their number.
-    slots: Semaphore,
-    permits: AtomicUsize,
+    overtaking: Overtaking,
+    slots: Slots,
     held: AtomicUsize,
+    held_urgent: AtomicUsize,
     clock: Clock,
 }
 
@@ -94,14 +99,15 @@ impl Sender {
     }
 
     fn new(name: String, transport: Transport, gate: Gate, clock: Clock) -> Sender {
-        let permits = gate.aimd.limit();
+        let slots = Slots::new(gate.aimd.limit());
         Sender {
             name,
             transport,
             gate: Mutex::new(gate),
-            slots: Semaphore::new(permits),
-            permits: AtomicUsize::new(permits),
+            overtaking: Overtaking::default(),
+            slots,
             held: AtomicUsize::new(0),
+            held_urgent: AtomicUsize::new(0),
             clock,
         }
     }
@@ -111,34 +117,38 @@ impl Sender {
         &self.name
     }
 
-    /// Sends one nudge, waiting for its place in the pace (at most the two seconds for which nudges are claimed, if no more than
-    /// [`Sender::capacity`] are brought). Ends within 50 s, less than the lease of a claim. Dropping the future is safe.
+    /// Sends one nudge, waiting for its place in the pace (a few seconds at most, if no more than [`Sender::capacity`] and
+    /// [`Sender::express_capacity`] are brought) and for a request slot; an urgent one overtakes the others at both. Ends within 55 s,
+    /// less than the lease of a claim. Dropping the future is safe.
     pub async fn send(&self, nudge: &Nudge) -> Answer {
-        self.held.fetch_add(1, Ordering::Relaxed);
-        let _held = Held(&self.held);
+        let urgent = nudge.lane == Lane::Urgent;
+        let _held = (Held::one(&self.held), urgent.then(|| Held::one(&self.held_urgent)));
         let now_ms = self.clock.now_ms();
         let leaves_at_ms = {
             let mut gate = self.gate();
             if let Some(refusal) = gate.closed(now_ms) {
                 return Answer::GivenBack { reason: refusal.reason.into(), due_ms: refusal.due_ms };
             }
+            if nudge.again && !urgent {
+                if let Err(due_ms) = gate.retries.admit(now_ms) {
+                    metrics::counter!("muster_retry_budget_exhausted_total", "provider" => self.name.clone()).increment(1);
+                    return Answer::GivenBack { reason: "retry_budget".into(), due_ms };
+                }
+            } else {
+                gate.retries.sent(now_ms);
+            }
             gate.pace.reserve(now_ms)
         };
-        if leaves_at_ms > now_ms {
-            tokio::time::sleep(Duration::from_millis((leaves_at_ms - now_ms).unsigned_abs())).await;
-        }
-        let slot = match self.slots.try_acquire() {
-            Ok(slot) => slot,
-            Err(_) => match tokio::time::timeout(SLOT_WAIT, self.slots.acquire()).await {
-                Ok(Ok(slot)) => slot,
-                _ => return Answer::GivenBack { reason: "no_stream".into(), due_ms: self.clock.now_ms() + SLOT_WAIT_MS },
-            },
+        let leaves_at = At::now() + Duration::from_millis((leaves_at_ms - now_ms).max(0).unsigned_abs());
+        self.overtaking.wait(leaves_at, urgent).await;
+        let Ok(slot) = tokio::time::timeout(SLOT_WAIT, self.slots.acquire(urgent)).await else {
+            return Answer::GivenBack { reason: "no_stream".into(), due_ms: self.clock.now_ms() + SLOT_WAIT_MS };
         };
         let leave = match self.gate().admit(self.clock.now_ms(), nudge.ios) {
             Ok(leave) => leave,
             Err(refusal) => return Answer::GivenBack { reason: refusal.reason.into(), due_ms: refusal.due_ms },
         };
-        let request = Request { sender: self, leave: Some(leave), slot: Some(slot) };
+        let request = Request { sender: self, leave: Some(leave), _slot: slot };
         let started = Instant::now();
         let verdict = match &self.transport {
             Transport::Fcm(fcm) => fcm.deliver(nudge).await,
@@ -174,6 +184,11 @@ impl Sender {
             metrics::gauge!("muster_provider_token_age_seconds", "provider" => self.name.clone()).set(age_s as f64);
         }
         capacity
+    }
+
+    /// How many urgent nudges may be claimed now, also where nudges of other lanes fill the next 2 s already: they overtake them.
+    pub fn express_capacity(&self) -> usize {
+        self.gate().express_capacity(self.clock.now_ms(), EXPRESS_WINDOW_MS, self.held_urgent.load(Ordering::Relaxed))
     }
 
     /// Unix milliseconds at which a sender that is paused or at fault tries again; `None` while it sends.
@@ -226,18 +241,6 @@ impl Sender {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Gives a request slot back, or lets it vanish while the limit is lower than the number of slots; adds slots when it rose.
-    fn release(&self, slot: SemaphorePermit<'_>, limit: usize) {
-        let permits = self.permits.load(Ordering::Relaxed);
-        if permits > limit {
-            slot.forget();
-            self.permits.store(permits - 1, Ordering::Relaxed);
-        } else if permits < limit {
-            self.slots.add_permits(limit - permits);
-            self.permits.store(limit, Ordering::Relaxed);
-        }
-    }
 }
 
 impl std::fmt::Debug for Sender {
@@ -253,6 +256,13 @@ fn apns_gate(clock: &Clock) -> Gate {
 /// Counts a nudge that waits or is under way.
 struct Held<'a>(&'a AtomicUsize);
 
+impl Held<'_> {
+    fn one(count: &AtomicUsize) -> Held<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Held(count)
+    }
+}
+
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -263,7 +273,7 @@ impl Drop for Held<'_> {
 struct Request<'a> {
     sender: &'a Sender,
     leave: Option<Leave>,
-    slot: Option<SemaphorePermit<'a>>,
+    _slot: Slot<'a>,
 }
 
 impl Request<'_> {
@@ -275,10 +285,8 @@ impl Request<'_> {
             Some(leave) => gate.settle(leave, verdict, now_ms, took_ms, jitter),
             None => Answer::GivenBack { reason: "shutdown".into(), due_ms: now_ms },
         };
-        if let Some(slot) = self.slot.take() {
-            // Under the gate's lock, so that the count of slots and the limit move together.
-            self.sender.release(slot, gate.aimd.limit());
-        }
+        // Under the gate's lock, so that a later limit is not overwritten by an earlier one.
+        self.sender.slots.set_limit(gate.aimd.limit());
         answer
     }
 }

@@ -1,5 +1,8 @@
 //! What a provider's answer means, in classes that both providers share; `fcm::answer` and `apns::answer` read them from the wire.
 
+use super::breaker::Health;
+use super::fault::Probe;
+
 /// The class of one answer. Reasons are from a fixed set, fit for metric labels; details are sentences for the operator without any
 /// secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +79,21 @@ impl Verdict {
             Verdict::Config { code, .. } | Verdict::BridgeConfig { code, .. } => ("fault", code),
             Verdict::Bug { reason, .. } => ("bug", reason),
             Verdict::Unauthenticated { .. } => ("fault", "UNAUTHENTICATED"),
+        }
+    }
+
+    /// What it says about the provider, about the credential, and about the credential that FCM holds for the bridge to APNs.
+    pub(super) fn signs(&self) -> (Health, Probe, Probe) {
+        match self {
+            Verdict::Accepted | Verdict::Dead(_) | Verdict::Suspect(_) | Verdict::Bug { .. } | Verdict::DeviceThrottled { .. } => {
+                (Health::Good, Probe::Works, Probe::Works)
+            }
+            Verdict::Throttled { .. } | Verdict::Refused { .. } => (Health::Neutral, Probe::Unclear, Probe::Unclear),
+            Verdict::Overloaded { .. } | Verdict::Failed { .. } | Verdict::TimedOut | Verdict::Unsent { .. } => {
+                (Health::Bad, Probe::Unclear, Probe::Unclear)
+            }
+            Verdict::Config { .. } | Verdict::Unauthenticated { .. } => (Health::Neutral, Probe::StillBroken, Probe::Unclear),
+            Verdict::BridgeConfig { .. } => (Health::Neutral, Probe::Works, Probe::StillBroken),
         }
     }
 }

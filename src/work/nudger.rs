@@ -1,5 +1,7 @@
 //! The nudger: claims due wakes, sends their nudges, writes the answers back in groups.
 
+mod answers;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::app::{App, Stage};
+use crate::app::App;
 use crate::change;
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::model::schedule::{
-    HIGH_PER_DAY_MAX, LATE_MS, LEASE_JITTER_MS, LEASE_MS, Next, Rhythm, after_accepted, after_failure, expires_at_ms,
-};
+use crate::model::schedule::{HIGH_PER_DAY_MAX, LATE_MS, LEASE_JITTER_MS, LEASE_MS, Rhythm, expires_at_ms};
 use crate::model::{Id, Lane};
 use crate::ops::alarms;
 use crate::ops::mdm::checkin::magic_name;
 use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender};
-use crate::store::wakes::{self, Answered, Claim, Claimed, Restored, Target};
+use crate::store::wakes::{self, Claim, Claimed, Restored, Target};
 use crate::store::{Class, Conn};
 
 /// How often due wakes are looked for when no bell rings: other processes' changes are seen then.
@@ -31,8 +31,6 @@ const REST: Duration = Duration::from_millis(10);
 const CLAIM_MAX: usize = 500;
 /// Overdue wakes spread in one statement.
 const SPREAD_MAX: i64 = 500;
-/// Answers written back in one statement.
-const ANSWERS_MAX: usize = 500;
 /// Answers that may wait for the database: more than any sender's claims.
 const ANSWERS_WAITING_MAX: usize = 65_536;
 /// What each lane gets of a sender's capacity when all are full, in per cent, best lane first.
@@ -69,7 +67,7 @@ enum Sent {
 /// Runs until `stop`; what is in flight then is written back before it ends.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let (sender, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
-    let writer = tokio::spawn(write_back(app.clone(), receiver));
+    let writer = tokio::spawn(answers::write_back(app.clone(), receiver));
     let flights = TaskTracker::new();
     while !stop.is_cancelled() {
         let found = match pass(&app, &flights, &sender).await {
@@ -100,61 +98,78 @@ async fn pass(app: &App, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>)
     let mut found = 0;
     for sender in &app.senders.all() {
         heed_notices(app, sender).await?;
-        let capacity = sender.capacity().min(CLAIM_MAX);
-        if capacity > 0 {
-            found += claim_and_send(app, sender, capacity, flights, answers).await?;
+        let (capacity, express) = (sender.capacity().min(CLAIM_MAX), sender.express_capacity().min(CLAIM_MAX));
+        if capacity + express > 0 {
+            found += claim_and_send(app, sender, (capacity, express), flights, answers).await?;
         }
     }
     Ok(found)
 }
 
+/// Urgent wakes go first and by themselves: they neither wait for the claim of others nor for room that others take up.
 async fn claim_and_send(
     app: &App,
     sender: &Arc<Sender>,
-    capacity: usize,
+    (capacity, express): (usize, usize),
     flights: &TaskTracker,
     answers: &mpsc::Sender<Outcome>,
 ) -> Result<usize> {
     let now_ms = app.clock.now_ms();
     let due = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
     let (late, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|(lane, oldest_ms)| may_wait(*lane) && now_ms - oldest_ms > LATE_MS);
+    let mut lanes: Vec<Lane> = due.into_iter().map(|(lane, _)| lane).collect();
+    let mut urgent = 0;
+    if lanes.first() == Some(&Lane::Urgent) {
+        let rows_max = share(capacity, Lane::Urgent).max(express);
+        urgent = claim(app, sender, &[(Lane::Urgent, rows_max)], rows_max, flights, answers).await?;
+        if urgent < rows_max {
+            lanes.remove(0);
+        }
+    }
     let spread = spread_late(app, sender, &late, now_ms).await?;
-    let lanes: Vec<Lane> = due.into_iter().map(|(lane, _)| lane).collect();
-    if lanes.is_empty() {
-        return Ok(spread);
+    // First each lane's share, then what is left over, best lane first.
+    let left = capacity.saturating_sub(urgent);
+    let shared = lanes.iter().filter(|lane| **lane != Lane::Urgent && lanes.len() > 1).map(|lane| (*lane, share(capacity, *lane)));
+    let wanted: Vec<(Lane, usize)> = shared.chain(lanes.iter().map(|lane| (*lane, left))).collect();
+    Ok(urgent + spread + claim(app, sender, &wanted, left, flights, answers).await?)
+}
+
+/// What a lane gets of `capacity` when all are full.
+fn share(capacity: usize, lane: Lane) -> usize {
+    (capacity * SHARES[lane as usize]).div_ceil(100)
+}
+
+/// Claims up to `rows_max` wakes in one transaction, of each lane as many as are wanted, and sets them flying. Answers how many.
+async fn claim(
+    app: &App,
+    sender: &Arc<Sender>,
+    wanted: &[(Lane, usize)],
+    rows_max: usize,
+    flights: &TaskTracker,
+    answers: &mpsc::Sender<Outcome>,
+) -> Result<usize> {
+    if rows_max == 0 || wanted.is_empty() {
+        return Ok(0);
     }
     let mut moment = app.clock.moment();
-    let lease_id = moment.id();
+    let (now_ms, lease_id) = (moment.now_ms, moment.id());
     let mut claimed = Vec::new();
     let mut conn = app.db.begin(Class::Nudger).await?;
-    // First each lane's share, then what is left over, best lane first.
-    for shared in [true, false] {
-        for lane in &lanes {
-            let left = capacity - claimed.len();
-            let rows_max = if shared { left.min((capacity * SHARES[*lane as usize]).div_ceil(100)) } else { left };
-            if rows_max == 0 {
-                break;
-            }
-            let lapses_at_ms = now_ms + LEASE_MS + moment.below(LEASE_JITTER_MS);
-            let claim = Claim {
-                sender: sender.name(),
-                lane: *lane,
-                now_ms,
-                lapses_at_ms,
-                lease_id,
-                rows_max: i64::try_from(rows_max).unwrap_or(0),
-            };
-            claimed.extend(wakes::claim(&mut conn, &claim).await?);
+    for (lane, most) in wanted {
+        let rows_max = (*most).min(rows_max - claimed.len());
+        if rows_max == 0 {
+            continue;
         }
-        if lanes.len() == 1 {
-            break;
-        }
+        let lapses_at_ms = now_ms + LEASE_MS + moment.below(LEASE_JITTER_MS);
+        let rows_max = i64::try_from(rows_max).unwrap_or(0);
+        let claim = Claim { sender: sender.name(), lane: *lane, now_ms, lapses_at_ms, lease_id, rows_max };
+        claimed.extend(wakes::claim(&mut conn, &claim).await?);
     }
     conn.commit().await?;
     let ids: Vec<Id> = claimed.iter().map(|wake| wake.channel_id).collect();
     let mut targets: HashMap<Id, Target> =
         wakes::targets(&mut app.db.read().await?, &ids, lease_id).await?.into_iter().map(|target| (target.channel_id, target)).collect();
-    let found = claimed.len() + spread;
+    let found = claimed.len();
     for wake in claimed {
         // A wake without a target lost its lease or its device meanwhile; its lease lapses by itself.
         if let Some(target) = targets.remove(&wake.channel_id) {
@@ -208,17 +223,19 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
         ios: target.platform == "ios",
         lane,
         high,
+        again: wake.attempt > 0,
         expires_at_ms: expires_at_ms(&rhythm, lane, now_ms),
         registered_at_ms: target.push_since_ms,
     };
     // Called before, and either the provider did not take it or the device did not come.
-    if wake.attempt > 0 {
-        metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
-    } else if wake.step > 0 {
+    if wake.attempt == 0 && wake.step > 0 {
         metrics::counter!("muster_nudged_no_contact_total", "platform" => target.platform, "lane" => lane.name()).increment(1);
     }
     let span = tracing::info_span!("nudge", sender = sender.name(), lane = lane.name());
     let answer = sender.send(&nudge).instrument(span).await;
+    if nudge.again && !matches!(answer, Answer::GivenBack { .. }) {
+        metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
+    }
     Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
 }
 
@@ -236,99 +253,6 @@ fn address_of(app: &App, target: &Target) -> Option<Address> {
         None => AddressKind::Token,
     };
     Some(Address { kind, value: target.push_value.clone().unwrap_or_default() })
-}
-
-/// Writes answers back as they come, whatever has arrived in one statement. The database may be away for a while: they wait.
-async fn write_back(app: App, mut answers: mpsc::Receiver<Outcome>) {
-    let mut group = Vec::with_capacity(ANSWERS_MAX);
-    while answers.recv_many(&mut group, ANSWERS_MAX).await > 0 {
-        while let Err(error) = write_group(&app, &group).await {
-            app.heed(&error);
-            tracing::warn!(%error, "answers of the push providers cannot be written; trying again");
-            tokio::time::sleep(TICK).await;
-            // Past the lease the wakes are somebody else's; what is dropped here is nudged once more, which harms nobody.
-            let now_ms = app.clock.now_ms();
-            group.retain(|outcome| match &outcome.sent {
-                Sent::Answered { at_ms, .. } => now_ms - at_ms < LEASE_MS,
-                Sent::Saved { .. } | Sent::Unsealed { .. } => false,
-            });
-        }
-        group.clear();
-    }
-}
-
-async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
-    let mut moment = app.clock.moment();
-    let now_ms = moment.now_ms;
-    let mut rows = Vec::with_capacity(group.len());
-    let (mut dead, mut suspect) = (Vec::new(), Vec::new());
-    for outcome in group {
-        match &outcome.sent {
-            Sent::Answered { answer: Answer::Dead { reason }, address, .. } => {
-                metrics::counter!("muster_token_deaths_total", "state" => "dead", "reason" => reason.to_string()).increment(1);
-                dead.push((outcome.wake.channel_id, address.value.clone()));
-            }
-            Sent::Answered { answer: Answer::Suspect { reason }, address, .. } => {
-                metrics::counter!("muster_token_deaths_total", "state" => "quarantined", "reason" => reason.to_string()).increment(1);
-                suspect.push((outcome.wake.channel_id, address.value.clone()));
-            }
-            _ => {}
-        }
-        rows.push(answered(outcome, now_ms, moment.below(1000)));
-    }
-    // The answers first: they end the leases and keep when each nudge left; then the addresses that died lose their sender.
-    let mut conn = app.db.begin(Class::Nudger).await?;
-    wakes::answer(&mut conn, &rows).await?;
-    conn.commit().await?;
-    let left = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer, .. } if !matches!(answer, Answer::GivenBack { .. }));
-    let taken = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer: Answer::Accepted, .. });
-    let count = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
-    app.funnel.add(Stage::Sent, count(group.iter().filter(left).count()));
-    app.funnel.add(Stage::Accepted, count(group.iter().filter(taken).count()));
-    for (state, addresses) in [("dead", &dead), ("quarantined", &suspect)] {
-        if !addresses.is_empty() {
-            let mut conn = app.db.begin(Class::Nudger).await?;
-            wakes::kill(&mut conn, state, addresses, now_ms).await?;
-            conn.commit().await?;
-        }
-    }
-    Ok(())
-}
-
-/// Where a wake goes on after its answer.
-fn answered(outcome: &Outcome, now_ms: i64, jitter: i64) -> Answered {
-    let wake = &outcome.wake;
-    let lane = Lane::from_rank(wake.lane);
-    let open_work = wake.open_work == 1;
-    let stay = |due_at_ms| Next { lane, due_at_ms, step: wake.step, attempt: wake.attempt };
-    let (next, nudged_at_ms, accepted, high) = match &outcome.sent {
-        Sent::Saved { rhythm } => (stay(rhythm.periodic_ms(now_ms)), None, 0, false),
-        Sent::Unsealed { due_ms } => (stay(*due_ms), None, 0, false),
-        Sent::Answered { answer, rhythm, high, at_ms, .. } => match answer {
-            Answer::Accepted => (after_accepted(rhythm, lane, open_work, wake.step, now_ms), Some(*at_ms), 1, *high),
-            Answer::Failed { retry_after_ms, .. } => {
-                (after_failure(rhythm, lane, wake.step, wake.attempt, *retry_after_ms, jitter, now_ms), Some(*at_ms), 0, *high)
-            }
-            Answer::GivenBack { due_ms, .. } => (stay((*due_ms).max(now_ms)), None, 0, false),
-            // Without a sender the wake is not claimed; should the device register again, it is due at its next call.
-            Answer::Dead { .. } | Answer::Suspect { .. } => (stay(rhythm.next_call_ms(now_ms)), Some(*at_ms), 0, false),
-        },
-    };
-    let today = now_ms / DAY_MS;
-    let used = if wake.high_day == today { wake.high_count } else { 0 };
-    Answered {
-        bucket: wake.channel_id.bucket(),
-        channel_id: wake.channel_id,
-        lease_id: outcome.lease_id,
-        lane: next.lane.rank(),
-        due_at_ms: next.due_at_ms,
-        step: next.step,
-        attempt: next.attempt,
-        nudged_at_ms,
-        accepted,
-        high_day: today,
-        high_count: used + i64::from(high),
-    }
 }
 
 /// Turns what a sender has to say into alarms, and gives tokens back where their deaths were our fault.

@@ -7,11 +7,12 @@ use serde_json::json;
 use crate::support::server::{TestServer, each_database};
 
 /// The families that alerts and boards of operators rest on.
-const FAMILIES: [&str; 31] = [
+const FAMILIES: [&str; 32] = [
     "muster_nudges_total",
     "muster_nudges_saved_total",
     "muster_nudged_no_contact_total",
     "muster_retries_total",
+    "muster_retry_budget_exhausted_total",
     "muster_queue_depth",
     "muster_queue_oldest_seconds",
     "muster_in_flight",

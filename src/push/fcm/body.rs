@@ -118,6 +118,7 @@ mod tests {
             ios: false,
             lane: Lane::Urgent,
             high: true,
+            again: false,
             expires_at_ms: NOW_MS + 604_800_000,
             registered_at_ms: 0,
         }

@@ -61,8 +61,8 @@ impl Site {
         flights.wait().await;
         drop(sender);
         let mut group = Vec::new();
-        while receiver.recv_many(&mut group, ANSWERS_MAX).await > 0 {
-            write_group(&self.app, &group).await.unwrap();
+        while receiver.recv_many(&mut group, answers::ANSWERS_MAX).await > 0 {
+            answers::write_group(&self.app, &group).await.unwrap();
             group.clear();
         }
     }

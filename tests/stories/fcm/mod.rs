@@ -2,6 +2,7 @@
 
 mod answers;
 mod outage;
+mod overtaking;
 mod server;
 mod storage;
 mod tls;

@@ -67,6 +67,7 @@ pub fn nudge_to(token: &str) -> Nudge {
         lane: Lane::Urgent,
         high: true,
         expires_at_ms: START_MS + 604_800_000,
+        again: false,
         registered_at_ms: START_MS,
     }
 }
