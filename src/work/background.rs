@@ -1,10 +1,13 @@
 //! What is done in chunks behind the operators' backs: jobs expanded, cancelled and ordered again, sets moved, counts folded, tasks expired.
 
+mod chunks;
+
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use self::chunks::{Chunks, Work};
 use super::{Pulse, tick};
 use crate::app::{App, Stage};
 use crate::change;
@@ -16,10 +19,6 @@ use crate::store::{Class, Conn, jobs, labels, meta, stacks, tallies, tasks};
 
 /// Counts are exact without it and chunks follow each other without rest, so it may let many commits gather.
 const PULSE: Pulse = Pulse { tick: Duration::from_millis(200), rest: Duration::from_millis(100) };
-/// Rows of one transaction.
-const CHUNK: usize = 500;
-/// SQLite has one writer: a transaction of the background takes about 10 ms.
-const CHUNK_SQLITE: usize = 250;
 /// Chunks of a moving set between two looks at what else waits.
 const MOVES_A_PASS: usize = 8;
 const LEASE_MS: i64 = 15_000;
@@ -28,12 +27,17 @@ const WAITED_MAX: i64 = 100;
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    tick(&app, "background", PULSE, Some(&app.bells.background), &stop, || pass(&app)).await;
+    let chunks = Chunks::of(&app);
+    tick(&app, "background", PULSE, Some(&app.bells.background), &stop, || some(&app, &chunks)).await;
     Ok(())
 }
 
 /// One chunk of everything that waits; true where more does. One process at a time, by lease.
 pub async fn pass(app: &App) -> Result<bool> {
+    some(app, &Chunks::of(app)).await
+}
+
+async fn some(app: &App, chunks: &Chunks) -> Result<bool> {
     if !something_waits(app).await? {
         return Ok(false);
     }
@@ -41,7 +45,13 @@ pub async fn pass(app: &App) -> Result<bool> {
         return Ok(false);
     }
     // One that fails must not keep the others waiting: each is tried, and the failure is told at the end.
-    let outcomes = [walk(app).await, move_sets(app).await, sweep(app).await, expire(app).await, fold(app).await];
+    let outcomes = [
+        walk(app, chunks).await,
+        move_sets(app, chunks).await,
+        sweep(app, chunks).await,
+        expire(app, chunks).await,
+        fold(app, chunks).await,
+    ];
     let more = outcomes.iter().any(|outcome| matches!(outcome, Ok(true)));
     for outcome in outcomes {
         outcome?;
@@ -68,30 +78,42 @@ async fn something_waits(app: &App) -> Result<bool> {
     meta::background_waits(&mut conn, app.clock.now_ms()).await
 }
 
-fn chunk(app: &App) -> usize {
-    if app.config.is_sqlite() { CHUNK_SQLITE } else { CHUNK }
-}
-
 /// One chunk of the job whose turn it is: its tasks are made, cancelled or ordered again.
-async fn walk(app: &App) -> Result<bool> {
+async fn walk(app: &App, chunks: &Chunks) -> Result<bool> {
     if !jobs::any_walk(&mut app.db.read().await?).await? {
         return Ok(false);
     }
-    let limit = chunk(app);
-    change!(app, Class::Background, |conn, moment| job_ops::step(conn, moment, limit).await)
+    let limit = chunks.rows(Work::Walk);
+    let mut began = Instant::now();
+    let more = change!(app, Class::Background, |conn, moment| {
+        // Not the time for which it waited for its turn.
+        began = Instant::now();
+        job_ops::step(conn, moment, limit).await
+    })?;
+    chunks.full(Work::Walk, began);
+    chunks.rest(began).await;
+    Ok(more)
 }
 
 /// A few chunks of one moving label set, each in a transaction of its own.
-async fn move_sets(app: &App) -> Result<bool> {
+async fn move_sets(app: &App, chunks: &Chunks) -> Result<bool> {
     let mut conn = app.db.read().await?;
     let Some(set) = stacks::moving(&mut conn).await?.into_iter().next() else { return Ok(false) };
     let most = i64::try_from(BULK_ABOVE).unwrap_or(i64::MAX) + 1;
     let lane = if stacks::size(&mut conn, &set.id, most).await? == most { Lane::Bulk } else { Lane::Change };
     drop(conn);
-    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
     for _ in 0..MOVES_A_PASS {
-        let moved = change!(app, Class::Background, |conn, moment| settle::move_some(conn, moment, &set, limit, lane).await)?;
+        let rows = chunks.rows(Work::Move);
+        let (limit, mut began) = (i64::try_from(rows).unwrap_or(i64::MAX), Instant::now());
+        let moved = change!(app, Class::Background, |conn, moment| {
+            began = Instant::now();
+            settle::move_some(conn, moment, &set, limit, lane).await
+        })?;
         app.funnel.add(Stage::Queued, i64::try_from(moved).unwrap_or(i64::MAX));
+        if moved == rows {
+            chunks.full(Work::Move, began);
+        }
+        chunks.rest(began).await;
         if moved == 0 {
             change!(app, Class::Background, |conn, _moment| stacks::moved(conn, &set).await)?;
             break;
@@ -101,34 +123,55 @@ async fn move_sets(app: &App) -> Result<bool> {
 }
 
 /// A chunk of the memberships that a deleted label has left.
-async fn sweep(app: &App) -> Result<bool> {
+async fn sweep(app: &App, chunks: &Chunks) -> Result<bool> {
     if !labels::any_gone(&mut app.db.read().await?).await? {
         return Ok(false);
     }
-    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
-    change!(app, Class::Background, |conn, _moment| labels::sweep(conn, limit).await)
+    let (limit, mut began) = (i64::try_from(chunks.rows(Work::Sweep)).unwrap_or(i64::MAX), Instant::now());
+    let more = change!(app, Class::Background, |conn, _moment| {
+        began = Instant::now();
+        labels::sweep(conn, limit).await
+    })?;
+    chunks.full(Work::Sweep, began);
+    chunks.rest(began).await;
+    Ok(more)
 }
 
 /// Jobs that waited for a second operator in vain, and a chunk of tasks whose time is over.
-async fn expire(app: &App) -> Result<bool> {
+async fn expire(app: &App, chunks: &Chunks) -> Result<bool> {
     if jobs::any_waited_in_vain(&mut app.db.read().await?, app.clock.now_ms()).await? {
         change!(app, Class::Background, |conn, moment| job_ops::expire_waiting(conn, moment, WAITED_MAX).await)?;
     }
     if !tasks::any_expired(&mut app.db.read().await?, app.clock.now_ms()).await? {
         return Ok(false);
     }
-    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
-    let ended = change!(app, Class::Background, |conn, moment| task_ops::expire(conn, moment, limit).await)?;
-    Ok(ended == chunk(app))
+    let rows = chunks.rows(Work::Expire);
+    let (limit, mut began) = (i64::try_from(rows).unwrap_or(i64::MAX), Instant::now());
+    let ended = change!(app, Class::Background, |conn, moment| {
+        began = Instant::now();
+        task_ops::expire(conn, moment, limit).await
+    })?;
+    if ended == rows {
+        chunks.full(Work::Expire, began);
+        chunks.rest(began).await;
+    }
+    Ok(ended == rows)
 }
 
 /// A chunk of appended counts; jobs whose tasks are all final are done in the same transaction, or nobody would look at them again.
-async fn fold(app: &App) -> Result<bool> {
+async fn fold(app: &App, chunks: &Chunks) -> Result<bool> {
     if !tallies::any(&mut app.db.read().await?).await? {
         return Ok(false);
     }
-    let limit = i64::try_from(chunk(app)).unwrap_or(i64::MAX);
-    let (more, queued) = change!(app, Class::Background, |conn, moment| fold_some(conn, moment, limit).await)?;
+    let (limit, mut began) = (i64::try_from(chunks.rows(Work::Fold)).unwrap_or(i64::MAX), Instant::now());
+    let (more, queued) = change!(app, Class::Background, |conn, moment| {
+        began = Instant::now();
+        fold_some(conn, moment, limit).await
+    })?;
+    if more {
+        chunks.full(Work::Fold, began);
+        chunks.rest(began).await;
+    }
     app.funnel.add(Stage::Queued, queued);
     Ok(more)
 }

@@ -1,0 +1,78 @@
+//! How many rows a transaction of the background takes: as many as its time allows on this machine, on this database, now.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::app::App;
+
+/// Rows of the first transaction, before any was measured.
+const START: usize = 100;
+const ROWS_MIN: usize = 20;
+const ROWS_MAX: usize = 500;
+/// SQLite has one writer, and contacts wait for it.
+const AIM_SQLITE: Duration = Duration::from_millis(10);
+/// On PostgreSQL contacts wait only for rows that they share with it; a transaction of many statements has a price of its own.
+const AIM_POSTGRES: Duration = Duration::from_millis(25);
+/// After a transaction the background rests for half of its time, this at most: processors are shared too.
+const REST_MAX: Duration = Duration::from_millis(25);
+
+/// What a transaction does; a row costs more in one than in another.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Walk,
+    Move,
+    Sweep,
+    Expire,
+    Fold,
+}
+
+/// The sizes of now.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    aim: Duration,
+    rows: [AtomicUsize; 5],
+}
+
+impl Chunks {
+    pub(super) fn of(app: &App) -> Chunks {
+        let aim = if app.config.is_sqlite() { AIM_SQLITE } else { AIM_POSTGRES };
+        Chunks { aim, rows: [START; 5].map(AtomicUsize::new) }
+    }
+
+    /// Rows that the next transaction may take.
+    pub(super) fn rows(&self, work: Work) -> usize {
+        self.rows[work as usize].load(Ordering::Relaxed)
+    }
+
+    /// A full transaction began its work at `began`: the next takes as many rows as would have fitted, at most twice as many.
+    pub(super) fn full(&self, work: Work, began: Instant) {
+        let rows = self.rows(work);
+        let fitting = (rows as f64 * self.aim.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-6)) as usize;
+        // One that a busy machine held up says little: half the way.
+        let next = (rows + fitting.min(rows * 2)).div_ceil(2).clamp(ROWS_MIN, ROWS_MAX);
+        self.rows[work as usize].store(next, Ordering::Relaxed);
+    }
+
+    /// Lets others have the machine.
+    pub(super) async fn rest(&self, began: Instant) {
+        tokio::time::sleep((began.elapsed() / 2).min(REST_MAX)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_grows_to_its_time_and_shrinks_with_it_within_limits() {
+        let chunks = Chunks { aim: AIM_SQLITE, rows: [START; 5].map(AtomicUsize::new) };
+        let after = |took_ms: u64| {
+            chunks.full(Work::Move, Instant::now().checked_sub(Duration::from_millis(took_ms)).unwrap());
+            chunks.rows(Work::Move)
+        };
+        assert!((0..20).map(|_| after(1_000)).last() == Some(ROWS_MIN));
+        assert!((0..20).map(|_| after(0)).last() == Some(ROWS_MAX));
+        assert!(after(20) < ROWS_MAX);
+        assert_eq!(chunks.rows(Work::Fold), START, "each work has its own");
+    }
+}
