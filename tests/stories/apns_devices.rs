@@ -60,7 +60,7 @@ async fn an_order_calls_an_iphone_by_its_magic_and_is_carried_out() {
     server.put("/push/apns-mdm", certificate(&stand_in, TOPIC)).await.expect(200);
     stand_in.capture(true);
     server.advance(60_000);
-    tokio::time::timeout(Duration::from_secs(20), pushes.recv()).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
     let push = stand_in.take_captured().pop().unwrap();
     assert_eq!(push.body, format!(r#"{{"mdm":"magic of {}"}}"#, phone.udid));
     assert_eq!((push.path, push.certificate_topic.as_deref()), (format!("/3/device/{token}"), Some(TOPIC)));

@@ -148,7 +148,7 @@ async fn moves(folder: &Path, from: &str, to: &str) {
     assert!(!jobs.is_empty());
     while let Some(job) = jobs.pop() {
         let id = job["id"].as_str().unwrap();
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         while get(&format!("/jobs/{id}/tasks?limit=100")).await["items"].as_array().unwrap().len() != PHONES {
             assert!(tokio::time::Instant::now() < deadline, "a job without all of its tasks: {job}");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

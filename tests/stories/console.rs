@@ -344,7 +344,7 @@ async fn pages_hear_of_what_happens_as_long_as_the_session_lasts() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), listening).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), listening).await.unwrap();
     assert!(heard.starts_with("event: hello"), "{heard}");
     assert!(!heard.contains("loud"), "the stream says what kind of thing happened and where, no more: {heard}");
     drop(stream);

@@ -72,7 +72,7 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
         server.fcm.unregister(&gone.push);
         let mut pushes = server.fcm.connect(&phone.push);
         server.post("/jobs", json!({"kind": "locate", "target": {"devices": [phone.id, gone.id]}})).await.expect(202);
-        tokio::time::timeout(std::time::Duration::from_secs(20), pushes.recv()).await.unwrap().unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
         server
             .until("the answer is written", async || {
                 server.get(&format!("/devices/{}", gone.id)).await["channels"][0]["push_state"] == "dead"
@@ -80,7 +80,7 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
             .await;
         // Nobody comes: the same work is called for again after five minutes.
         server.advance(301_000);
-        tokio::time::timeout(std::time::Duration::from_secs(20), pushes.recv()).await.unwrap().unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
         server.until("it is written", async || server.get("/push").await["senders"][0]["in_flight"] == 0).await;
         let grown = async |name: &str, labels: &[&str]| sum(&samples(&server).await, name, labels) - sum(&before, name, labels);
         server.advance(4_000);

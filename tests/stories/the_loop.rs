@@ -12,7 +12,7 @@ async fn a_task_reaches_a_phone_through_a_nudge_and_its_outcome_comes_back() {
         let mut pushes = server.fcm.connect(&phone.push);
         let job = server.post("/jobs", json!({"kind": "locate", "target": {"devices": [phone.id]}})).await.expect(202);
         assert_eq!((job["state"].as_str(), job["tasks"].as_i64()), (Some("running"), Some(1)));
-        let push = tokio::time::timeout(std::time::Duration::from_secs(10), pushes.recv()).await.unwrap();
+        let push = tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap();
         assert!(push.is_some(), "the phone is nudged");
         let visit = phone.visit(&server, "push").await;
         let tasks = visit["tasks"].as_array().unwrap();

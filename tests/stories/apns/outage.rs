@@ -19,7 +19,7 @@ async fn after_ten_minutes_without_apns_every_phone_is_nudged_once_and_the_urgen
     world.order("message", others).await;
     world.locate(urgent).await;
     world.locate(&[&android.id]).await;
-    let push = tokio::time::timeout(std::time::Duration::from_secs(10), android_pushes.recv()).await.unwrap();
+    let push = tokio::time::timeout(std::time::Duration::from_secs(60), android_pushes.recv()).await.unwrap();
     assert!(push.is_some(), "FCM goes on");
     for _ in 0..20 {
         world.server.advance(30_000);

@@ -50,7 +50,7 @@ async fn a_nudge_says_nothing_and_follows_apples_rules() {
     world.locate_all(&phones).await;
     world.each_is_nudged(&mut phones).await;
     world.locate(&[&managed.id]).await;
-    let push = tokio::time::timeout(Duration::from_secs(20), managed.pushes.recv()).await.unwrap().unwrap();
+    let push = tokio::time::timeout(Duration::from_secs(60), managed.pushes.recv()).await.unwrap().unwrap();
     assert_eq!(push.magic.as_deref(), Some("magic words"));
     let captured = world.apns.take_captured();
     let app = captured.iter().find(|request| request.header("apns-topic") == Some(APP)).unwrap();

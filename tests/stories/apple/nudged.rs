@@ -43,7 +43,7 @@ async fn an_order_reaches_an_iphone_through_apns_and_its_end_comes_back() {
     let bytes: Vec<u8> = (0..token.len()).step_by(2).map(|at| u8::from_str_radix(&token[at..at + 2], 16).unwrap()).collect();
     let address: Dictionary = [("Token".to_owned(), Plist::Data(bytes))].into_iter().collect();
     phone.token_update(&server, address).await.expect(200);
-    let mut nudged = async || tokio::time::timeout(Duration::from_secs(10), pushes.recv()).await.unwrap().is_some();
+    let mut nudged = async || tokio::time::timeout(Duration::from_secs(60), pushes.recv()).await.unwrap().is_some();
     assert!(nudged().await, "a new device is called in: there is something to ask it");
     phone.settle(&server).await;
     server.advance(60_000);

@@ -186,7 +186,7 @@ async fn a_peer_that_takes_the_request_and_never_answers_times_out() {
     assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
     let limit = fcm.sender.status().concurrency_limit;
     fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::Hang);
-    let answer = tokio::time::timeout(Duration::from_secs(5), fcm.send(&fcm.device())).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(60), fcm.send(&fcm.device())).await.unwrap();
     assert_eq!(answer, failed("timeout", 10_000));
     assert_eq!(fcm.sender.status().concurrency_limit, limit / 2);
 }

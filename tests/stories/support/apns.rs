@@ -168,7 +168,7 @@ impl Apns {
     pub async fn each_is_nudged(&self, phones: &mut [IPhone]) {
         for phone in phones {
             let name = phone.device.hardware_id.clone();
-            let push = tokio::time::timeout(std::time::Duration::from_secs(20), phone.pushes.recv()).await;
+            let push = tokio::time::timeout(std::time::Duration::from_secs(60), phone.pushes.recv()).await;
             let Ok(push) = push else { panic!("{name} is not nudged: {}", self.sender("apns_app").await) };
             assert!(push.is_some());
             assert!(phone.pushes.try_recv().is_err(), "{name} is nudged once");
@@ -178,7 +178,7 @@ impl Apns {
     /// Waits until each of these phones has been nudged, once or more.
     pub async fn each_is_reached(&self, phones: &mut [IPhone]) {
         for phone in phones.iter_mut() {
-            let push = tokio::time::timeout(std::time::Duration::from_secs(20), phone.pushes.recv()).await;
+            let push = tokio::time::timeout(std::time::Duration::from_secs(60), phone.pushes.recv()).await;
             assert!(push.unwrap_or_else(|_| panic!("{} is not nudged", phone.device.hardware_id)).is_some());
         }
         self.server.until("no nudge is under way", async || self.sender("apns_app").await["in_flight"] == 0).await;

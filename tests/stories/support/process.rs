@@ -62,9 +62,9 @@ impl Process {
     /// Starts the server and waits until it is ready.
     pub async fn start(&mut self) {
         self.child = Some(self.command().arg("serve").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while !reqwest::get(format!("{}/readyz", self.url)).await.is_ok_and(|answer| answer.status().is_success()) {
-            assert!(tokio::time::Instant::now() < deadline, "the server was not ready within 20 s");
+            assert!(tokio::time::Instant::now() < deadline, "the server was not ready within a minute");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

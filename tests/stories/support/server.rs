@@ -109,7 +109,7 @@ impl TestServer {
         let mut conn = app.db.begin(Class::Operators).await.unwrap();
         let key = operators::add_key(&mut conn, &mut moment, &Actor::server(), "test", Role::Admin).await.unwrap();
         conn.commit().await.unwrap();
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).redirect(reqwest::redirect::Policy::none());
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
         let client = client.tls_danger_accept_invalid_certs(config.tls.is_some()).build().unwrap();
         TestServer { url, clock, fcm, app, key, client, config, stop, running, _folder: folder }
     }
