@@ -6,8 +6,7 @@ use plist::{Dictionary, Value as Plist};
 use serde_json::{Value, json};
 
 use super::commands::{state, task};
-use super::recorded::each;
-use crate::support::apple::{AppleDevice, Told, texts};
+use crate::support::apple::{AppleDevice, Told, each_quiet, texts};
 use crate::support::server::TestServer;
 
 /// A list of apps as a device answers it.
@@ -42,7 +41,7 @@ async fn open(server: &TestServer) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn apps_are_audited_against_the_policy_whenever_a_device_lists_them() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("A");
         let id = phone.enroll(&server).await;
         let applications = json!([
@@ -81,7 +80,7 @@ async fn apps_are_audited_against_the_policy_whenever_a_device_lists_them() {
 
 #[tokio::test]
 async fn what_a_device_cannot_do_or_read_is_told_before_it_is_asked() {
-    each(async |server| {
+    each_quiet(async |server| {
         let (phone, mac) = (AppleDevice::named("B"), AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("C") });
         let (phone_id, mac_id) = (phone.enroll(&server).await, mac.enroll(&server).await);
         let fails = async |device: &AppleDevice, id: &str, kind: &str, params: Value, code: &str| {
@@ -124,7 +123,7 @@ async fn what_a_device_cannot_do_or_read_is_told_before_it_is_asked() {
 
 #[tokio::test]
 async fn certificates_are_known_by_their_bytes_and_compliance_is_that_of_every_rule() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("D");
         let id = phone.enroll(&server).await;
         task(&server, "refresh", json!({"what": "certificates"}), &id).await;
