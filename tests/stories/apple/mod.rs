@@ -9,6 +9,7 @@ mod identity;
 mod joining;
 mod nudged;
 mod outcomes;
+mod profiles;
 mod recorded;
 mod scep;
 mod scep_refusals;
