@@ -2,11 +2,13 @@
 
 mod assets;
 mod bad_input;
+mod called;
 pub mod commands;
 mod declarative;
 mod enrollment;
 mod identity;
 mod joining;
+mod killed;
 mod nudged;
 mod outcomes;
 mod profiles;
