@@ -265,6 +265,10 @@ CREATE TABLE apple_status (
   channel_id TEXT NOT NULL,
   status TEXT NOT NULL,
   supported TEXT,
+  -- Where it knows no declarations: of which version it said so, the profile that it has by command, and the one that it did not take.
+  refused TEXT,
+  installed TEXT,
+  failed TEXT,
   updated_at_ms BIGINT NOT NULL,
   PRIMARY KEY (bucket, channel_id)
 );

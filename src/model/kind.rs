@@ -37,6 +37,9 @@ pub struct Kind {
     params: &'static [(&'static str, bool, Param)],
 }
 
+/// A property list in base64 at most.
+const PROFILE_CHARS_MAX: usize = 1_000_000;
+
 const BOTH: &[&str] = &["android", "ios"];
 const ANDROID: &[&str] = &["android"];
 const APPLE: &[&str] = &["ios", "macos", "tvos", "visionos", "watchos"];
@@ -108,6 +111,9 @@ pub const KINDS: &[Kind] = &[
                 ("obliteration", false, Param::Word(OBLITERATION)),
                 ("keep_data_plan", false, Param::Bool),
                 ("forbid_proximity_setup", false, Param::Bool),
+                ("return_to_service", false, Param::Bool),
+                ("wifi_profile", false, Param::Text(PROFILE_CHARS_MAX)),
+                ("mdm_profile", false, Param::Text(PROFILE_CHARS_MAX)),
             ],
         )
     },
@@ -135,13 +141,18 @@ pub const KINDS: &[Kind] = &[
             Lane::Change,
             &[],
             10,
-            &[("command", false, Param::Object), ("plist", false, Param::Text(1_000_000)), ("command_uuid", false, Param::Text(64))],
+            &[
+                ("command", false, Param::Object),
+                ("plist", false, Param::Text(PROFILE_CHARS_MAX)),
+                ("command_uuid", false, Param::Text(64)),
+            ],
         )
     },
 ];
 
 /// Parameters whose values nobody is shown.
-const SECRET: &[(&str, &str)] = &[("reset_password", "password"), ("lock", "pin"), ("wipe", "pin")];
+const SECRET: &[(&str, &str)] =
+    &[("reset_password", "password"), ("lock", "pin"), ("wipe", "pin"), ("wipe", "wifi_profile"), ("wipe", "mdm_profile")];
 
 /// A parameter as a form asks for it.
 #[derive(Clone, Copy, Debug)]

@@ -38,6 +38,8 @@ const SHARES: [usize; 5] = [50, 25, 15, 5, 5];
 /// Tokens given back in one statement when the fault was ours.
 const RESTORE_MAX: i64 = 500;
 const DAY_MS: i64 = 86_400_000;
+/// Users of a device are called at their points for so long after they were there.
+const USER_SEEN_MS: i64 = 2 * DAY_MS;
 
 /// What happened to one claimed wake.
 struct Outcome {
@@ -47,7 +49,7 @@ struct Outcome {
 }
 
 enum Sent {
-    /// The device had come before: nothing was sent; the schedule goes on from its contact.
+    /// There is nothing to be called for, or the device had come before: nothing was sent; the schedule goes on.
     Saved {
         rhythm: Rhythm,
     },
@@ -208,7 +210,7 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
     let lane = Lane::from_rank(wake.lane);
     let rhythm = Rhythm { phase_s: wake.phase_s, lazy: wake.lazy == 1, gap_ms: wake.gap_ms, last_serving_ms: target.last_serving_ms };
     let idle = lane == Lane::Periodic && target.open_work == 0;
-    if target.next_due_ms.is_some() || (idle && rhythm.came_for_its_point(now_ms)) {
+    if target.next_due_ms.is_some() || (idle && (rhythm.came_for_its_point(now_ms) || is_away(&target, now_ms))) {
         metrics::counter!("muster_nudges_saved_total").increment(1);
         return Sent::Saved { rhythm };
     }
@@ -237,6 +239,11 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
         metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
     }
     Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
+}
+
+/// True for the channel of a user who has not been seen for so long: somebody else may have the Mac now. It is called for its work alone.
+fn is_away(target: &Target, now_ms: i64) -> bool {
+    !target.subject.is_empty() && now_ms - target.last_serving_ms.unwrap_or(0).max(target.push_since_ms) > USER_SEEN_MS
 }
 
 /// Where the nudge goes. `None` where the magic of an MDM channel does not open: no push would be heard until it registers again.

@@ -102,7 +102,7 @@ fn by_itself(app: &App, visit: &mut Visit<'_>, status: Status, facing: &Facing, 
     let enrollment = visit.reported.enrollment.as_ref()?;
     if !visit.standing.subject.is_empty() {
         // A user is told of declarations and asked nothing.
-        return news.filter(|_| enrollment.state == "enrolled").map(own::announce);
+        return news.filter(|_| enrollment.state == "enrolled").map(own::tell);
     }
     if let Some(denied) = &visit.standing.denied {
         // Once a conversation: its own report asks for the next command too.

@@ -15,10 +15,12 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
 use crate::ops::mdm::declarative;
-use crate::ops::mdm::own::{self, Announcement};
+use crate::ops::mdm::own::{self, Announcement, News};
+use crate::ops::mdm::profiles::{self, Step};
 use crate::ops::settle::is_kept;
 use crate::ops::{ca, settle};
 use crate::protocol::apple::Report;
+use crate::protocol::apple::configuration::{self, Profile};
 use crate::store::Conn;
 use crate::store::apple::{self as store, Enrollment};
 
@@ -31,8 +33,8 @@ pub struct Reported {
     pub enrollment: Option<Enrollment>,
     /// The profile that renews its identity, where that is to be renewed.
     pub renewal: Option<Vec<u8>>,
-    /// What its declarations are, where they are others than it was told of.
-    pub news: Option<Announcement>,
+    /// What it is to be told of its document, where that is another than it was told of.
+    pub news: Option<News>,
     /// The requests that it need not be asked, as it tells the answers by itself.
     pub covered: Vec<&'static str>,
     /// True where the device put a question of the server off.
@@ -73,7 +75,8 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
     Ok(())
 }
 
-/// Makes the announcements for channels whose declarations have changed since they were last told of them.
+/// Finds what channels are to be told whose document has changed since they were last told of it: their declarations, or the profile that takes
+/// their place. What is proved already is written.
 pub(super) async fn announce(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     let is_to_be_told = |visit: &Visit<'_>| {
         let standing = &visit.standing;
@@ -90,12 +93,24 @@ pub(super) async fn announce(app: &App, conn: &mut Conn, moment: &mut Moment, vi
     let mut assigned = declarative::assigned(conn, &app.seal, &channels, moment.now_ms).await?;
     settle::mint(conn, moment, assigned.values().flat_map(|one| &one.tokens)).await?;
     for visit in visits.iter_mut().filter(|visit| is_to_be_told(visit)) {
-        let assigned = assigned.remove(&visit.standing.id).filter(|assigned| !assigned.is_held);
-        visit.reported.news = assigned.map(|assigned| Announcement {
-            version: assigned.version,
-            token: assigned.served.token(),
-            tokens: assigned.served.tokens(moment.now_ms),
-        });
+        let standing = &mut visit.standing;
+        let Some(assigned) = assigned.remove(&standing.id).filter(|assigned| !assigned.is_held) else { continue };
+        let news = match assigned.by_command.step(standing.applied == standing.desired) {
+            Step::Declare => News::Declarations(Announcement {
+                version: assigned.version,
+                token: assigned.served.token(),
+                tokens: assigned.served.tokens(moment.now_ms),
+            }),
+            Step::Install(Profile { uuid, xml }) => News::Install { uuid, profile: authority::signed(&app.config, xml, moment.now_ms) },
+            Step::Uninstall(uuid) => News::Uninstall { uuid, identifier: configuration::commanded(&app.config.public_url) },
+            Step::Settled => {
+                let applies = profiles::settled(conn, moment, standing.device_id, standing.id, &assigned).await?;
+                standing.declared.clone_from(&standing.desired);
+                standing.applied = standing.desired.clone().filter(|_| applies).or(standing.applied.take());
+                continue;
+            }
+        };
+        visit.reported.news = Some(news);
     }
     Ok(())
 }

@@ -11,11 +11,11 @@ use crate::error::Result;
 use crate::model::Id;
 use crate::ops::mdm::declarative::assigned;
 use crate::ops::mdm::plan::{self, Progress, Took};
+use crate::ops::mdm::profiles::{self, Listed};
 use crate::ops::mdm::{command_id, own};
 use crate::ops::{alarms, jobs};
-use crate::protocol::agent::Detail;
 use crate::protocol::apple::{Report, Status, facts};
-use crate::store::apple::declarative::{self, Proved, Told};
+use crate::store::apple::declarative::{self, Told};
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Command, Spoken, TaskChange};
 use crate::store::{Conn, apple as store, tallies};
@@ -33,9 +33,12 @@ struct Changes {
     refreshes: Vec<store::Refresh>,
     configured: Vec<Id>,
     alarms: Vec<(Id, String)>,
-    /// Channels that answered the announcement of their declarations, and those of them that cannot have any.
+    /// Channels that have heard of their declarations.
     told: Vec<Told>,
-    undeclared: Vec<Proved>,
+    /// Channels that cannot have any, with the version that they were told of and their own words.
+    refused: Vec<(Id, String, Vec<Value>)>,
+    /// Answers about profiles: the channel, whether it was to be installed, its PayloadUUID.
+    profiles: Vec<(Id, bool, String, Report)>,
 }
 
 /// Takes the reports in; answers the facts that they told, by device.
@@ -83,7 +86,36 @@ pub(in crate::intake) async fn take(
         }
     }
     changes.write(conn, moment).await?;
+    listed(app, conn, moment, visits, &told).await?;
     Ok(told)
+}
+
+/// Devices that have listed their profiles have what stands there.
+async fn listed(
+    app: &App,
+    conn: &mut Conn,
+    moment: &Moment,
+    visits: &mut [Visit<'_>],
+    told: &HashMap<Id, BTreeMap<String, Value>>,
+) -> Result<()> {
+    let lists: Vec<Listed> = visits
+        .iter()
+        .filter(|visit| visit.report().is_some() && visit.standing.subject.is_empty())
+        .filter_map(|visit| {
+            let standing = &visit.standing;
+            let profiles = told.get(&standing.device_id)?.get("profiles")?.clone();
+            let declared = standing.declared.clone().filter(|_| standing.declared == standing.desired);
+            Some(Listed { channel: standing.id, declared, profiles })
+        })
+        .collect();
+    if lists.is_empty() {
+        return Ok(());
+    }
+    let changed = profiles::listed(conn, moment, &app.config.public_url, &lists).await?;
+    for visit in visits.iter_mut().filter(|visit| changed.contains(&visit.standing.id)) {
+        (visit.standing.declared, visit.standing.applied) = (None, None);
+    }
+    Ok(())
 }
 
 fn spoken(visit: &Visit<'_>) -> Option<Spoken> {
@@ -117,6 +149,12 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, is_heard: bool, now
         visit.reported.own_put_off = true;
         return;
     }
+    if let Some((installs, profile)) = own::profile_of(uuid) {
+        visit.reported.results = 1;
+        visit.fruitful = true;
+        changes.profiles.push((visit.standing.id, installs, profile.to_owned(), report.clone()));
+        return;
+    }
     if own::announced(uuid).is_some() {
         if is_heard {
             told(visit, report, changes);
@@ -146,13 +184,13 @@ fn told(visit: &mut Visit<'_>, report: &Report, changes: &mut Changes) {
     visit.reported.results = 1;
     visit.fruitful = true;
     let standing = &mut visit.standing;
-    standing.declared = standing.desired.clone();
-    changes.told.push(Told { bucket: standing.id.bucket(), id: standing.id, version: standing.declared.clone() });
+    let Some(version) = standing.desired.clone() else { return };
     if report.status != Status::Acknowledged {
-        let detail = Detail { setting: "declarations".into(), reason: "Error".into(), current: Some(json!(report.chain)) };
-        let (id, reported) = (standing.id, standing.desired.clone());
-        changes.undeclared.push(Proved { id, reported, applied: None, details: Some(json!([detail]).to_string()) });
+        changes.refused.push((standing.id, version, report.chain.clone()));
+        return;
     }
+    standing.declared = Some(version);
+    changes.told.push(Told { bucket: standing.id.bucket(), id: standing.id, version: standing.declared.clone() });
 }
 
 fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, params: &Value, now_ms: i64, changes: &mut Changes) {
@@ -223,8 +261,12 @@ impl Changes {
         tallies::add(conn, moment, &counts).await?;
         feed::append(conn, moment, &self.entries).await?;
         declarative::told(conn, &self.told).await?;
-        for proved in &self.undeclared {
-            declarative::prove(conn, proved, moment.now_ms).await?;
+        declarative::heard(conn, &self.told, moment.now_ms).await?;
+        for (channel, version, chain) in &self.refused {
+            profiles::refused(conn, moment, *channel, version, chain).await?;
+        }
+        for (channel, installs, uuid, report) in &self.profiles {
+            profiles::answered(conn, *channel, *installs, uuid, report).await?;
         }
         for (device, detail) in &self.alarms {
             alarms::open(conn, moment, FORMAT_ALARM, &device.to_string(), detail).await?;

@@ -7,6 +7,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::authenticate::UNKNOWN_CERTIFICATE;
+use super::profiles::{ByCommand, Step};
 use super::{Answer, CERTIFICATE, device_of};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -43,23 +44,27 @@ pub struct Assigned {
     pub is_held: bool,
     /// The device's own enrollment tokens in it.
     pub tokens: Vec<Bound>,
+    /// Its payloads, where the device knows no declarations.
+    pub by_command: ByCommand,
 }
 
 /// What these channels are assigned.
 pub async fn assigned(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64) -> Result<HashMap<Id, Assigned>> {
     let said = store::of_channels(conn, channels).await?;
-    let mut said: HashMap<Id, Status> = said.into_iter().map(|row| (row.channel_id, Status::from_json(&row.status))).collect();
+    let said: HashMap<Id, StatusRow> = said.into_iter().map(|row| (row.channel_id, row)).collect();
     let documents = settle::documents(conn, Reader::Device(seal), channels, now_ms).await?;
     let address = meta::get(conn, settle::ADDRESS).await?.unwrap_or_default();
     Ok(documents
         .into_iter()
         .map(|one| {
-            let status = said.remove(&one.channel_id).unwrap_or_default();
+            let row = said.get(&one.channel_id);
+            let status = row.map(|row| Status::from_json(&row.status)).unwrap_or_default();
             let manifest = |supported: Option<&BTreeSet<String>>| Manifest::of(&one.document, supported, &address);
             let (all, manifest) = (manifest(None), manifest(status.supported().as_ref()));
             let served = manifest.with_subscriptions(&status);
             let is_held = one.document.is_null();
-            (one.channel_id, Assigned { version: one.version, all, manifest, served, is_held, tokens: one.tokens })
+            let by_command = ByCommand::of(row, &one.version, &one.document, &address);
+            (one.channel_id, Assigned { version: one.version, all, manifest, served, is_held, tokens: one.tokens, by_command })
         })
         .collect())
 }
@@ -179,7 +184,12 @@ pub(super) async fn report(
         let (text, updated_at_ms) = (status.to_json().to_string(), moment.now_ms);
         // What the database refuses in it (U+0000) is left out with everything else of this report but the fact that it came.
         let text = if text.contains("\\u0000") { was.to_json().to_string() } else { text };
-        store::put(conn, &StatusRow { channel_id: channel, status: text, supported, updated_at_ms }).await?;
+        let row = StatusRow { channel_id: channel, status: text, supported, refused: None, installed: None, failed: None, updated_at_ms };
+        store::put(conn, &row).await?;
+        if row.supported.is_some() && before.as_ref().is_some_and(|before| before.refused.is_some()) {
+            // It knows declarations after all: they take the place of what it has by command.
+            store::refuse(conn, channel, None, moment.now_ms).await?;
+        }
     }
     if from.is_device() {
         if let Some(apps) = status.managed_apps().filter(|apps| was.managed_apps().as_ref() != Some(apps)) {
@@ -232,9 +242,20 @@ async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id,
         applied: version.clone().filter(|_| proof.applies),
         details: (!proof.details.is_empty()).then(|| json!(proof.details).to_string()),
     };
-    if store::prove(conn, &proved, moment.now_ms).await? {
+    self::proved(conn, moment, device_id, &proved).await?;
+    if proved.applied.is_some() && matches!(assigned.by_command.step(true), Step::Uninstall(_)) {
+        // The declarations are in force: what they replace goes with the next conversation.
+        store::told(conn, &[store::Told { bucket: channel.bucket(), id: channel, version: None }]).await?;
+        wakes::raise(conn, &[Raise { channel_id: channel, lane: Lane::Change }], moment.now_ms).await?;
+    }
+    Ok(())
+}
+
+/// Writes what was proved, and tells of a version that applies now and did not before.
+pub(super) async fn proved(conn: &mut Conn, moment: &mut Moment, device_id: Id, proof: &Proved) -> Result<()> {
+    if store::prove(conn, proof, moment.now_ms).await? {
         findings::documents_proved(conn, moment, &[device_id]).await?;
-        let data = json!({"version": version});
+        let data = json!({"version": proof.applied});
         feed::append(conn, moment, &[Entry { kind: "policy.applied", actor: None, device_id: Some(device_id), data }]).await?;
     }
     Ok(())
@@ -273,13 +294,14 @@ pub async fn shown(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64) -
     let mut assigned = assigned(conn, seal, channels, now_ms).await?;
     let mut shown = Vec::with_capacity(channels.len());
     for channel in channels {
-        let Some(Assigned { version, all, manifest, is_held, .. }) = assigned.remove(channel) else { continue };
+        let Some(Assigned { version, all, manifest, is_held, by_command, .. }) = assigned.remove(channel) else { continue };
         let row = said.get(channel);
         let status = row.map(|row| Status::from_json(&row.status)).unwrap_or_default();
         let known = status.declarations().unwrap_or_default();
         let declarations = all.declarations().iter().map(|one| {
             let state = known.get(&one.identifier).filter(|state| state.server_token == one.server_token);
             let word = match state {
+                _ if let Some(word) = by_command.shown(&one.identifier) => word,
                 _ if !manifest.declarations().contains(one) => "unsupported",
                 None => "pending",
                 Some(state) if state.valid == "invalid" => "invalid",
@@ -301,7 +323,7 @@ pub async fn shown(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64) -
             held: is_held,
             declarations: declarations.collect(),
             status: status.to_json()["items"].clone(),
-            status_at_ms: row.map(|row| row.updated_at_ms),
+            status_at_ms: row.filter(|row| row.status != "{}").map(|row| row.updated_at_ms),
         });
     }
     Ok(shown)

@@ -8,6 +8,7 @@ pub mod declarative;
 mod leave;
 pub mod own;
 pub mod plan;
+pub mod profiles;
 pub mod raw;
 
 pub use authenticate::authenticate;

@@ -13,6 +13,8 @@ const CONFIGURED: &str = "configured";
 const RENEW: &str = "renew";
 const DECLARE: &str = "declare";
 const REMOVE: &str = "remove";
+const INSTALL: &str = "install";
+const UNINSTALL: &str = "uninstall";
 /// After a profile that renews an identity was given, so long passes until it is given again.
 const RENEW_AGAIN_MS: i64 = 86_400_000;
 
@@ -46,18 +48,53 @@ pub struct Announcement {
     pub tokens: Vec<u8>,
 }
 
+/// What a channel is to be told of its document.
+#[derive(Clone, Debug)]
+pub enum News {
+    Declarations(Announcement),
+    /// The profile of this PayloadUUID.
+    Install {
+        uuid: String,
+        profile: Vec<u8>,
+    },
+    /// The one of this PayloadUUID goes.
+    Uninstall {
+        uuid: String,
+        identifier: String,
+    },
+}
+
+/// The command that tells it. Its id is the same for the same content, however often it is given.
+pub fn tell(news: News) -> Own {
+    match news {
+        News::Declarations(announcement) => announce(announcement),
+        News::Install { uuid, profile } => {
+            Own { uuid: format!("{INSTALL}.{uuid}"), command: Command::install_profile(profile), keep: Keep::Nothing }
+        }
+        News::Uninstall { uuid, identifier } => {
+            Own { uuid: format!("{UNINSTALL}.{uuid}"), command: Command::remove_profile(&identifier), keep: Keep::Nothing }
+        }
+    }
+}
+
+/// Of which profile a command of [`tell`] was: true with its PayloadUUID where it was to be installed, false where it was to go.
+pub fn profile_of(command_uuid: &str) -> Option<(bool, &str)> {
+    let (word, uuid) = command_uuid.split_once('.')?;
+    [(INSTALL, true), (UNINSTALL, false)].into_iter().find(|(known, _)| *known == word).map(|(_, installs)| (installs, uuid))
+}
+
 /// So many characters of the token are in the command's id.
 const TOKEN_CHARS: usize = 16;
 
 /// The command by which a channel learns that its declarations have changed.
-pub fn announce(announcement: Announcement) -> Own {
+fn announce(announcement: Announcement) -> Own {
     // One version can be two lists: what a device does not support is taken off once it has said so.
     let token = announcement.token.get(..TOKEN_CHARS).unwrap_or(&announcement.token);
     let uuid = format!("{DECLARE}.{}.{token}", announcement.version);
     Own { uuid, command: Command::declarative_management(announcement.tokens), keep: Keep::Nothing }
 }
 
-/// The version that a command of [`announce`] told of, and the beginning of the list's token.
+/// The version that an announcement told of, and the beginning of the list's token.
 pub fn announced(command_uuid: &str) -> Option<(&str, &str)> {
     let (_, rest) = command_uuid.split_once('.').filter(|(word, _)| *word == DECLARE)?;
     rest.rsplit_once('.').filter(|(_, token)| token.len() == TOKEN_CHARS)
@@ -69,8 +106,8 @@ pub fn is_to_be_renewed(enrollment: &Enrollment, now_ms: i64) -> bool {
 }
 
 /// What comes next; `None` where there is nothing to say. `renewal` is the profile that renews the identity, where it is to be renewed;
-/// `news` are its declarations, where they have changed.
-pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, news: Option<Announcement>, now_ms: i64) -> Option<Own> {
+/// `news` is what it is to be told of its document, where that has changed.
+pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, news: Option<News>, now_ms: i64) -> Option<Own> {
     if enrollment.state != "enrolled" {
         return None;
     }
@@ -78,7 +115,7 @@ pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, new
         let keep = Keep::RenewAt(now_ms + RENEW_AGAIN_MS);
         return Some(Own { uuid: format!("{RENEW}.{now_ms}"), command: Command::install_profile(profile), keep });
     }
-    news.map(announce).or_else(|| question(enrollment, every_s, now_ms)).or_else(|| configured(enrollment))
+    news.map(tell).or_else(|| question(enrollment, every_s, now_ms)).or_else(|| configured(enrollment))
 }
 
 /// The command that ends the management of a device that is denied for good, where no task does.
@@ -140,7 +177,7 @@ pub fn take(enrollment: &Enrollment, command_uuid: &str, covered: &[&str], now_m
 
 /// True for an id of such a command, present or past.
 pub fn is_own(command_uuid: &str) -> bool {
-    command_uuid.split_once('.').is_some_and(|(word, _)| [REFRESH, CONFIGURED, RENEW, REMOVE, DECLARE].contains(&word))
+    command_uuid.split_once('.').is_some_and(|(word, _)| [REFRESH, CONFIGURED, RENEW, REMOVE, DECLARE, INSTALL, UNINSTALL].contains(&word))
 }
 
 fn question_id(started_ms: i64, step: i64) -> String {

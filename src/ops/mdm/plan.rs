@@ -142,6 +142,7 @@ pub fn next(kind: &str, params: &Value, progress: &Progress, facing: &Facing, no
             obliteration: text("obliteration").filter(|_| is_mac),
             keeps_data_plan: is_set("keep_data_plan") && !is_mac,
             forbids_proximity_setup: is_set("forbid_proximity_setup") && !is_mac,
+            return_to_service: raw::back(params).ok().flatten().filter(|_| !is_mac),
         }),
         ("retire", _) => Command::remove_profile(&facing.profile),
         ("locate", 0 | 2) => Command::new("DeviceLocation"),

@@ -1,11 +1,11 @@
-//! Commands as operators write them: `apple_command`.
+//! Commands as operators write them: `apple_command`; and what they give along with a wipe.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use crate::model::Fault;
-use crate::protocol::apple::command::Command;
+use crate::protocol::apple::command::{Command, ReturnToService};
 use crate::protocol::apple::connect::dictionary_of;
 use crate::protocol::apple::reading;
 
@@ -30,7 +30,7 @@ pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
     };
     let command = Command::given(keys).ok_or_else(|| fault(pointer, "the command needs a RequestType"))?;
     if let Some((key, detail)) = command.fault() {
-        let inside = if pointer == "/command" { format!("/command/{key}") } else { pointer.to_owned() };
+        let inside = if pointer == "/command" && !key.is_empty() { format!("/command/{key}") } else { pointer.to_owned() };
         return Err(fault(&inside, &detail));
     }
     let own = given.or(own).filter(|own| !own.is_empty());
@@ -42,7 +42,26 @@ pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
 
 /// What is wrong with the parameters of this kind, beyond their types.
 pub fn check(kind: &str, params: &Map<String, Value>) -> Option<Fault> {
-    if kind == "apple_command" { command(&Value::Object(params.clone())).err() } else { None }
+    match kind {
+        "apple_command" => command(&Value::Object(params.clone())).err(),
+        "wipe" => back(&Value::Object(params.clone())).err(),
+        _ => None,
+    }
+}
+
+/// What the parameters of a wipe say of the device's return.
+pub fn back(params: &Value) -> Result<Option<ReturnToService>, Fault> {
+    let fault = |name: &str, detail: &str| Fault { pointer: format!("/params/{name}"), detail: detail.to_owned() };
+    let profile = |name: &str| match params.get(name).and_then(Value::as_str) {
+        None | Some("") => Ok(None),
+        Some(text) => STANDARD.decode(text.trim()).map(Some).map_err(|_| fault(name, "must be base64")),
+    };
+    let back = ReturnToService { wifi: profile("wifi_profile")?, enrollment: profile("mdm_profile")? };
+    let is_wanted = params.get("return_to_service").and_then(Value::as_bool).unwrap_or_default();
+    if !is_wanted && (back.wifi.is_some() || back.enrollment.is_some()) {
+        return Err(fault("return_to_service", "must be true where profiles are given for it"));
+    }
+    Ok(is_wanted.then_some(back))
 }
 
 /// The id that the operator chose for the command of a job.
@@ -71,6 +90,10 @@ mod tests {
         assert_eq!(pointer(json!({})), "/params");
         assert_eq!(pointer(json!({"command": {"A": 1}})), "/params/command");
         assert_eq!(pointer(json!({"command": {"RequestType": "InstallProfile", "Payload": "text"}})), "/params/command/Payload");
+        assert_eq!(pointer(json!({"command": {"RequestType": "DeviceInformation"}})), "/params/command/Queries");
+        assert_eq!(pointer(json!({"command": {"RequestType": "EnableLostMode"}})), "/params/command");
+        let lacking = "<plist><dict><key>Command</key><dict><key>RequestType</key><string>RemoveProfile</string></dict></dict></plist>";
+        assert_eq!(pointer(json!({"plist": STANDARD.encode(lacking)})), "/params/plist");
         assert_eq!(pointer(json!({"plist": "%"})), "/params/plist");
         assert_eq!(pointer(json!({"plist": "AAAA"})), "/params/plist");
     }

@@ -35,7 +35,7 @@ const QUERIES: &[&str] = &[
 ];
 
 /// How a device is erased.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Erasure<'a> {
     /// Six digits, for Macs.
     pub pin: Option<&'a str>,
@@ -45,6 +45,17 @@ pub struct Erasure<'a> {
     pub keeps_data_plan: bool,
     /// Setup Assistant does not offer to take everything from a device nearby.
     pub forbids_proximity_setup: bool,
+    /// It sets itself up again and is managed anew, without anybody touching it; iPhones, iPads and Apple TVs.
+    pub return_to_service: Option<ReturnToService>,
+}
+
+/// What a device that was erased needs to be back by itself.
+#[derive(Clone, Debug, Default)]
+pub struct ReturnToService {
+    /// A profile of the Wi-Fi that it joins.
+    pub wifi: Option<Vec<u8>>,
+    /// The enrollment profile; a device that Apple knows as its organisation's needs none.
+    pub enrollment: Option<Vec<u8>>,
 }
 
 /// A command: `RequestType` and what belongs to it.
@@ -86,8 +97,8 @@ impl Command {
         ["Identifiers", "Items", "ManagedAppsOnly", "ManagedOnly"].iter().any(|key| self.0.contains_key(key))
     }
 
-    /// The first key that no device could read.
-    pub fn fault(&self) -> Option<(&'static str, String)> {
+    /// The first place that no device could read, and what is wrong there.
+    pub fn fault(&self) -> Option<(String, String)> {
         requests::fault(&self.0)
     }
 
@@ -133,7 +144,14 @@ impl Command {
         let command = Command::new("EraseDevice").with_some("PIN", erasure.pin).with_some("ObliterationBehavior", erasure.obliteration);
         let flag = |command: Command, key: &str, is_set: bool| if is_set { command.with(key, Value::Boolean(true)) } else { command };
         let command = flag(command, "PreserveDataPlan", erasure.keeps_data_plan);
-        flag(command, "DisallowProximitySetup", erasure.forbids_proximity_setup)
+        let command = flag(command, "DisallowProximitySetup", erasure.forbids_proximity_setup);
+        let Some(back) = &erasure.return_to_service else { return command };
+        let mut keys = Dictionary::new();
+        keys.insert("Enabled".into(), Value::Boolean(true));
+        for (key, profile) in [("WiFiProfileData", &back.wifi), ("MDMProfileData", &back.enrollment)] {
+            keys.extend(profile.iter().map(|profile| (key.to_owned(), Value::Data(profile.clone()))));
+        }
+        command.with("ReturnToService", Value::Dictionary(keys))
     }
 
     /// Removes a profile; the enrollment's own ends the management.

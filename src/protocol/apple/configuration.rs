@@ -9,14 +9,27 @@ use super::command::xml;
 use super::connect::dictionary_of;
 use super::profile::{name_uuid, reversed_host};
 
-/// The identifier of the profile of policies on this server.
-pub fn identifier(base: &str) -> String {
+/// The identifier of the profile of policies on this server, as declarations bring it.
+pub fn declared(base: &str) -> String {
     format!("{}.muster.policy", reversed_host(base))
 }
 
-/// The profile, XML. What a payload says of itself stands; what it leaves out is made.
-pub fn profile(base: &str, payloads: &[&Map<String, serde_json::Value>]) -> Vec<u8> {
-    let identifier = identifier(base);
+/// The identifier of the one that is given by command, where a device knows no declarations. It is another: a command must not touch what
+/// a declaration owns.
+pub fn commanded(base: &str) -> String {
+    format!("{}.command", declared(base))
+}
+
+/// A profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its PayloadUUID, which changes exactly when its content does.
+    pub uuid: String,
+    pub xml: Vec<u8>,
+}
+
+/// The profile of this identifier. What a payload says of itself stands; what it leaves out is made.
+pub fn profile(identifier: &str, payloads: &[&Map<String, serde_json::Value>]) -> Profile {
     let mut content = Vec::with_capacity(payloads.len());
     let mut digest = Sha256::new();
     for (n, payload) in payloads.iter().enumerate() {
@@ -35,17 +48,18 @@ pub fn profile(base: &str, payloads: &[&Map<String, serde_json::Value>]) -> Vec<
         content.push(Value::Dictionary(keys));
     }
     let whole: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let uuid = name_uuid(&format!("{identifier}/{whole}"));
     let mut outer = Dictionary::new();
     let mut text = |key: &str, value: &str| outer.insert(key.into(), Value::String(value.into()));
     text("PayloadType", "Configuration");
-    text("PayloadUUID", &name_uuid(&format!("{identifier}/{whole}")));
-    text("PayloadIdentifier", &identifier);
+    text("PayloadUUID", &uuid);
+    text("PayloadIdentifier", identifier);
     text("PayloadDisplayName", "Policies");
     text("PayloadDescription", "What your organisation has set for this device.");
     text("PayloadScope", "System");
     outer.insert("PayloadVersion".into(), Value::Integer(1.into()));
     outer.insert("PayloadContent".into(), Value::Array(content));
-    xml(&Value::Dictionary(outer))
+    Profile { uuid, xml: xml(&Value::Dictionary(outer)) }
 }
 
 #[cfg(test)]
@@ -56,7 +70,7 @@ mod tests {
 
     fn read(payloads: &[serde_json::Value]) -> (Dictionary, Vec<Dictionary>) {
         let maps: Vec<_> = payloads.iter().filter_map(serde_json::Value::as_object).collect();
-        let outer = reading::dictionary(&profile("https://mdm.example.org", &maps)).unwrap();
+        let outer = reading::dictionary(&profile(&declared("https://mdm.example.org"), &maps).xml).unwrap();
         let inner = outer.get("PayloadContent").and_then(Value::as_array).unwrap();
         let inner = inner.iter().filter_map(Value::as_dictionary).cloned().collect();
         (outer, inner)

@@ -13,74 +13,146 @@ enum Shape {
     Flag,
     Data,
     Texts,
-    Dicts,
     Dict,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// A dictionary of these keys.
+    Of(Keys),
+    /// A list of dictionaries that are told apart by this key; each has keys of its own.
+    Items(&'static str, &'static [(&'static str, Keys)]),
 }
 
-use Shape::{Data, Dict, Dicts, Flag, Text, Texts, Whole, Word};
+use Shape::{Data, Dict, Flag, Items, Of, Text, Texts, Whole, Word};
 
-type Keys = &'static [(&'static str, Shape)];
+/// A key of a command.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    name: &'static str,
+    shape: Shape,
+    is_needed: bool,
+}
 
-const IDENTIFIERS: Keys = &[("Identifiers", Texts)];
-const IDENTIFIER: Keys = &[("Identifier", Text)];
-const MANAGED: Keys = &[("ManagedOnly", Flag)];
+type Keys = &'static [Key];
 
-/// The commands whose keys have types.
+const fn may(name: &'static str, shape: Shape) -> Key {
+    Key { name, shape, is_needed: false }
+}
+
+const fn must(name: &'static str, shape: Shape) -> Key {
+    Key { name, shape, is_needed: true }
+}
+
+const IDENTIFIER: Keys = &[must("Identifier", Text)];
+const OF_APPS: Keys = &[must("Identifiers", Texts)];
+const MANAGED: Keys = &[may("ManagedOnly", Flag)];
+const ENABLED: Keys = &[must("Enabled", Flag)];
+
+/// What Settings can set, by its Item.
+const SETTINGS: &[(&str, Keys)] = &[
+    ("ApplicationConfiguration", &[must("Identifier", Text), may("Configuration", Dict)]),
+    ("ApplicationAttributes", &[must("Identifier", Text), may("Attributes", Dict)]),
+    ("DeviceName", &[must("DeviceName", Text)]),
+    ("Wallpaper", &[must("Image", Data), must("Where", Whole)]),
+    ("Bluetooth", ENABLED),
+    ("DataRoaming", ENABLED),
+    ("VoiceRoaming", ENABLED),
+    ("PersonalHotspot", ENABLED),
+    ("TimeZone", &[must("TimeZone", Text)]),
+    ("OrganizationInfo", &[must("OrganizationInfo", Of(&[must("OrganizationName", Text)]))]),
+    ("MDMOptions", &[must("MDMOptions", Dict)]),
+    ("SoftwareUpdateSettings", &[may("RecommendationCadence", Whole)]),
+    ("HostName", &[must("HostName", Text)]),
+];
+
+/// The commands whose keys are known.
 const REQUESTS: &[(&str, Keys)] = &[
-    ("DeviceInformation", &[("Queries", Texts), ("DeviceAttestationNonce", Data)]),
-    ("InstalledApplicationList", &[("Identifiers", Texts), ("ManagedAppsOnly", Flag), ("Items", Texts)]),
+    ("DeviceInformation", &[must("Queries", Texts), may("DeviceAttestationNonce", Data)]),
+    ("InstalledApplicationList", &[may("Identifiers", Texts), may("ManagedAppsOnly", Flag), may("Items", Texts)]),
     ("ProfileList", MANAGED),
     ("CertificateList", MANAGED),
-    ("InstallProfile", &[("Payload", Data)]),
+    ("InstallProfile", &[must("Payload", Data)]),
     ("RemoveProfile", IDENTIFIER),
     (
         "InstallApplication",
         &[
-            ("iTunesStoreID", Whole),
-            ("Identifier", Text),
-            ("ManifestURL", Text),
-            ("Options", Dict),
-            ("ManagementFlags", Whole),
-            ("Configuration", Dict),
-            ("Attributes", Dict),
-            ("ChangeManagementState", Word(&["Managed"])),
-            ("InstallAsManaged", Flag),
-            ("iOSApp", Flag),
+            may("iTunesStoreID", Whole),
+            may("Identifier", Text),
+            may("ManifestURL", Text),
+            may("Options", Dict),
+            may("ManagementFlags", Whole),
+            may("Configuration", Dict),
+            may("Attributes", Dict),
+            may("ChangeManagementState", Word(&["Managed"])),
+            may("InstallAsManaged", Flag),
+            may("iOSApp", Flag),
         ],
     ),
-    ("InstallEnterpriseApplication", &[("Manifest", Dict), ("ManifestURL", Text)]),
+    ("InstallEnterpriseApplication", &[may("Manifest", Dict), may("ManifestURL", Text)]),
     ("RemoveApplication", IDENTIFIER),
-    ("ManagedApplicationList", IDENTIFIERS),
-    ("ManagedApplicationConfiguration", IDENTIFIERS),
-    ("ManagedApplicationAttributes", IDENTIFIERS),
-    ("ManagedApplicationFeedback", &[("Identifiers", Texts), ("DeleteFeedback", Flag)]),
-    ("Settings", &[("Settings", Dicts)]),
-    ("DeviceLock", &[("Message", Text), ("PhoneNumber", Text), ("PIN", Text)]),
-    ("ClearPasscode", &[("UnlockToken", Data)]),
+    ("ManagedApplicationList", &[may("Identifiers", Texts)]),
+    ("ManagedApplicationConfiguration", OF_APPS),
+    ("ManagedApplicationAttributes", OF_APPS),
+    ("ManagedApplicationFeedback", &[must("Identifiers", Texts), may("DeleteFeedback", Flag)]),
+    ("Settings", &[must("Settings", Items("Item", SETTINGS))]),
+    ("DeviceLock", &[may("Message", Text), may("PhoneNumber", Text), may("PIN", Text)]),
+    ("ClearPasscode", &[must("UnlockToken", Data)]),
     (
         "EraseDevice",
         &[
-            ("PIN", Text),
-            ("PreserveDataPlan", Flag),
-            ("DisallowProximitySetup", Flag),
-            ("ObliterationBehavior", Word(OBLITERATION)),
-            ("ReturnToService", Dict),
+            may("PIN", Text),
+            may("PreserveDataPlan", Flag),
+            may("DisallowProximitySetup", Flag),
+            may("ObliterationBehavior", Word(OBLITERATION)),
+            may("ReturnToService", Of(&[must("Enabled", Flag), may("WiFiProfileData", Data), may("MDMProfileData", Data)])),
         ],
     ),
-    ("RestartDevice", &[("RebuildKernelCache", Flag), ("KextPaths", Texts), ("NotifyUser", Flag)]),
-    ("EnableLostMode", &[("Message", Text), ("PhoneNumber", Text), ("Footnote", Text)]),
-    ("Restrictions", &[("ProfileRestrictions", Flag)]),
-    ("DeclarativeManagement", &[("Data", Data)]),
+    ("RestartDevice", &[may("RebuildKernelCache", Flag), may("KextPaths", Texts), may("NotifyUser", Flag)]),
+    ("EnableLostMode", &[may("Message", Text), may("PhoneNumber", Text), may("Footnote", Text)]),
+    ("Restrictions", &[may("ProfileRestrictions", Flag)]),
+    ("DeclarativeManagement", &[may("Data", Data)]),
 ];
 
-/// The first key of a command that no device could read: its name, and what it must be.
-pub fn fault(command: &Dictionary) -> Option<(&'static str, String)> {
+/// Keys of which a command has one, and whether it may have more.
+const ALTERNATIVES: &[(&str, &[&str], bool)] = &[
+    ("InstallApplication", &["iTunesStoreID", "Identifier", "ManifestURL"], false),
+    ("EnableLostMode", &["Message", "PhoneNumber"], true),
+];
+
+/// The first place of a command that no device could read, and what must be there. The place is a path of keys with `/` between them; it is
+/// empty where the command as a whole lacks something.
+pub fn fault(command: &Dictionary) -> Option<(String, String)> {
     let request = command.get("RequestType")?.as_string()?;
     let (_, keys) = REQUESTS.iter().find(|(name, _)| *name == request)?;
-    let wrong = |(key, shape): &&(&'static str, Shape)| command.get(key).is_some_and(|value| !fits(*shape, value));
-    keys.iter().find(wrong).map(|(key, shape)| (*key, format!("{request} takes {key} as {}", words(*shape))))
+    let inside = wrong(keys, command).map(|(path, what)| (path, format!("{request} {what}")));
+    inside.or_else(|| {
+        let (_, names, may_have_more) = ALTERNATIVES.iter().find(|(name, ..)| *name == request)?;
+        let has = names.iter().filter(|name| command.contains_key(name)).count();
+        let needed = if *may_have_more { "one or more" } else { "exactly one" };
+        (has == 0 || (has > 1 && !may_have_more)).then(|| (String::new(), format!("{request} needs {needed} of {}", names.join(", "))))
+    })
+}
+
+/// The first key of a dictionary that is missing or is not what it must be.
+fn wrong(keys: Keys, of: &Dictionary) -> Option<(String, String)> {
+    keys.iter().find_map(|key| match of.get(key.name) {
+        None => key.is_needed.then(|| (key.name.to_owned(), format!("needs {}, {}", key.name, words(key.shape)))),
+        Some(value) if !fits(key.shape, value) => Some((key.name.to_owned(), format!("takes {} as {}", key.name, words(key.shape)))),
+        Some(value) => deeper(key.shape, value).map(|(path, what)| (format!("{}/{path}", key.name), what)),
+    })
+}
+
+fn deeper(shape: Shape, value: &Value) -> Option<(String, String)> {
+    match shape {
+        Of(keys) => wrong(keys, value.as_dictionary()?),
+        Items(by, known) => value.as_array()?.iter().filter_map(Value::as_dictionary).enumerate().find_map(|(at, item)| {
+            let Some(name) = item.get(by).and_then(Value::as_string) else {
+                return Some((format!("{at}/{by}"), format!("needs {by}, a text, in each of its items")));
+            };
+            let (_, keys) = known.iter().find(|(known, _)| *known == name)?;
+            wrong(keys, item).map(|(path, what)| (format!("{at}/{path}"), format!("of {name} {what}")))
+        }),
+        _ => None,
+    }
 }
 
 fn fits(shape: Shape, value: &Value) -> bool {
@@ -89,9 +161,9 @@ fn fits(shape: Shape, value: &Value) -> bool {
         Whole => value.as_signed_integer().is_some(),
         Flag => value.as_boolean().is_some(),
         Data => value.as_data().is_some(),
-        Dict => value.as_dictionary().is_some(),
+        Dict | Of(_) => value.as_dictionary().is_some(),
         Texts => value.as_array().is_some_and(|items| items.iter().all(|item| item.as_string().is_some())),
-        Dicts => value.as_array().is_some_and(|items| items.iter().all(|item| item.as_dictionary().is_some())),
+        Items(..) => value.as_array().is_some_and(|items| items.iter().all(|item| item.as_dictionary().is_some())),
         Word(known) => value.as_string().is_some_and(|word| known.contains(&word)),
     }
 }
@@ -102,9 +174,9 @@ fn words(shape: Shape) -> String {
         Whole => "a whole number".into(),
         Flag => "true or false".into(),
         Data => "bytes, {\"$data\": \"base64\"}".into(),
-        Dict => "a dictionary".into(),
+        Dict | Of(_) => "a dictionary".into(),
         Texts => "a list of texts".into(),
-        Dicts => "a list of dictionaries".into(),
+        Items(..) => "a list of dictionaries".into(),
         Word(known) => format!("one of {}", known.join(", ")),
     }
 }
@@ -115,27 +187,51 @@ mod tests {
     use crate::protocol::apple::connect::dictionary_of;
     use serde_json::{Value as Json, json};
 
-    fn key(command: Json) -> Option<&'static str> {
-        fault(&dictionary_of(command.as_object().unwrap())).map(|(key, _)| key)
+    fn found(command: Json) -> Option<(String, String)> {
+        fault(&dictionary_of(command.as_object().unwrap()))
+    }
+
+    fn place(command: Json) -> String {
+        found(command.clone()).unwrap_or_else(|| panic!("{command}")).0
     }
 
     #[test]
-    fn what_no_device_could_read_is_told_by_its_key_and_what_is_not_known_passes() {
+    fn what_a_device_can_read_passes_and_so_does_what_is_not_known() {
         for right in [
             json!({"RequestType": "InstallProfile", "Payload": {"$data": "AQI="}}),
             json!({"RequestType": "DeviceInformation", "Queries": ["OSVersion"], "NewerKey": [1]}),
             json!({"RequestType": "NewerCommand", "Payload": 1}),
             json!({"RequestType": "EraseDevice", "ObliterationBehavior": "Always"}),
-            json!({"RequestType": "Settings", "Settings": [{"Item": "DeviceName", "DeviceName": "x"}]}),
+            json!({"RequestType": "EraseDevice", "ReturnToService": {"Enabled": true, "WiFiProfileData": {"$data": "AQI="}, "Newer": 1}}),
+            json!({"RequestType": "Settings", "Settings": [{"Item": "DeviceName", "DeviceName": "x"}, {"Item": "Newer", "Enabled": 1}]}),
+            json!({"RequestType": "InstallApplication", "Identifier": "org.example.app"}),
+            json!({"RequestType": "EnableLostMode", "Message": "lost", "PhoneNumber": "1"}),
             json!({"RequestType": "ShutDownDevice"}),
         ] {
-            assert_eq!(key(right.clone()), None, "{right}");
+            assert_eq!(found(right.clone()), None, "{right}");
         }
-        assert_eq!(key(json!({"RequestType": "InstallProfile", "Payload": "AQI="})), Some("Payload"));
-        assert_eq!(key(json!({"RequestType": "DeviceInformation", "Queries": ["OSVersion", 1]})), Some("Queries"));
-        assert_eq!(key(json!({"RequestType": "InstallApplication", "iTunesStoreID": "1"})), Some("iTunesStoreID"));
-        assert_eq!(key(json!({"RequestType": "EraseDevice", "ObliterationBehavior": "Sometimes"})), Some("ObliterationBehavior"));
-        assert_eq!(key(json!({"RequestType": "Settings", "Settings": {}})), Some("Settings"));
-        assert_eq!(key(json!({"RequestType": "RestartDevice", "NotifyUser": 1})), Some("NotifyUser"));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_told_by_its_place() {
+        assert_eq!(place(json!({"RequestType": "InstallProfile", "Payload": "AQI="})), "Payload");
+        assert_eq!(place(json!({"RequestType": "InstallProfile"})), "Payload");
+        assert_eq!(place(json!({"RequestType": "DeviceInformation", "Queries": ["OSVersion", 1]})), "Queries");
+        assert_eq!(place(json!({"RequestType": "ManagedApplicationFeedback", "DeleteFeedback": true})), "Identifiers");
+        assert_eq!(place(json!({"RequestType": "InstallApplication", "iTunesStoreID": "1"})), "iTunesStoreID");
+        assert_eq!(place(json!({"RequestType": "EraseDevice", "ObliterationBehavior": "Sometimes"})), "ObliterationBehavior");
+        assert_eq!(place(json!({"RequestType": "EraseDevice", "ReturnToService": {}})), "ReturnToService/Enabled");
+        let named = json!({"RequestType": "EraseDevice", "ReturnToService": {"Enabled": true, "MDMProfileData": "AQI="}});
+        assert_eq!(place(named), "ReturnToService/MDMProfileData");
+        assert_eq!(place(json!({"RequestType": "Settings", "Settings": {}})), "Settings");
+        assert_eq!(place(json!({"RequestType": "Settings", "Settings": [{"Enabled": true}]})), "Settings/0/Item");
+        let second = json!([{"Item": "Bluetooth", "Enabled": true}, {"Item": "OrganizationInfo", "OrganizationInfo": {"Email": "x"}}]);
+        let (path, what) = found(json!({"RequestType": "Settings", "Settings": second})).unwrap();
+        assert_eq!(path, "Settings/1/OrganizationInfo/OrganizationName");
+        assert_eq!(what, "Settings of OrganizationInfo needs OrganizationName, a text");
+        assert_eq!(place(json!({"RequestType": "RestartDevice", "NotifyUser": 1})), "NotifyUser");
+        assert_eq!(place(json!({"RequestType": "InstallApplication", "Options": {}})), "");
+        assert_eq!(place(json!({"RequestType": "InstallApplication", "Identifier": "a.b", "ManifestURL": "https://example.org"})), "");
+        assert_eq!(place(json!({"RequestType": "EnableLostMode", "Footnote": "x"})), "");
     }
 }

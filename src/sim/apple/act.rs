@@ -2,6 +2,7 @@
 
 use plist::{Dictionary, Value};
 
+use super::declarative::profile_of;
 use super::identity::Enrollment;
 use super::{Iphone, texts};
 
@@ -10,6 +11,8 @@ const NEEDS_DATA: [&str; 5] = ["InstallProfile", "RemoveProfile", "InstallApplic
 const UNKNOWN_REQUEST: i64 = 12021;
 const NOT_LOST: i64 = 12040;
 const NOT_MANAGED: i64 = 12027;
+const NOT_INSTALLED: i64 = 12075;
+const UNREADABLE: i64 = 4001;
 
 impl Iphone {
     /// Carries a command out and says what became of it.
@@ -34,6 +37,7 @@ impl Iphone {
             "EraseDevice" => {
                 self.state.erased = true;
                 self.state.enrolled = false;
+                self.state.profiles.clear();
                 Ok(Dictionary::new())
             }
             "EnableLostMode" if self.state.supervised => {
@@ -57,19 +61,19 @@ impl Iphone {
             },
             "RemoveProfile" if text("Identifier") == self.state.profile => {
                 self.state.enrolled = false;
+                self.state.profiles.clear();
                 Ok(Dictionary::new())
             }
-            "InstallProfile" if self.identity.is_some() => {
-                self.state.renewal = command.get("Payload").and_then(Value::as_data).map(<[u8]>::to_vec).filter(|bytes| self.is_own(bytes));
-                Ok(Dictionary::new())
-            }
-            "DeclarativeManagement" => {
+            "RemoveProfile" => match self.state.profiles.remove(&text("Identifier")) {
+                Some(_) => Ok(Dictionary::new()),
+                None => Err((NOT_INSTALLED, "The profile is not installed.")),
+            },
+            "InstallProfile" => self.install_profile(command.get("Payload").and_then(Value::as_data).unwrap_or_default()),
+            "DeclarativeManagement" if self.state.knows_declarations => {
                 self.hear_of_declarations(command.get("Data").and_then(Value::as_data).unwrap_or_default());
                 Ok(Dictionary::new())
             }
-            "RestartDevice" | "ShutDownDevice" | "InstallProfile" | "RemoveProfile" | "Settings" | "DeviceConfigured" => {
-                Ok(Dictionary::new())
-            }
+            "RestartDevice" | "ShutDownDevice" | "Settings" | "DeviceConfigured" => Ok(Dictionary::new()),
             _ => Err((UNKNOWN_REQUEST, "Unknown request type.")),
         };
         match outcome {
@@ -85,6 +89,25 @@ impl Iphone {
     /// True for a profile that replaces its enrollment profile.
     fn is_own(&self, profile: &[u8]) -> bool {
         Enrollment::read(profile).is_ok_and(|enrollment| enrollment.identifier == self.state.profile)
+    }
+
+    /// The enrollment's own renews its identity; any other takes the place of the one of its identifier, as a whole or not at all.
+    fn install_profile(&mut self, bytes: &[u8]) -> Result<Dictionary, (i64, &'static str)> {
+        if self.is_own(bytes) {
+            self.state.renewal = self.identity.is_some().then(|| bytes.to_vec());
+            return Ok(Dictionary::new());
+        }
+        let Some(profile) = profile_of(bytes) else { return Err((UNREADABLE, "The profile cannot be read.")) };
+        let text = |key: &str| profile.get(key).and_then(Value::as_string).map(str::to_owned);
+        let payloads = profile.get("PayloadContent").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_dictionary);
+        let is_broken = payloads.into_iter().any(|payload| payload.contains_key("Broken"));
+        match (text("PayloadIdentifier"), text("PayloadUUID")) {
+            (Some(identifier), Some(uuid)) if !is_broken => {
+                self.state.profiles.insert(identifier, uuid);
+                Ok(Dictionary::new())
+            }
+            _ => Err((UNREADABLE, "The profile could not be installed.")),
+        }
     }
 
     fn clear_passcode(&mut self, command: &Dictionary) -> Result<Dictionary, (i64, &'static str)> {
@@ -139,6 +162,9 @@ impl Iphone {
         let profile =
             texts(&[("PayloadIdentifier", &self.state.profile), ("PayloadUUID", "1"), ("PayloadDisplayName", "Device management")]);
         let mut profiles = vec![Value::Dictionary(profile)];
+        for (identifier, uuid) in &self.state.profiles {
+            profiles.push(Value::Dictionary(texts(&[("PayloadIdentifier", identifier), ("PayloadUUID", uuid)])));
+        }
         for (identifier, uuid) in self.declared_profiles() {
             let declared =
                 texts(&[("PayloadIdentifier", &identifier), ("PayloadUUID", &uuid), ("Source", "Declarative Device Management")]);

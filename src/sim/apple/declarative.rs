@@ -149,7 +149,7 @@ impl Iphone {
     pub fn declared_profiles(&self) -> Vec<(String, String)> {
         let declarations = &self.state.declarations;
         let legacy = declarations.held.values().filter(|one| one.declaration_type == "com.apple.configuration.legacy");
-        legacy.filter_map(|one| profile_of(declarations.contents.get(&one.server_token)?.as_ref().ok()?)).collect()
+        legacy.filter_map(|one| name_of(declarations.contents.get(&one.server_token)?.as_ref().ok()?)).collect()
     }
 
     /// Its managed apps as a status item.
@@ -171,9 +171,7 @@ impl Iphone {
             .collect();
         let fault = |one: &Declaration| match declarations.contents.get(&one.server_token)? {
             Err(code) => Some(*code),
-            Ok(bytes) if one.payload.get("ProfileURL").is_some() && profile_of(bytes).is_none() => {
-                Some("Error.ConfigurationCannotBeApplied")
-            }
+            Ok(bytes) if one.payload.get("ProfileURL").is_some() && name_of(bytes).is_none() => Some("Error.ConfigurationCannotBeApplied"),
             Ok(_) => None,
         };
         let stands = |identifier: &str, one: &Declaration| {
@@ -230,13 +228,18 @@ fn verified(reference: &Value, bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> 
     if fits("Hash-SHA-256", json!(hash)) && fits("Size", json!(bytes.len())) { Ok(bytes) } else { Err("Error.AssetCannotBeVerified") }
 }
 
-/// Identifier and UUID of a profile, signed or not.
-fn profile_of(bytes: &[u8]) -> Option<(String, String)> {
+/// A profile, signed or not.
+pub(super) fn profile_of(bytes: &[u8]) -> Option<plist::Dictionary> {
     let plain = match SignedData::parse(bytes) {
         Ok(signed) => signed.verify(None).ok()?.content,
         Err(_) => bytes.to_vec(),
     };
-    let profile = reading::dictionary(&plain).ok()?;
+    reading::dictionary(&plain).ok()
+}
+
+/// Identifier and UUID of a profile.
+fn name_of(bytes: &[u8]) -> Option<(String, String)> {
+    let profile = profile_of(bytes)?;
     let text = |key: &str| profile.get(key).and_then(plist::Value::as_string).map(str::to_owned);
     Some((text("PayloadIdentifier")?, text("PayloadUUID")?))
 }

@@ -77,7 +77,11 @@ pub struct State {
     pub profile: String,
     /// A profile that renews its identity, to be installed when the command was carried out.
     pub renewal: Option<Vec<u8>>,
+    /// The profiles that it was given by command: their UUIDs by their identifiers.
+    pub profiles: BTreeMap<String, String>,
     pub push_token: Vec<u8>,
+    /// False where its system is older than declarative management.
+    pub knows_declarations: bool,
     pub declarations: declarative::Declarations,
     /// True where its last word was that it cannot now.
     pub put_off: bool,
@@ -91,7 +95,7 @@ impl Iphone {
     /// A supervised phone with a passcode, not enrolled.
     pub fn new(server: &str, name: &str, profile: &str) -> Iphone {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
-        let state = State { has_passcode: true, supervised: true, profile: profile.into(), ..State::default() };
+        let state = State { has_passcode: true, supervised: true, knows_declarations: true, profile: profile.into(), ..State::default() };
         Iphone {
             server: server.trim_end_matches('/').into(),
             client,

@@ -16,6 +16,12 @@ pub struct StatusRow {
     pub status: String,
     /// JSON list of the types of declarations that it supports; none until it has said so.
     pub supported: Option<String>,
+    /// JSON: of which version of its document it said that it knows no declarations, and how.
+    pub refused: Option<String>,
+    /// PayloadUUID of the policy's profile that it has by command.
+    pub installed: Option<String>,
+    /// JSON: the profile that it did not take, and why.
+    pub failed: Option<String>,
     pub updated_at_ms: i64,
 }
 
@@ -26,7 +32,7 @@ struct Key {
 }
 
 const OF: Sql = rows_sql!(
-    "SELECT s.channel_id, s.status, s.supported, s.updated_at_ms FROM ",
+    "SELECT s.channel_id, s.status, s.supported, s.refused, s.installed, s.failed, s.updated_at_ms FROM ",
     rows(bucket: bigint, id: text),
     "JOIN apple_status s ON s.bucket = r.bucket AND s.channel_id = r.id"
 );
@@ -37,7 +43,7 @@ pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<StatusR
     Ok(sqlx::query_as(OF.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
 }
 
-/// Keeps what a channel has said.
+/// Keeps what a channel has said. What it has by command stays as it is.
 pub async fn put(conn: &mut Conn, row: &StatusRow) -> Result<()> {
     sqlx::query(
         "INSERT INTO apple_status (bucket, channel_id, status, supported, updated_at_ms) VALUES ($1, $2, $3, $4, $5) \
@@ -50,6 +56,60 @@ pub async fn put(conn: &mut Conn, row: &StatusRow) -> Result<()> {
     .bind(row.updated_at_ms)
     .execute(conn.raw())
     .await?;
+    Ok(())
+}
+
+/// Notes that a channel knows no declarations; `None` once it does. What it did not take before may be tried again.
+pub async fn refuse(conn: &mut Conn, channel: Id, refused: Option<&str>, now_ms: i64) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO apple_status (bucket, channel_id, status, refused, updated_at_ms) VALUES ($1, $2, '{}', $3, $4) \
+         ON CONFLICT (bucket, channel_id) DO UPDATE SET refused = excluded.refused, failed = NULL",
+    )
+    .bind(channel.bucket())
+    .bind(channel)
+    .bind(refused)
+    .bind(now_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(())
+}
+
+const HEAR: Sql = rows_sql!(
+    "INSERT INTO apple_status (bucket, channel_id, status, updated_at_ms) SELECT r.bucket, r.id, '{}', $2 FROM ",
+    rows(bucket: bigint, id: text),
+    "WHERE r.bucket >= 0 ON CONFLICT (bucket, channel_id) DO NOTHING"
+);
+
+/// Notes when channels heard of their declarations that have said nothing yet.
+pub async fn heard(conn: &mut Conn, told: &[Told], now_ms: i64) -> Result<()> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let mut rows: Vec<Key> = told.iter().map(|told| Key { bucket: told.bucket, id: told.id }).collect();
+    rows.sort_by_key(|row| (row.bucket, row.id));
+    sqlx::query(HEAR.on(conn.dialect())).bind(rows_json(&rows)).bind(now_ms).execute(conn.raw()).await?;
+    Ok(())
+}
+
+/// Notes which profile a channel has by command, and which it did not take.
+pub async fn given(conn: &mut Conn, channel: Id, installed: Option<&str>, failed: Option<&str>) -> Result<()> {
+    sqlx::query("UPDATE apple_status SET installed = $3, failed = $4 WHERE bucket = $1 AND channel_id = $2")
+        .bind(channel.bucket())
+        .bind(channel)
+        .bind(installed)
+        .bind(failed)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+/// What a channel had proved is not so any more: it is to be told again.
+pub async fn disprove(conn: &mut Conn, channel: Id) -> Result<()> {
+    sqlx::query("UPDATE channel SET declared = NULL, reported = NULL, applied = NULL, applied_at_ms = NULL WHERE bucket = $1 AND id = $2")
+        .bind(channel.bucket())
+        .bind(channel)
+        .execute(conn.raw())
+        .await?;
     Ok(())
 }
 

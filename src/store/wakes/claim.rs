@@ -129,6 +129,8 @@ pub struct Target {
     pub channel_id: Id,
     pub device_id: Id,
     pub app: String,
+    /// '' but for a user's channel of an Apple device.
+    pub subject: String,
     pub platform: String,
     pub push_kind: Option<String>,
     pub push_value: Option<String>,
@@ -149,7 +151,7 @@ struct Key {
 }
 
 const TARGETS: Sql = rows_sql!(
-    "SELECT c.id AS channel_id, c.device_id, d.app, c.platform, c.push_kind, c.push_value, c.push_secret, c.push_since_ms, c.last_serving_ms, w.next_due_ms, w.open_work FROM ",
+    "SELECT c.id AS channel_id, c.device_id, d.app, c.subject, c.platform, c.push_kind, c.push_value, c.push_secret, c.push_since_ms, c.last_serving_ms, w.next_due_ms, w.open_work FROM ",
     rows(bucket: bigint, id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id \
      JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \

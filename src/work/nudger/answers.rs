@@ -78,7 +78,7 @@ fn answered(outcome: &Outcome, now_ms: i64, jitter: i64) -> Answered {
     let open_work = wake.open_work == 1;
     let stay = |due_at_ms| Next { lane, due_at_ms, step: wake.step, attempt: wake.attempt };
     let (next, nudged_at_ms, accepted, high) = match &outcome.sent {
-        Sent::Saved { rhythm } => (stay(rhythm.periodic_ms(now_ms)), None, 0, false),
+        Sent::Saved { rhythm } => (stay(rhythm.next_call_ms(now_ms)), None, 0, false),
         Sent::Unsealed { due_ms } => (stay(*due_ms), None, 0, false),
         Sent::Answered { answer, rhythm, high, at_ms, .. } => match answer {
             Answer::Accepted => (after_accepted(rhythm, lane, open_work, wake.step, now_ms), Some(*at_ms), 1, *high),

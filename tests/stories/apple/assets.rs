@@ -5,9 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::commands::task;
-use super::recorded::each;
 use super::simulated::iphone;
-use crate::support::apple::{AppleDevice, CERT_HEADER};
+use crate::support::apple::{AppleDevice, CERT_HEADER, each_quiet};
 use crate::support::server::TestServer;
 
 /// A policy with this under `apple`, for every device.
@@ -31,7 +30,7 @@ fn asset(reference: Value) -> Value {
 
 #[tokio::test]
 async fn an_assets_data_reaches_its_device_verified_and_a_change_of_it_is_fetched_anew() {
-    each(async |server| {
+    each_quiet(async |server| {
         let mut phone = iphone(&server, "A");
         phone.enroll(&[7; 32]).await.unwrap();
         put(&server, asset(json!({"ContentType": "text/plain", "Text": "for {{device.serial}}"}))).await;
@@ -84,7 +83,7 @@ async fn an_assets_data_reaches_its_device_verified_and_a_change_of_it_is_fetche
 
 #[tokio::test]
 async fn payloads_become_one_profile_that_is_declared_listed_replaced_and_gone_with_the_policy() {
-    each(async |server| {
+    each_quiet(async |server| {
         let mut phone = iphone(&server, "B");
         phone.enroll(&[7; 32]).await.unwrap();
         let id = server.get(&format!("/devices/{}", phone.udid)).await["id"].as_str().unwrap().to_owned();

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::commands::{each, task};
 use crate::support::apple::{AppleDevice, CERT_HEADER, Told, bytes, texts};
+use crate::support::process::Process;
 use crate::support::server::TestServer;
 
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
@@ -36,7 +37,18 @@ async fn what_is_no_message_is_refused_with_400_and_the_server_lives() {
         let no_status = format!("<plist><dict><key>UDID</key><string>{}</string></dict></plist>", phone.udid);
         let strange = bytes(texts(&[("MessageType", "Strange"), ("UDID", &phone.udid)]));
         let nobody = bytes(texts(&[("Status", "Idle")]));
+        let says = |pairs: &[(&str, &str)]| {
+            let mut message = texts(pairs);
+            message.insert("UDID".into(), Plist::String(phone.udid.clone()));
+            bytes(message)
+        };
         let bodies: Vec<Vec<u8>> = vec![
+            says(&[("Status", "Acknowledged")]),
+            says(&[("Status", "NotNow")]),
+            says(&[("Status", "Done"), ("CommandUUID", &lock)]),
+            says(&[("MessageType", "Authenticate")]),
+            says(&[("MessageType", "Authenticate"), ("Topic", "t"), ("UserID", "11111111-1111-1111-1111-111111111111")]),
+            says(&[("MessageType", "TokenUpdate"), ("Topic", "t"), ("PushMagic", "without a token")]),
             Vec::new(),
             b"{}".to_vec(),
             nested(100_000).into_bytes(),
@@ -136,6 +148,31 @@ async fn a_body_beyond_its_limit_is_413_before_it_is_read() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_megabytes_are_413_and_take_no_more_memory_than_a_body_may_have() {
+    const CHUNKS: usize = 300;
+    const GROWTH_KIB_MAX: u64 = 96 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let fcm = muster::sim::fcm::StandIn::start(muster::clock::Clock::system()).await.unwrap();
+    let mut process = Process::new(folder.path(), &format!("sqlite://{}", folder.path().join("muster.db").display()), &fcm);
+    process.start().await;
+    let address = process.url.trim_start_matches("http://").to_owned();
+    let Some(before) = process.peak_kib() else { return };
+    let heads = [
+        format!("PUT /mdm/connect HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", CHUNKS * 0x10_0000),
+        "PUT /mdm/connect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+        format!("PUT /mdm/checkin HTTP/1.1\r\nHost: x\r\nContent-Type: {CHECKIN}\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        "POST /mdm/scep?operation=PKIOperation HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+    ];
+    for head in heads.iter().cycle().take(3 * heads.len()) {
+        let answer = exchange(&address, head.clone().into_bytes(), CHUNKS).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+    let after = process.peak_kib().unwrap();
+    assert!(after < before + GROWTH_KIB_MAX, "from {before} to {after} KiB");
+    process.kill().await;
+}
+
 /// Sends a head and then so many chunks of a megabyte, as long as they are taken; answers what came back.
 async fn exchange(address: &str, head: Vec<u8>, chunks: usize) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -173,8 +210,10 @@ async fn no_path_under_mdm_ever_answers_401() {
                 if let Some(bearer) = bearer {
                     request = request.bearer_auth(bearer);
                 }
-                let status = request.send().await.unwrap().status().as_u16();
+                let answer = request.send().await.unwrap();
+                let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
                 assert!(status != 401 && status >= 400, "{method} {path}: {status}");
+                assert!(!text.contains("com.apple."), "a code of Apple's would make it act: {text}");
             }
         }
     }

@@ -4,16 +4,11 @@ use plist::Dictionary;
 use serde_json::{Value, json};
 
 use crate::support::apple::{AppleDevice, behind_proxy};
-use crate::support::postgres;
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, each_with};
 
 /// Runs a story on both databases behind a proxy.
 pub async fn each(story: impl AsyncFn(TestServer)) {
-    story(TestServer::with(behind_proxy).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, behind_proxy).await).await;
-    }
+    each_with(behind_proxy, story).await;
 }
 
 /// The one task of a fresh job for one device.

@@ -6,24 +6,10 @@ use serde_json::{Value, json};
 
 use super::commands::task;
 use super::simulated::iphone;
-use crate::support::apple::{AppleDevice, behind_proxy, bytes, texts};
-use crate::support::postgres;
+use crate::support::apple::{AppleDevice, bytes, each_quiet, texts};
 use crate::support::server::TestServer;
 
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
-
-/// Runs a story on both databases; the server asks devices nothing by itself.
-async fn each(story: impl AsyncFn(TestServer)) {
-    let quiet = |config: &mut muster::config::Config| {
-        behind_proxy(config);
-        config.mdm.refresh_every_s = 0;
-    };
-    story(TestServer::with(quiet).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, quiet).await).await;
-    }
-}
 
 fn configuration(identifier: &str, payload: Value) -> Value {
     json!({"Type": "com.apple.configuration.passcode.settings", "Identifier": identifier, "Payload": payload})
@@ -60,7 +46,7 @@ async fn declared(server: &TestServer, phone: &Iphone) -> Value {
 
 #[tokio::test]
 async fn a_policy_is_declared_fetched_and_applied_only_when_the_device_says_so() {
-    each(async |server| {
+    each_quiet(async |server| {
         let mut phone = iphone(&server, "A");
         phone.enroll(&[7; 32]).await.unwrap();
         assert_eq!(phone.session().await.unwrap(), 0, "where nothing is declared, nothing is begun");
@@ -109,7 +95,7 @@ async fn a_policy_is_declared_fetched_and_applied_only_when_the_device_says_so()
 
 #[tokio::test]
 async fn what_is_invalid_unused_or_unsupported_is_told_with_the_devices_reasons_and_nothing_is_applied() {
-    each(async |server| {
+    each_quiet(async |server| {
         let mut phone = iphone(&server, "B");
         phone.enroll(&[7; 32]).await.unwrap();
         let unknown = json!({"Type": "com.apple.configuration.diskmanagement.settings", "Identifier": "disk", "Payload": {}});
@@ -142,7 +128,7 @@ async fn what_is_invalid_unused_or_unsupported_is_told_with_the_devices_reasons_
 
 #[tokio::test]
 async fn a_variable_is_resolved_for_each_device_and_without_a_value_nothing_is_said() {
-    each(async |server| {
+    each_quiet(async |server| {
         let mut phone = iphone(&server, "C");
         phone.enroll(&[7; 32]).await.unwrap();
         let name = |variable: &str| {
@@ -166,7 +152,7 @@ async fn a_variable_is_resolved_for_each_device_and_without_a_value_nothing_is_s
 
 #[tokio::test]
 async fn only_the_device_itself_is_answered_and_strange_words_are_refused() {
-    each(async |server| {
+    each_quiet(async |server| {
         let (phone, other) = (AppleDevice::named("D"), AppleDevice::named("E"));
         let id = phone.enroll(&server).await;
         other.enroll(&server).await;
@@ -213,7 +199,7 @@ async fn only_the_device_itself_is_answered_and_strange_words_are_refused() {
 
 #[tokio::test]
 async fn a_user_of_a_mac_has_declarations_of_its_own() {
-    each(async |server| {
+    each_quiet(async |server| {
         let mac = AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("F") };
         mac.enroll(&server).await;
         let user = || texts(&[("UserID", "11111111-2222-3333-4444-555555555555"), ("UserShortName", "eve")]);
@@ -252,7 +238,7 @@ async fn a_user_of_a_mac_has_declarations_of_its_own() {
 
 #[tokio::test]
 async fn an_answer_about_a_list_that_was_exchanged_since_is_not_one_about_the_new_list() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("H");
         let id = phone.enroll(&server).await;
         let unknown = json!({"Type": "com.apple.configuration.diskmanagement.settings", "Identifier": "disk", "Payload": {}});
@@ -282,7 +268,7 @@ async fn an_answer_about_a_list_that_was_exchanged_since_is_not_one_about_the_ne
 
 #[tokio::test]
 async fn a_device_that_knows_no_declarations_says_so_once_and_one_that_enrolls_anew_is_told_anew() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("G");
         let id = phone.enroll(&server).await;
         declare(&server, json!([activation(&[])])).await;

@@ -125,6 +125,55 @@ async fn users_of_a_mac_have_channels_of_their_own_and_it_keeps_its_bootstrap_to
 }
 
 #[tokio::test]
+async fn what_a_mac_and_its_users_had_ends_with_the_enrollment_and_a_later_token_update_only_updates() {
+    each(async |server| {
+        let mac = AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("H") };
+        let id = mac.enroll(&server).await;
+        let user = || texts(&[("UserID", "11111111-1111-1111-1111-111111111111"), ("UserShortName", "ada")]);
+        mac.token_update(&server, user()).await.expect(200);
+        let token: Dictionary = [("BootstrapToken".to_owned(), Plist::Data(b"boot".to_vec()))].into_iter().collect();
+        mac.checkin(&server, "SetBootstrapToken", token).await.expect(200);
+        mac.settle(&server).await;
+        let name = format!("{}:11111111-1111-1111-1111-111111111111", mac.udid);
+        let profiles = task(&server, "refresh", json!({"what": "profiles"}), &name).await;
+        let lock = task(&server, "lock", json!({}), &id).await;
+        // One more TokenUpdate is another address and nothing else.
+        mac.token_update(&server, texts(&[("PushMagic", "another")])).await.expect(200);
+        assert!(!mac.checkin(&server, "GetBootstrapToken", Dictionary::new()).await.expect(200).body.is_empty());
+        assert_eq!((state(&server, &lock).await, state(&server, &profiles).await), ("queued".into(), "queued".into()));
+        mac.authenticate(&server).await.expect(200);
+        assert_eq!((state(&server, &lock).await, state(&server, &profiles).await), ("cancelled".into(), "cancelled".into()));
+        let channels = server.get(&format!("/devices/{id}")).await["channels"].as_array().unwrap().clone();
+        assert!(channels.len() == 2 && channels.iter().all(|channel| channel["push_state"] == "none"), "{channels:?}");
+        mac.token_update(&server, Dictionary::new()).await.expect(200);
+        assert!(mac.checkin(&server, "GetBootstrapToken", Dictionary::new()).await.expect(200).body.is_empty(), "it is escrowed anew");
+        let channels = server.get(&format!("/devices/{id}")).await["channels"].as_array().unwrap().clone();
+        let reachable = channels.iter().filter(|channel| channel["push_state"] == "active").count();
+        assert_eq!(reachable, 1, "the user follows by its own TokenUpdate");
+        mac.token_update(&server, user()).await.expect(200);
+        assert!(mac.connect(&server, "Idle", None, user()).await.command().is_none(), "with nothing of before");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_phone_restored_on_other_hardware_is_another_device() {
+    each(async |server| {
+        let phone = AppleDevice::named("I");
+        let id = phone.enroll(&server).await;
+        let restored = AppleDevice { udid: "00008030-other".into(), certificate: certificate("of the other"), ..phone.clone() };
+        assert_ne!(restored.enroll(&server).await, id, "though it shows the same serial number");
+        phone.settle(&server).await;
+        assert_eq!(server.get(&format!("/devices/{id}")).await["state"], "active", "the old one is as it was");
+        // With the certificate of the old one it is nobody.
+        AppleDevice { certificate: phone.certificate.clone(), ..restored.clone() }.idle(&server).await.expect(403);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_certificate_that_this_server_issued_nobody_new_comes_in() {
     let server = TestServer::with(|config| {
         behind_proxy(config);

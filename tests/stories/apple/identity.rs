@@ -11,9 +11,8 @@ use serde_json::json;
 
 use super::commands::{state, task};
 use crate::support::apple::{AppleDevice, behind_proxy, bytes, ca_file, texts};
-use crate::support::postgres;
 use crate::support::scep::{link, strict, with_topic};
-use crate::support::server::{START_MS, TestServer};
+use crate::support::server::{START_MS, TestServer, each_with};
 
 const DAY_MS: i64 = 86_400_000;
 /// What OpenSSL signed: detached, with SHA-1 and no attributes, and with the content inside in indefinite lengths.
@@ -32,11 +31,7 @@ async fn each(story: impl AsyncFn(TestServer)) {
         strict(config, &apns);
         (config.trusted_proxies, config.mdm.proxy_client_cert_header) = (Vec::new(), None);
     };
-    story(with_topic(TestServer::with(open).await, &apns).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(with_topic(TestServer::at(&url, None, open).await, &apns).await).await;
-    }
+    each_with(open, async |server| story(with_topic(server, &apns).await).await).await;
 }
 
 /// Enrolls a phone, carries a task out, and renews its identity when its time has come.
@@ -87,6 +82,10 @@ async fn a_signature_counts_for_its_own_body_in_every_form_that_devices_send() {
             assert_eq!(signed(&server, "<plist>another message</plist>", &signature).await, 403);
             assert_eq!(signed(&server, "", &signature).await, 403);
         }
+        // Sixteen kilobytes of headers are nothing unusual.
+        let request = server.client.put(format!("{}/mdm/connect", server.url)).header("Mdm-Signature", STANDARD.encode(SIGNATURES[0]));
+        let padded = request.header("X-Padding", "x".repeat(14_000)).body(SIGNED).send().await.unwrap();
+        assert_eq!(padded.status().as_u16(), 400, "read as the others are");
         let long = "A".repeat(20_000);
         for nonsense in ["", "*", "AAAA", &STANDARD.encode([0x30, 0x80].repeat(4000)), &long] {
             assert_eq!(signed(&server, SIGNED, nonsense).await, 403, "{nonsense:.20}");
@@ -128,11 +127,7 @@ async fn a_right_signature_of_another_device_opens_nothing_and_a_wrong_one_is_ma
         }
         server.stop().await;
     };
-    story(TestServer::with(behind_proxy).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, behind_proxy).await).await;
-    }
+    each_with(behind_proxy, story).await;
 }
 
 #[tokio::test]
@@ -143,28 +138,31 @@ async fn an_iphone_is_known_by_the_certificate_of_its_tls_handshake() {
     let tls = Tls { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
     std::fs::write(&tls.cert, made.cert.pem()).unwrap();
     std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
-    let server = TestServer::with(|config| {
+    let open = |config: &mut Config| {
         strict(config, &apns);
         (config.trusted_proxies, config.mdm.proxy_client_cert_header) = (Vec::new(), None);
         config.mdm.sign_message = false;
-        config.tls = Some(tls);
-    });
-    let server = with_topic(server.await, &apns).await;
-    let mut phone = Iphone::new(&server.url, "A", "").trusting(&made.cert.pem()).unwrap();
-    let offered = phone.fetch_profile(&link(&server, json!({})).await).await.unwrap();
-    let signer = SignedData::parse(&offered).unwrap().verify(None).unwrap().certificate;
-    assert_eq!(signer.der(), made.cert.der().as_ref(), "a profile is signed with the certificate for TLS");
-    is_managed(&server, &mut phone).await;
-    assert!(!phone.signs);
-    // Whoever has no certificate is served, and is no device; neither is one with a certificate that nobody issued.
-    let body = bytes(texts(&[("Status", "Idle"), ("UDID", &phone.udid)]));
-    let nobody = server.client.put(format!("{}/mdm/connect", server.url)).body(body).send().await.unwrap();
-    assert_eq!(nobody.status().as_u16(), 403);
-    let own = muster::sim::apple::identity::Identity::of_its_own("B").await.unwrap();
-    let mut stranger = Iphone::new(&server.url, "A", "").trusting(&made.cert.pem()).unwrap();
-    stranger.use_identity(own).unwrap();
-    assert!(stranger.session().await.unwrap_err().to_string().contains("403"));
-    assert!(stranger.enroll(&[8; 32]).await.unwrap_err().to_string().contains("403"));
-    assert_eq!(phone.session().await.unwrap(), 0);
-    server.stop().await;
+        config.tls = Some(tls.clone());
+    };
+    let story = async |server: TestServer| {
+        let server = with_topic(server, &apns).await;
+        let mut phone = Iphone::new(&server.url, "A", "").trusting(&made.cert.pem()).unwrap();
+        let offered = phone.fetch_profile(&link(&server, json!({})).await).await.unwrap();
+        let signer = SignedData::parse(&offered).unwrap().verify(None).unwrap().certificate;
+        assert_eq!(signer.der(), made.cert.der().as_ref(), "a profile is signed with the certificate for TLS");
+        is_managed(&server, &mut phone).await;
+        assert!(!phone.signs);
+        // Whoever has no certificate is served, and is no device; neither is one with a certificate that nobody issued.
+        let body = bytes(texts(&[("Status", "Idle"), ("UDID", &phone.udid)]));
+        let nobody = server.client.put(format!("{}/mdm/connect", server.url)).body(body).send().await.unwrap();
+        assert_eq!(nobody.status().as_u16(), 403);
+        let own = muster::sim::apple::identity::Identity::of_its_own("B").await.unwrap();
+        let mut stranger = Iphone::new(&server.url, "A", "").trusting(&made.cert.pem()).unwrap();
+        stranger.use_identity(own).unwrap();
+        assert!(stranger.session().await.unwrap_err().to_string().contains("403"));
+        assert!(stranger.enroll(&[8; 32]).await.unwrap_err().to_string().contains("403"));
+        assert_eq!(phone.session().await.unwrap(), 0);
+        server.stop().await;
+    };
+    each_with(open, story).await;
 }

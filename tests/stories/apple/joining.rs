@@ -3,22 +3,8 @@
 use serde_json::{Value, json};
 
 use super::commands::task;
-use crate::support::apple::{AppleDevice, behind_proxy, bytes, texts};
-use crate::support::postgres;
+use crate::support::apple::{AppleDevice, bytes, each_quiet, texts};
 use crate::support::server::{Reply, TestServer};
-
-/// Runs a story on both databases; the server asks devices nothing by itself.
-async fn each(story: impl AsyncFn(TestServer)) {
-    let quiet = |config: &mut muster::config::Config| {
-        behind_proxy(config);
-        config.mdm.refresh_every_s = 0;
-    };
-    story(TestServer::with(quiet).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, quiet).await).await;
-    }
-}
 
 /// The text that the policy declares to a device, as it asks for it.
 async fn token_of(server: &TestServer, phone: &AppleDevice) -> String {
@@ -36,7 +22,7 @@ async fn activate(server: &TestServer, token: &str, email: &str, hardware_id: &s
 
 #[tokio::test]
 async fn an_app_activates_with_the_token_that_a_declaration_holds_and_is_a_channel_of_that_iphone() {
-    each(async |server| {
+    each_quiet(async |server| {
         let (first, second, third) = (AppleDevice::named("1"), AppleDevice::named("2"), AppleDevice::named("3"));
         let id = first.enroll(&server).await;
         let second_id = second.enroll(&server).await;

@@ -2,13 +2,16 @@
 
 mod assets;
 mod bad_input;
+mod called;
 pub mod commands;
 mod declarative;
 mod enrollment;
 mod identity;
 mod joining;
+mod killed;
 mod nudged;
 mod outcomes;
+mod profiles;
 mod recorded;
 mod scep;
 mod scep_refusals;

@@ -6,8 +6,7 @@ use plist::{Dictionary, Value as Plist};
 use serde_json::{Value, json};
 
 use super::commands::{state, task};
-use super::recorded::each;
-use crate::support::apple::{AppleDevice, Told, texts};
+use crate::support::apple::{AppleDevice, Told, each_quiet, texts};
 use crate::support::server::TestServer;
 
 /// A list of apps as a device answers it.
@@ -42,7 +41,7 @@ async fn open(server: &TestServer) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn apps_are_audited_against_the_policy_whenever_a_device_lists_them() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("A");
         let id = phone.enroll(&server).await;
         let applications = json!([
@@ -81,7 +80,7 @@ async fn apps_are_audited_against_the_policy_whenever_a_device_lists_them() {
 
 #[tokio::test]
 async fn what_a_device_cannot_do_or_read_is_told_before_it_is_asked() {
-    each(async |server| {
+    each_quiet(async |server| {
         let (phone, mac) = (AppleDevice::named("B"), AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("C") });
         let (phone_id, mac_id) = (phone.enroll(&server).await, mac.enroll(&server).await);
         let fails = async |device: &AppleDevice, id: &str, kind: &str, params: Value, code: &str| {
@@ -94,29 +93,50 @@ async fn what_a_device_cannot_do_or_read_is_told_before_it_is_asked() {
         fails(&mac, &mac_id, "lock", json!({"pin": "1234"}), "pin_invalid").await;
         fails(&phone, &phone_id, "install_app", json!({"app": "a.b", "url": "http://example.org/m.plist"}), "url_invalid").await;
         fails(&phone, &phone_id, "install_app", json!({"app": "a.b", "store_id": "one"}), "store_id_invalid").await;
-        let all = json!({"pin": "123456", "obliteration": "DoNotObliterate", "keep_data_plan": true, "forbid_proximity_setup": true});
+        let all = json!({"pin": "123456", "obliteration": "DoNotObliterate", "keep_data_plan": true, "forbid_proximity_setup": true,
+            "return_to_service": true, "wifi_profile": "d2lmaQ==", "mdm_profile": "bWRt"});
         let erased = async |device: &AppleDevice, id: &str| {
             let wipe = task(&server, "wipe", all.clone(), id).await;
             let (uuid, command): (String, Dictionary) = Told::command(&device.idle(&server).await).unwrap();
             assert_eq!(uuid, wipe);
+            let params = server.get(&format!("/tasks/{wipe}")).await["params"].clone();
+            assert_eq!((&params["pin"], &params["mdm_profile"]), (&json!("***"), &json!("***")), "a profile holds secrets");
+            if let Some(back) = command.get("ReturnToService").and_then(Plist::as_dictionary) {
+                let data = |key: &str| back.get(key).and_then(Plist::as_data).unwrap().to_vec();
+                assert_eq!((data("WiFiProfileData"), data("MDMProfileData")), (b"wifi".to_vec(), b"mdm".to_vec()));
+                assert_eq!(back.get("Enabled"), Some(&Plist::Boolean(true)));
+            }
             let mut keys: Vec<String> = command.keys().cloned().collect();
             keys.sort();
             keys
         };
         assert_eq!(erased(&mac, &mac_id).await, ["ObliterationBehavior", "PIN", "RequestType"]);
-        assert_eq!(erased(&phone, &phone_id).await, ["DisallowProximitySetup", "PreserveDataPlan", "RequestType"]);
+        assert_eq!(erased(&phone, &phone_id).await, ["DisallowProximitySetup", "PreserveDataPlan", "RequestType", "ReturnToService"]);
         let order = |params: Value| json!({"kind": "apple_command", "params": params, "target": {"devices": [phone_id]}});
         for (command, pointer) in [
             (json!({"RequestType": "InstallProfile", "Payload": "PD94bWw="}), "/params/command/Payload"),
             (json!({"RequestType": "Settings", "Settings": {"Item": "DeviceName"}}), "/params/command/Settings"),
             (json!({"RequestType": "EraseDevice", "ObliterationBehavior": "Sometimes"}), "/params/command/ObliterationBehavior"),
+            (json!({"RequestType": "EraseDevice", "ReturnToService": {}}), "/params/command/ReturnToService/Enabled"),
+            (json!({"RequestType": "DeviceInformation"}), "/params/command/Queries"),
+            (json!({"RequestType": "RemoveProfile"}), "/params/command/Identifier"),
+            (json!({"RequestType": "Settings", "Settings": [{"Item": "Bluetooth"}]}), "/params/command/Settings/0/Enabled"),
+            (json!({"RequestType": "InstallApplication", "ManagementFlags": 1}), "/params/command"),
         ] {
             let problem = server.post("/jobs", order(json!({"command": command}))).await.expect(422);
             assert_eq!(problem["errors"][0]["pointer"], pointer);
         }
-        let problem =
-            server.post("/jobs", json!({"kind": "wipe", "params": {"obliteration": "Sometimes"}, "target": {"devices": [mac_id]}}));
-        assert_eq!(problem.await.expect(422)["errors"][0]["pointer"], "/params/obliteration");
+        // What is newer than the list passes as it is.
+        let newer = json!({"RequestType": "InstallProfileOfTomorrow", "Payload": 1});
+        server.post("/jobs", order(json!({"command": newer}))).await.expect(202);
+        for (params, pointer) in [
+            (json!({"obliteration": "Sometimes"}), "/params/obliteration"),
+            (json!({"mdm_profile": "bWRt"}), "/params/return_to_service"),
+            (json!({"return_to_service": true, "wifi_profile": "%"}), "/params/wifi_profile"),
+        ] {
+            let problem = server.post("/jobs", json!({"kind": "wipe", "params": params, "target": {"devices": [mac_id]}})).await;
+            assert_eq!(problem.expect(422)["errors"][0]["pointer"], pointer);
+        }
         server.stop().await;
     })
     .await;
@@ -124,7 +144,7 @@ async fn what_a_device_cannot_do_or_read_is_told_before_it_is_asked() {
 
 #[tokio::test]
 async fn certificates_are_known_by_their_bytes_and_compliance_is_that_of_every_rule() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("D");
         let id = phone.enroll(&server).await;
         task(&server, "refresh", json!({"what": "certificates"}), &id).await;

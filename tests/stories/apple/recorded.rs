@@ -4,8 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::apple::{AppleDevice, Told, behind_proxy};
-use crate::support::postgres;
+use crate::support::apple::{AppleDevice, Told, each_quiet};
 use crate::support::server::TestServer;
 
 const UDID: &str = "00008030-001A2B3C4D5E6F70";
@@ -40,19 +39,6 @@ const HOSTILE: [(&str, &[u8]); 3] = [
     ("bomb", include_bytes!("fixtures/bomb.bplist")),
 ];
 
-/// Runs a story on both databases; the server asks devices nothing by itself.
-pub async fn each(story: impl AsyncFn(TestServer)) {
-    let quiet = |config: &mut muster::config::Config| {
-        behind_proxy(config);
-        config.mdm.refresh_every_s = 0;
-    };
-    story(TestServer::with(quiet).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, quiet).await).await;
-    }
-}
-
 /// A command under an id of the test's own.
 async fn order(server: &TestServer, uuid: &str, command: Value) -> String {
     let order = json!({"kind": "apple_command", "params": {"command": command, "command_uuid": uuid}, "target": {"devices": [UDID]}});
@@ -81,7 +67,7 @@ async fn is_known(server: &TestServer, information: &str) {
 #[tokio::test]
 async fn another_writers_messages_are_read_as_our_own_in_xml_and_in_binary() {
     for form in [0, 1] {
-        each(async |server| {
+        each_quiet(async |server| {
             let phone = AppleDevice { udid: UDID.into(), ..AppleDevice::named("fixture") };
             let of = |recorded: &Recorded| if form == 0 { recorded.xml.to_vec() } else { recorded.binary.to_vec() };
             phone.send(&server, "checkin", "", of(&AUTHENTICATE)).await.expect(200);
@@ -118,7 +104,7 @@ async fn another_writers_messages_are_read_as_our_own_in_xml_and_in_binary() {
 
 #[tokio::test]
 async fn what_openssl_signed_is_from_whom_it_says_in_every_form_and_over_no_other_body() {
-    each(async |server| {
+    each_quiet(async |server| {
         let sent = async |body: &[u8], signature: &[u8]| {
             let request = server.client.put(format!("{}/mdm/connect", server.url)).header("Mdm-Signature", STANDARD.encode(signature));
             let answer = request.body(body.to_vec()).send().await.unwrap();
@@ -147,7 +133,7 @@ async fn what_openssl_signed_is_from_whom_it_says_in_every_form_and_over_no_othe
 
 #[tokio::test]
 async fn binary_lists_that_are_too_deep_circular_or_would_grow_without_end_are_refused() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("hostile");
         phone.enroll(&server).await;
         for (name, body) in HOSTILE {

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use muster::change;
 use muster::clock::Clock;
+use muster::config::Config;
 use muster::model::Actor;
 use muster::ops::ca::{Pair, authority};
 use muster::protocol::apple::scep::{Answer, Kind};
@@ -16,7 +17,7 @@ use super::commands::{state, task};
 use crate::support::apple::{AppleDevice, ca_file, certificate, certificate_of};
 use crate::support::postgres;
 use crate::support::scep::{Asker, each, link, phone, post, profile, strict, with_topic};
-use crate::support::server::{START_MS, TestServer};
+use crate::support::server::{START_MS, TestServer, each_with};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -200,30 +201,33 @@ async fn servers_that_start_at_once_end_with_one_ca() {
 #[tokio::test]
 async fn a_ca_of_the_settings_issues_and_lets_in_what_it_issued_elsewhere_where_that_is_allowed() {
     let apns = StandIn::start(Clock::moved(START_MS, 8)).await.unwrap();
-    let server = TestServer::with(|config| {
+    let given = |config: &mut Config| {
         strict(config, &apns);
         (config.mdm.ca_cert, config.mdm.ca_key) = (Some(ca_file("pem")), Some(ca_file("key")));
         config.mdm.require_known_certificate = false;
-    });
-    let server = with_topic(server.await, &apns).await;
-    let mut phone = phone(&server, "F");
-    let enrollment = profile(&server, &phone).await;
-    let (_, ca) = phone.authorities(&enrollment).await.unwrap();
-    let text = std::fs::read_to_string(ca_file("pem")).unwrap();
-    assert_eq!(ca, muster::protocol::pki::Certificate::chain_from_pem(&text).unwrap()[0]);
-    phone.enroll_by(&link(&server, json!({})).await, &[7; 32]).await.unwrap();
-    phone.session().await.unwrap();
-    AppleDevice::named("from elsewhere").enroll(&server).await;
-    // The same name and another key is another CA; what ended lets nobody in; what is no certificate neither.
-    let made = Pair::make_ca(&mut Clock::moved(1_700_000_000_000, 3).moment()).unwrap();
-    for wrong in [certificate_of(&made, "G"), b"no certificate".to_vec()] {
-        AppleDevice { certificate: wrong, ..AppleDevice::named("G") }.authenticate(&server).await.expect(403);
-    }
-    server.advance(301 * DAY_MS);
-    AppleDevice { certificate: certificate("ended"), ..AppleDevice::named("H") }.authenticate(&server).await.expect(403);
-    let known = AppleDevice::named("from elsewhere");
-    known.idle(&server).await.expect(200);
-    known.token_update(&server, Default::default()).await.expect(200);
-    assert_eq!(post(&server, Vec::new()).await.0, 400);
-    server.stop().await;
+    };
+    let story = async |server: TestServer| {
+        let server = with_topic(server, &apns).await;
+        let mut phone = phone(&server, "F");
+        let enrollment = profile(&server, &phone).await;
+        let (_, ca) = phone.authorities(&enrollment).await.unwrap();
+        let text = std::fs::read_to_string(ca_file("pem")).unwrap();
+        assert_eq!(ca, muster::protocol::pki::Certificate::chain_from_pem(&text).unwrap()[0]);
+        phone.enroll_by(&link(&server, json!({})).await, &[7; 32]).await.unwrap();
+        phone.session().await.unwrap();
+        AppleDevice::named("from elsewhere").enroll(&server).await;
+        // The same name and another key is another CA; what ended lets nobody in; what is no certificate neither.
+        let made = Pair::make_ca(&mut Clock::moved(1_700_000_000_000, 3).moment()).unwrap();
+        for wrong in [certificate_of(&made, "G"), b"no certificate".to_vec()] {
+            AppleDevice { certificate: wrong, ..AppleDevice::named("G") }.authenticate(&server).await.expect(403);
+        }
+        server.advance(301 * DAY_MS);
+        AppleDevice { certificate: certificate("ended"), ..AppleDevice::named("H") }.authenticate(&server).await.expect(403);
+        let known = AppleDevice::named("from elsewhere");
+        known.idle(&server).await.expect(200);
+        known.token_update(&server, Default::default()).await.expect(200);
+        assert_eq!(post(&server, Vec::new()).await.0, 400);
+        server.stop().await;
+    };
+    each_with(given, story).await;
 }

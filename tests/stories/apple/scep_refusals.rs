@@ -103,11 +103,16 @@ async fn what_is_no_message_is_refused_and_the_server_goes_on() {
 }
 
 #[tokio::test]
-async fn an_address_that_asks_without_end_is_told_to_wait_and_never_401() {
-    let server = TestServer::on_sqlite().await;
+async fn an_address_that_asks_without_end_is_told_to_wait_never_401_and_others_are_served_meanwhile() {
+    let server = TestServer::with(|config| config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()]).await;
+    let asked = async |from: &str, operation: &str, message: Option<Vec<u8>>| {
+        let url = format!("{}/mdm/scep?operation={operation}", server.url);
+        let request = if let Some(message) = message { server.client.post(url).body(message) } else { server.client.get(url) };
+        request.header("X-Forwarded-For", from).send().await.unwrap()
+    };
     let mut statuses = std::collections::BTreeMap::new();
     for _ in 0..400 {
-        let answer = server.client.get(format!("{}/mdm/scep?operation=GetCACaps", server.url)).send().await.unwrap();
+        let answer = asked("192.0.2.1", "GetCACaps", None).await;
         *statuses.entry(answer.status().as_u16()).or_insert(0) += 1;
         if answer.status() == 503 {
             assert_eq!(answer.headers()["retry-after"], "5");
@@ -115,5 +120,15 @@ async fn an_address_that_asks_without_end_is_told_to_wait_and_never_401() {
         }
     }
     assert_eq!(statuses.keys().copied().collect::<Vec<u16>>(), [200, 503], "{statuses:?}");
+    // Messages are counted with everything else, before they are read.
+    let mut statuses = std::collections::BTreeSet::new();
+    for _ in 0..400 {
+        let status = asked("192.0.2.1", "PKIOperation", Some(b"no message".to_vec())).await.status().as_u16();
+        if !statuses.insert(status) && status == 503 {
+            break;
+        }
+    }
+    assert!(statuses.contains(&503) && statuses.iter().all(|status| [400, 503].contains(status)), "{statuses:?}");
+    assert_eq!(asked("192.0.2.2", "GetCACaps", None).await.status(), 200);
     server.stop().await;
 }

@@ -5,9 +5,7 @@ use muster::sim::apple::Iphone;
 use serde_json::{Value, json};
 
 use super::commands::{each, state, task};
-use crate::support::apple::{AppleDevice, CERT_HEADER, ca_file};
-use crate::support::postgres;
-use crate::support::process::Process;
+use crate::support::apple::{AppleDevice, CERT_HEADER};
 use crate::support::server::TestServer;
 
 pub fn iphone(server: &TestServer, name: &str) -> Iphone {
@@ -59,48 +57,4 @@ async fn a_simulated_iphone_carries_out_every_kind() {
         server.stop().await;
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_between_authenticate_and_token_update_or_before_a_report_loses_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    survive(folder.path(), &format!("sqlite://{}", folder.path().join("muster.db").display())).await;
-    if let Some(url) = postgres::fresh_database().await {
-        let folder = tempfile::tempdir().unwrap();
-        survive(folder.path(), &url).await;
-    }
-}
-
-async fn survive(folder: &std::path::Path, database_url: &str) {
-    let settings = format!(
-        "trusted_proxies = [\"127.0.0.1\"]\n[mdm]\nproxy_client_cert_header = \"{CERT_HEADER}\"\nrequire_known_certificate = false\nrefresh_every_s = 0\nca_cert = {:?}\nca_key = {:?}\n",
-        ca_file("pem"),
-        ca_file("key"),
-    );
-    std::fs::write(folder.join("muster.toml"), settings).unwrap();
-    let fcm = muster::sim::fcm::StandIn::start(muster::clock::Clock::system()).await.unwrap();
-    let mut process = Process::new(folder, database_url, &fcm);
-    process.start().await;
-    let key = process.key().await;
-    let certificate = AppleDevice::named("K").header();
-    let mut phone = Iphone::new(&process.url, "K", &profile::identifier(&process.url)).behind_proxy(CERT_HEADER, &certificate);
-    phone.authenticate().await.unwrap();
-    process.kill().await;
-    process.start().await;
-    phone.token_update(&[7; 32]).await.unwrap();
-    let client = reqwest::Client::new();
-    let order = json!({"kind": "lock", "target": {"devices": [phone.udid]}});
-    let order = client.post(format!("{}/api/v1/jobs", process.url)).bearer_auth(&key).json(&order);
-    let job: Value = order.send().await.unwrap().json().await.unwrap();
-    let uuid = phone.fetch().await.unwrap().unwrap();
-    process.kill().await;
-    process.start().await;
-    assert_eq!(phone.fetch().await.unwrap(), Some(uuid), "again, under the same id");
-    assert_eq!(phone.session().await.unwrap(), 1);
-    process.kill().await;
-    process.start().await;
-    let tasks = client.get(format!("{}/api/v1/jobs/{}/tasks", process.url, job["id"].as_str().unwrap())).bearer_auth(&key);
-    let tasks: Value = tasks.send().await.unwrap().json().await.unwrap();
-    assert_eq!(tasks["items"][0]["state"], "done");
-    process.kill().await;
 }

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 use super::commands::{state, task};
 use crate::support::apple::{AppleDevice, behind_proxy, certificate, texts};
-use crate::support::postgres;
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, each_with};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -21,11 +20,7 @@ async fn each(story: impl AsyncFn(TestServer)) {
         behind_proxy(config);
         config.mdm.require_known_certificate = true;
     };
-    story(TestServer::with(strict).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, strict).await).await;
-    }
+    each_with(strict, story).await;
 }
 
 /// Keeps a device's certificate as issued against a challenge, as the certificate authority does.

@@ -11,7 +11,7 @@ use muster::protocol::pki::certificate::Wanted;
 use muster::protocol::pki::{Certificate, Purpose};
 use plist::{Dictionary, Value};
 
-use super::server::{START_MS, TestServer};
+use super::server::{START_MS, TestServer, each_with};
 
 pub const CERT_HEADER: &str = "X-Client-Cert";
 pub const TOPIC: &str = "com.apple.mgmt.External.11111111-2222-3333-4444-555555555555";
@@ -48,6 +48,17 @@ pub fn behind_proxy(config: &mut Config) {
     config.mdm.proxy_client_cert_header = Some(CERT_HEADER.into());
     config.mdm.require_known_certificate = false;
     (config.mdm.ca_cert, config.mdm.ca_key) = (Some(ca_file("pem")), Some(ca_file("key")));
+}
+
+/// The same, and the server asks devices nothing by itself.
+pub fn quiet(config: &mut Config) {
+    behind_proxy(config);
+    config.mdm.refresh_every_s = 0;
+}
+
+/// Runs a story on both databases, on a server that is [`quiet`].
+pub async fn each_quiet(story: impl AsyncFn(TestServer)) {
+    each_with(quiet, story).await;
 }
 
 /// An Apple device.

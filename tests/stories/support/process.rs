@@ -69,6 +69,12 @@ impl Process {
         }
     }
 
+    /// The most memory that it ever had, in KiB; none where the system does not tell.
+    pub fn peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id()?)).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
+    }
+
     /// `kill -9`.
     pub async fn kill(&mut self) {
         let mut child = self.child.take().unwrap();

@@ -12,17 +12,12 @@ use muster::sim::apple::identity::{Enrollment, Identity};
 use serde_json::{Value, json};
 
 use super::apple::{CERT_HEADER, TOPIC};
-use super::postgres;
-use super::server::{START_MS, TestServer};
+use super::server::{START_MS, TestServer, each_with};
 
 /// Runs a story on both databases, on a server that lets in only what it issued.
 pub async fn each(story: impl AsyncFn(TestServer)) {
     let apns = StandIn::start(Clock::moved(START_MS, 8)).await.unwrap();
-    story(with_topic(TestServer::with(|config| strict(config, &apns)).await, &apns).await).await;
-    if let Some(url) = postgres::fresh_database().await {
-        eprintln!("on PostgreSQL");
-        story(with_topic(TestServer::at(&url, None, |config| strict(config, &apns)).await, &apns).await).await;
-    }
+    each_with(|config| strict(config, &apns), async |server| story(with_topic(server, &apns).await).await).await;
 }
 
 /// Settings of a server behind a proxy, with the device CA that it makes itself.

@@ -51,10 +51,15 @@ impl Reply {
 
 /// Runs a story on SQLite and, where it is installed, on PostgreSQL.
 pub async fn each_database(story: impl AsyncFn(TestServer)) {
-    story(TestServer::on_sqlite().await).await;
+    each_with(|_| {}, story).await;
+}
+
+/// The same with changed settings.
+pub async fn each_with(change: impl Fn(&mut Config), story: impl AsyncFn(TestServer)) {
+    story(TestServer::with(&change).await).await;
     if let Some(url) = postgres::fresh_database().await {
         eprintln!("on PostgreSQL");
-        story(TestServer::at(&url, None, |_| {}).await).await;
+        story(TestServer::at(&url, None, &change).await).await;
     }
 }
 

@@ -11,10 +11,11 @@ use crate::protocol::apple::configuration;
 
 /// Where contents are served, below the server's address.
 pub const PATH: &str = "/mdm/assets/";
-/// The declaration that brings the policy's profile, and the activation that puts it in force.
+/// The declaration that brings the policy's profile.
 pub const PROFILE: &str = "muster.profile";
 const PROFILE_TYPE: &str = "com.apple.configuration.legacy";
-const PROFILE_ACTIVATION: &str = "muster.profile.activation";
+/// The activation that puts it in force.
+pub const PROFILE_ACTIVATION: &str = "muster.profile.activation";
 
 /// Bytes that a declaration refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +62,8 @@ pub(super) fn taken(payload: &mut Value, base: &str) -> Option<Content> {
 /// The declarations that bring a policy's payloads as one profile, with that profile.
 pub(super) fn profile(payloads: &[Value], base: &str) -> [(Value, Option<Content>); 2] {
     let payloads: Vec<&Map<String, Value>> = payloads.iter().filter_map(Value::as_object).collect();
-    let content = Content::of(configuration::profile(base, &payloads), "application/x-apple-aspen-config", true);
+    let profile = configuration::profile(&configuration::declared(base), &payloads);
+    let content = Content::of(profile.xml, "application/x-apple-aspen-config", true);
     let legacy = json!({"Type": PROFILE_TYPE, "Identifier": PROFILE, "Payload": {"ProfileURL": content.url(base)}});
     let activation =
         json!({"Type": "com.apple.activation.simple", "Identifier": PROFILE_ACTIVATION, "Payload": {"StandardConfigurations": [PROFILE]}});
