@@ -48,25 +48,6 @@ pub async fn jobs_under_way(conn: &mut Conn, limit: i64) -> Result<Vec<JobRow>> 
         .await?)
 }
 
-/// How many channels of a stack stand how: the words of [`super::stacks::standings`], for all stacks at once.
-#[derive(Clone, Debug, FromRow)]
-pub struct StackStanding {
-    pub stack_id: String,
-    pub state: String,
-    pub n: i64,
-}
-
-/// Counts the channels of every stack.
-pub async fn standings(conn: &mut Conn) -> Result<Vec<StackStanding>> {
-    Ok(sqlx::query_as(
-        "SELECT stack_id, state, COUNT(*) AS n FROM (SELECT stack_id, CASE WHEN hold IS NOT NULL THEN 'held' \
-           WHEN reported = desired AND details IS NOT NULL THEN 'failed' WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state \
-         FROM channel WHERE denied IS NULL) AS s GROUP BY stack_id, state",
-    )
-    .fetch_all(conn.raw())
-    .await?)
-}
-
 /// A device in words.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct Named {
