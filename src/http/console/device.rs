@@ -212,7 +212,7 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
         ("pending_approval", _) => {
             "It asks to be admitted: its hardware is known from another enrollment. Authorize it to let it in.".to_owned()
         }
-        (state, Some((at, cause))) => format!("It is {state} and last came {} ({}).", relative(at, now_ms), words(cause)),
+        (state, Some((at, cause))) => format!("It is {state} and last came {}{}.", relative(at, now_ms), in_brackets(&cause_of(cause))),
         (state, None) => format!("It is {state} and has not come yet."),
     });
     if let Some(why) = &device.unauthorized_reason {
@@ -240,6 +240,15 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
         parts.push(if at <= now_ms { "It is being called.".into() } else { format!("It is called next {}.", relative(at, now_ms)) });
     }
     parts.join(" ")
+}
+
+/// What made a device come, in words; nothing where it does not say: Apple's clients never do.
+fn cause_of(cause: &str) -> String {
+    if cause == "unknown" { String::new() } else { words(cause) }
+}
+
+fn in_brackets(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
 fn badges(device: &Device) -> Vec<Badge> {
@@ -274,7 +283,7 @@ fn channel_line(channel: &crate::store::channels::ChannelView, now_ms: i64) -> C
         kind: channel.kind.clone(),
         push: Badge::of(&channel.push_state),
         seen: When::maybe(channel.last_contact_ms, now_ms),
-        cause: channel.last_cause.clone().unwrap_or_default(),
+        cause: cause_of(channel.last_cause.as_deref().unwrap_or_default()),
         desired: channel.desired.clone().unwrap_or_else(|| "none".into()),
         applied: channel.applied.clone().unwrap_or_else(|| "none".into()),
         standing: Badge::of(channel_standing(channel)),
@@ -320,7 +329,7 @@ fn contact_line(row: &contacts::ContactRow, now_ms: i64) -> ContactLine {
     }
     ContactLine {
         at: When::new(row.at_ms, now_ms),
-        cause: words(&row.cause),
+        cause: Some(cause_of(&row.cause)).filter(|cause| !cause.is_empty()).unwrap_or_else(|| "contact".into()),
         carried: carried.join(", "),
         after: row.after_nudge_ms.map(|ms| format!("{:.1} s after its nudge", ms as f64 / 1000.0)).unwrap_or_default(),
     }

@@ -216,8 +216,9 @@ pub fn reason(word: &str) -> &'static str {
         "device_silent" => "the device has been silent for days",
         "device_locked" => "the device is locked and asked to be left alone",
         "held_by_rollout" => "held by a rollout",
-        "held_by_budget" => "held by the budget for destructive tasks",
-        "awaiting_approval" => "waits for a second operator",
+        "held_by_budget" => "above the budget for wipes and retirements; a second operator must approve it",
+        "awaiting_approval" => "the device enrolled anew before its wipe came; an operator must decide",
+        "device_unauthorized" => "the device may not go on; authorize it first",
         _ => "waits",
     }
 }
