@@ -30,11 +30,12 @@ pub async fn findings(conn: &mut Conn) -> Result<Vec<FindingCount>> {
     .await?)
 }
 
-/// How many channels have a push address of a provider ('' for none), by its state.
+/// How many channels have a push address of a sender ('' for none), by its state.
 pub async fn addresses(conn: &mut Conn) -> Result<Vec<(String, String, i64)>> {
     Ok(sqlx::query_as(
-        "SELECT COALESCE(push_provider, '') AS provider, push_state, COUNT(*) FROM channel WHERE denied IS NULL \
-         GROUP BY provider, push_state ORDER BY provider, push_state",
+        "SELECT CASE WHEN push_provider IS NULL THEN '' WHEN push_provider <> 'apns' THEN push_provider WHEN kind = 'agent' THEN 'apns_app' \
+           ELSE 'apns_mdm/' || COALESCE(push_topic, '') END AS sender, push_state, COUNT(*) FROM channel WHERE denied IS NULL \
+         GROUP BY sender, push_state ORDER BY sender, push_state",
     )
     .fetch_all(conn.raw())
     .await?)
