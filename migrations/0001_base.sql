@@ -190,6 +190,7 @@ CREATE INDEX device_term_term ON device_term (term);
 -- One row for each way a device talks to us. Narrow, because every contact writes it.
 -- Of an Apple MDM channel push_value is the token in lower-case hex, push_topic its APNs topic, push_secret its sealed PushMagic;
 -- declared is the version of its declarations that it was told to fetch and said yes to. It has no desired one before there is any.
+-- hold says why it is not given all of its stack, held the policies (ids between spaces) that it is not given.
 CREATE TABLE channel (
   bucket BIGINT NOT NULL,
   id TEXT NOT NULL,
@@ -221,6 +222,7 @@ CREATE TABLE channel (
   desired_at_ms BIGINT NOT NULL,
   declared TEXT,
   hold TEXT,
+  held TEXT NOT NULL DEFAULT '',
   reported TEXT,
   reported_at_ms BIGINT,
   applied TEXT,

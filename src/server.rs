@@ -112,10 +112,14 @@ impl Server {
         self.bound.first().and_then(|bound| bound.listener.local_addr().ok())
     }
 
-    /// Runs until `stop`; fails when a worker dies before.
+    /// Runs until `stop`; fails when a worker or a listener dies before.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.run_beside(stop, JoinSet::new()).await
+    }
+
+    /// Runs its own workers beside these.
+    async fn run_beside(self, stop: CancellationToken, mut workers: JoinSet<crate::error::Result<()>>) -> anyhow::Result<()> {
         let Server { app, bound, certificate, committers, _alone } = self;
-        let mut workers: JoinSet<crate::error::Result<()>> = JoinSet::new();
         // Listeners stop first; the intake then drains what they took; workers end beside them.
         let mut listeners = JoinSet::new();
         for one in bound {
@@ -136,6 +140,7 @@ impl Server {
             biased;
             () = stop.cancelled() => None,
             ended = workers.join_next() => Some(ended),
+            ended = listeners.join_next() => Some(ended.map(|ended| ended.map(Ok))),
         };
         stop.cancel();
         let ending = async {
@@ -176,3 +181,6 @@ fn only_server(config: &Config) -> anyhow::Result<Option<File>> {
         .map_err(|_| anyhow::anyhow!("another server uses this SQLite file ({path} is locked); several servers need PostgreSQL"))?;
     Ok(Some(file))
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,7 @@ enum Command {
         #[arg(long)]
         no_migrate: bool,
     },
-    /// The whole loop on this machine: server, stand-in for FCM, 200 simulated phones, console.
+    /// The whole loop on this machine: server, stand-ins for FCM and APNs, 230 simulated phones, console.
     Demo {
         /// End by itself after so many seconds, with a failure unless every phone completed the loop.
         #[arg(long, value_name = "N")]

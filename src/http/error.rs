@@ -1,10 +1,13 @@
 //! The one place that chooses statuses: every error becomes an RFC 9457 problem document here.
 
 use axum::Json;
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::console;
 use crate::error::{Error, Refusal, Trouble, is_full};
 use crate::model::Fault;
 
@@ -13,6 +16,9 @@ const AWAY_RETRY_AFTER_S: i64 = 5;
 
 /// Seconds after which a client may try again when the disk of the database is full.
 const FULL_RETRY_AFTER_S: i64 = 30;
+
+/// The media type of every answer that is no success.
+const PROBLEM: &str = "application/problem+json";
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -97,6 +103,37 @@ impl From<Error> for Problem {
     }
 }
 
+/// Puts what the router refuses by itself (a method that an address does not take, an address that is no UTF-8) into the same words as
+/// everything else.
+pub async fn as_problem(request: Request, next: Next) -> Response {
+    let answer = next.run(request).await;
+    let status = answer.status();
+    let is_told = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM);
+    if !(status.is_client_error() || status.is_server_error()) || is_told {
+        return answer;
+    }
+    let (code, detail) = match status {
+        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this address takes other methods: see the header Allow"),
+        StatusCode::BAD_REQUEST => ("address_malformed", "the address cannot be read: percent-encode its parts as UTF-8"),
+        StatusCode::NOT_FOUND => ("not_found", "there is no such address"),
+        status if status.is_server_error() => ("internal", "the server failed; its log says why, under this request's id"),
+        _ => ("refused", "the request cannot be taken as it is"),
+    };
+    let mut told = Problem::new(status, code, detail).into_response();
+    if let Some(methods) = answer.headers().get(header::ALLOW) {
+        told.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    told
+}
+
+/// An address with U+0000 in it is nobody's: no name has it, and PostgreSQL takes no text with it.
+pub async fn no_nul(request: Request, next: Next) -> Response {
+    if request.uri().path().contains("%00") {
+        return console::layout::missing(request.uri().clone()).await;
+    }
+    next.run(request).await
+}
+
 /// Phones keep what they have to say and come again; somebody must make room meanwhile.
 fn full() -> Problem {
     tracing::error!("the disk of the database is full: nothing can be written until there is room; reading goes on");
@@ -119,7 +156,7 @@ impl IntoResponse for Problem {
         }
         let mut response = (self.status, Json(Value::Object(body))).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -22,28 +22,23 @@ use crate::config::Part;
 
 /// Every URL that a listener with these parts serves; health is served by all.
 pub fn router(app: App, parts: &[Part]) -> Router {
-    let mut router =
+    let mut programs =
         Router::new().route("/healthz", get(health::alive)).route("/readyz", get(health::ready)).route("/metrics", get(health::metrics));
     if parts.contains(&Part::Agent) {
-        router = router.nest("/agent/v1", agent());
+        programs = programs.nest("/agent/v1", agent());
     }
+    if parts.contains(&Part::Api) {
+        programs = programs.nest("/api/v1", api()).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
+    }
+    let mut router = programs.layer(middleware::from_fn(error::as_problem));
     if parts.contains(&Part::Mdm) {
         router = router.nest("/mdm", mdm());
     }
     if parts.contains(&Part::Mdm) || parts.contains(&Part::Agent) {
         router = router.merge(enroll());
     }
-    if !parts.contains(&Part::Console) {
-        // The enrollment page looks alike wherever it is served.
-        router = router.route("/assets/{name}", get(console::assets::asset));
-    }
-    if parts.contains(&Part::Api) {
-        router = router.nest("/api/v1", api()).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
-    }
-    if parts.contains(&Part::Console) {
-        router = router.merge(console());
-    }
-    router.layer(middleware::from_fn_with_state(app.clone(), trace::request_id)).with_state(app)
+    router = router.merge(if parts.contains(&Part::Console) { console() } else { bare() });
+    router.layer(middleware::from_fn(error::no_nul)).layer(middleware::from_fn_with_state(app.clone(), trace::request_id)).with_state(app)
 }
 
 /// The agent protocol.
@@ -70,6 +65,14 @@ fn enroll() -> Router<App> {
     Router::new()
         .route("/enroll/{token}", get(mdm::enroll::show))
         .route("/enroll/{token}/profile.mobileconfig", get(mdm::enroll::profile))
+        .layer(middleware::from_fn(console::layout::headers))
+}
+
+/// What a listener serves that has no console: pages look alike everywhere, and what is nowhere is told alike.
+fn bare() -> Router<App> {
+    Router::new()
+        .route("/assets/{name}", get(console::assets::asset))
+        .fallback(console::layout::missing)
         .layer(middleware::from_fn(console::layout::headers))
 }
 
@@ -125,9 +128,9 @@ pub(crate) fn api() -> Router<App> {
         .route("/push/apns-app", put(api::push::put_apns_app))
         .route("/push/apns-mdm", put(api::push::put_apns_mdm))
         .route("/overview", get(api::push::overview))
-        .route("/operators", get(api::operators::list).post(api::operators::create))
+        .route("/operators", get(api::operators::list).post(api::operators::create).delete(api::operators::delete_named))
         .route("/operators/{id}", delete(api::operators::delete))
-        .route("/keys", get(api::operators::keys).post(api::operators::create_key))
+        .route("/keys", get(api::operators::keys).post(api::operators::create_key).delete(api::operators::delete_named_key))
         .route("/keys/{id}", delete(api::operators::delete_key))
         // Events, findings, alarms, the feed
         .route("/events", get(api::events::list))
@@ -207,6 +210,7 @@ fn console() -> Router<App> {
         .route("/tasks/{id}/cancel", post(console::tasks::cancel))
         .route("/tasks/{id}/retry", post(console::tasks::retry))
         .fallback(console::layout::missing)
+        .method_not_allowed_fallback(console::layout::wrong_method)
         .layer(Extension(console::Console::default()))
         .layer(middleware::from_fn(console::layout::headers))
 }

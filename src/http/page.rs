@@ -47,7 +47,9 @@ pub fn limit(asked: Option<i64>) -> Result<i64> {
 /// The key that a cursor stands for; `None` without one.
 pub fn decode<K: DeserializeOwned>(cursor: Option<&str>) -> Result<Option<K>> {
     let Some(text) = cursor else { return Ok(None) };
-    let key = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    // PostgreSQL takes no text with U+0000, and no key has it.
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| !bytes.windows(6).any(|six| six == b"\\u0000"));
+    let key = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     key.map(Some).ok_or_else(|| Error::invalid("?cursor", "this is no cursor of this list; start without one"))
 }
 

@@ -266,7 +266,7 @@ pub struct Convergence {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct VersionConvergence {
     pub version: i64,
-    /// Channels by state: `applied`, `pending`, `failed`, `held`.
+    /// Channels by state: `applied`, `pending`, `failed`, and `held` where this policy alone waits for a value of theirs.
     pub states: std::collections::BTreeMap<String, i64>,
     /// Seconds from publishing until 50, 90 and 99 per cent had applied it; null until they have.
     pub seconds_to: std::collections::BTreeMap<String, Option<f64>>,
@@ -290,12 +290,12 @@ pub async fn convergence(conn: &mut Conn, name: &str) -> Result<Convergence> {
             ["applied", "pending", "failed", "held"].into_iter().map(|state| (state.to_owned(), 0)).collect();
         for id in &holding {
             for standing in stacks::standings(conn, id).await? {
-                *states.entry(standing.state).or_default() += standing.n;
+                standing.to(row.id).into_iter().for_each(|state| *states.entry(state.to_owned()).or_default() += standing.n);
             }
         }
         let all: i64 = states.values().sum();
         let places = [50, 90, 99].map(|share| ((all * share + 99) / 100).max(1));
-        let reached = if states["applied"] < places[0] { Vec::new() } else { stacks::applied_at(conn, &holding, places).await? };
+        let reached = if states["applied"] < places[0] { Vec::new() } else { stacks::applied_at(conn, &holding, row.id, places).await? };
         let mut seconds_to = std::collections::BTreeMap::new();
         for (share, place) in ["50", "90", "99"].into_iter().zip(places) {
             let at_ms = reached.iter().find(|applied| applied.place == place).map(|applied| applied.at_ms);

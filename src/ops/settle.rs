@@ -151,10 +151,10 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, mut targets: Vec<(Follower
         if !stack.variables.is_empty() && address.is_none() {
             address = Some(meta::get(conn, ADDRESS).await?.unwrap_or_default());
         }
-        let (desired, hold) = match stack.desired(&follower, address.as_deref().unwrap_or("")) {
+        let (desired, hold, held) = match stack.desired(&follower, address.as_deref().unwrap_or("")) {
             // An Apple device is left as it is until there is something to declare; from then on, also nothing is declared to it.
-            Ok(_) if follower.kind != "agent" && follower.desired.is_none() && stack.is_empty() => (None, None),
-            Ok(version) => (Some(version), None),
+            Ok(_) if follower.kind != "agent" && follower.desired.is_none() && stack.is_empty() => (None, None, String::new()),
+            Ok(version) => (Some(version), None, String::new()),
             // Never delivered empty: the policies that name it wait, the others are delivered. Where the channel has one of those already,
             // what it has stays desired until the value is back.
             Err(name) => {
@@ -165,7 +165,8 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, mut targets: Vec<(Follower
                 let kept = may_have && known[&follower.stack_id].items.iter().any(has);
                 let nothing = follower.kind != "agent" && follower.desired.is_none() && rest.compiled.is_empty();
                 let desired = if kept || nothing { follower.desired.clone() } else { rest.compiled.desired(&follower, address).ok() };
-                (desired, Some(hold_name(&name, kept)))
+                let before = kept.then(|| (known[&follower.stack_id].items.as_slice(), follower.held.as_str()));
+                (desired, Some(hold_name(&name, kept)), rest.not_given(items, before))
             }
         };
         let moved = desired != follower.desired;
@@ -177,6 +178,7 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, mut targets: Vec<(Follower
         }
         let same = !moved
             && hold == follower.hold
+            && held == follower.held
             && (&set.id, set.generation, &set.stack_id) == (&follower.label_set_id, follower.generation, &follower.stack_id);
         let row = Settled {
             bucket: follower.id.bucket(),
@@ -186,6 +188,7 @@ async fn follow(conn: &mut Conn, moment: &mut Moment, mut targets: Vec<(Follower
             stack_id: set.stack_id,
             desired,
             hold,
+            held,
             moved: i64::from(moved),
         };
         if !same {

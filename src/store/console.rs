@@ -30,11 +30,12 @@ pub async fn findings(conn: &mut Conn) -> Result<Vec<FindingCount>> {
     .await?)
 }
 
-/// How many channels have a push address of a provider ('' for none), by its state.
+/// How many channels have a push address of a sender ('' for none), by its state.
 pub async fn addresses(conn: &mut Conn) -> Result<Vec<(String, String, i64)>> {
     Ok(sqlx::query_as(
-        "SELECT COALESCE(push_provider, '') AS provider, push_state, COUNT(*) FROM channel WHERE denied IS NULL \
-         GROUP BY provider, push_state ORDER BY provider, push_state",
+        "SELECT CASE WHEN push_provider IS NULL THEN '' WHEN push_provider <> 'apns' THEN push_provider WHEN kind = 'agent' THEN 'apns_app' \
+           ELSE 'apns_mdm/' || COALESCE(push_topic, '') END AS sender, push_state, COUNT(*) FROM channel WHERE denied IS NULL \
+         GROUP BY sender, push_state ORDER BY sender, push_state",
     )
     .fetch_all(conn.raw())
     .await?)
@@ -46,25 +47,6 @@ pub async fn jobs_under_way(conn: &mut Conn, limit: i64) -> Result<Vec<JobRow>> 
         .bind(limit)
         .fetch_all(conn.raw())
         .await?)
-}
-
-/// How many channels of a stack stand how: the words of [`super::stacks::standings`], for all stacks at once.
-#[derive(Clone, Debug, FromRow)]
-pub struct StackStanding {
-    pub stack_id: String,
-    pub state: String,
-    pub n: i64,
-}
-
-/// Counts the channels of every stack.
-pub async fn standings(conn: &mut Conn) -> Result<Vec<StackStanding>> {
-    Ok(sqlx::query_as(
-        "SELECT stack_id, state, COUNT(*) AS n FROM (SELECT stack_id, CASE WHEN hold IS NOT NULL THEN 'held' \
-           WHEN reported = desired AND details IS NOT NULL THEN 'failed' WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state \
-         FROM channel WHERE denied IS NULL) AS s GROUP BY stack_id, state",
-    )
-    .fetch_all(conn.raw())
-    .await?)
 }
 
 /// A device in words.

@@ -70,9 +70,13 @@ pub async fn by_name(conn: &mut Conn, name: &str) -> Result<Option<OperatorRow>>
     Ok(sqlx::query_as("SELECT * FROM operator WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?)
 }
 
-/// All operators; there are few.
-pub async fn list(conn: &mut Conn) -> Result<Vec<OperatorRow>> {
-    Ok(sqlx::query_as("SELECT * FROM operator ORDER BY name LIMIT 1000").fetch_all(conn.raw()).await?)
+/// Operators behind a name, '' for the first, by name.
+pub async fn list(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<OperatorRow>> {
+    Ok(sqlx::query_as("SELECT * FROM operator WHERE name > $1 ORDER BY name LIMIT $2")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn.raw())
+        .await?)
 }
 
 /// The administrators who may sign in, locked: of two who take each other's role away, the second is looked at after the first.

@@ -196,6 +196,8 @@ pub struct Follower {
     pub stack_id: String,
     pub desired: Option<String>,
     pub hold: Option<String>,
+    /// As in [`Settled::held`].
+    pub held: String,
     pub applied: Option<String>,
     pub last_serving_ms: Option<i64>,
     pub serial: Option<String>,
@@ -213,7 +215,7 @@ pub struct Follower {
 macro_rules! followers {
     ($from:literal, $where:literal) => {
         concat!(
-            "SELECT c.id, c.device_id, c.kind, c.subject, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, c.applied, c.last_serving_ms, d.serial, d.model, d.os_version, \
+            "SELECT c.id, c.device_id, c.kind, c.subject, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, c.held, c.applied, c.last_serving_ms, d.serial, d.model, d.os_version, \
              d.user_id, u.email, u.name, u.attributes FROM ",
             $from,
             " JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id LEFT JOIN users u ON u.id = d.user_id ",
@@ -297,14 +299,16 @@ pub struct Settled {
     pub stack_id: String,
     pub desired: Option<String>,
     pub hold: Option<String>,
+    /// The ids of the policies of its stack that it is not given for now, between spaces; '' where it is given all.
+    pub held: String,
     /// 1 where `desired` is another than before.
     pub moved: i64,
 }
 
 const SETTLE: Sql = rows_sql!(
-    "UPDATE channel AS c SET label_set_id = r.label_set_id, generation = r.generation, stack_id = r.stack_id, desired = r.desired, hold = r.hold, \
+    "UPDATE channel AS c SET label_set_id = r.label_set_id, generation = r.generation, stack_id = r.stack_id, desired = r.desired, hold = r.hold, held = r.held, \
        desired_at_ms = CASE WHEN r.moved = 1 THEN $2 ELSE c.desired_at_ms END FROM ",
-    rows(bucket: bigint, id: text, label_set_id: text, generation: bigint, stack_id: text, desired: text, hold: text, moved: bigint),
+    rows(bucket: bigint, id: text, label_set_id: text, generation: bigint, stack_id: text, desired: text, hold: text, held: text, moved: bigint),
     "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id"
 );
 
@@ -320,20 +324,49 @@ pub async fn settle(conn: &mut Conn, settled: &[Settled], now_ms: i64) -> Result
 /// How many channels of a stack stand how.
 #[derive(Clone, Debug, FromRow)]
 pub struct Standing {
-    pub state: String,
+    pub stack_id: String,
+    /// As in [`Settled::held`].
+    pub held: String,
+    /// `applied`, `failed` or `pending`; `none` where nothing is desired.
+    state: String,
     pub n: i64,
 }
 
-/// Counts the channels of a stack that are to have something: `held`, `applied`, `failed` or `pending`.
+impl Standing {
+    /// How these channels stand to a policy of their stack: `held` where it is held for them; `None` where they are to have nothing.
+    pub fn to(&self, policy: Id) -> Option<&str> {
+        if is_held(&self.held, policy) {
+            return Some("held");
+        }
+        Some(self.state.as_str()).filter(|state| *state != "none")
+    }
+}
+
+/// True where this policy is among those held.
+pub fn is_held(held: &str, policy: Id) -> bool {
+    !held.is_empty() && held.split(' ').any(|id| id == policy.to_string())
+}
+
+macro_rules! standings {
+    ($where:literal) => {
+        concat!(
+            "SELECT stack_id, held, state, COUNT(*) AS n FROM (SELECT stack_id, held, CASE WHEN desired IS NULL THEN 'none' \
+               WHEN reported = desired AND details IS NOT NULL THEN 'failed' WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state \
+             FROM channel WHERE denied IS NULL",
+            $where,
+            ") AS s GROUP BY stack_id, held, state"
+        )
+    };
+}
+
+/// Counts the channels of a stack.
 pub async fn standings(conn: &mut Conn, stack_id: &str) -> Result<Vec<Standing>> {
-    Ok(sqlx::query_as(
-        "SELECT state, COUNT(*) AS n FROM (SELECT CASE WHEN hold IS NOT NULL THEN 'held' \
-           WHEN reported = desired AND details IS NOT NULL THEN 'failed' WHEN applied = desired THEN 'applied' ELSE 'pending' END AS state \
-         FROM channel WHERE stack_id = $1 AND denied IS NULL AND desired IS NOT NULL) AS s GROUP BY state",
-    )
-    .bind(stack_id)
-    .fetch_all(conn.raw())
-    .await?)
+    Ok(sqlx::query_as(standings!(" AND stack_id = $1")).bind(stack_id).fetch_all(conn.raw()).await?)
+}
+
+/// Counts the channels of every stack.
+pub async fn all_standings(conn: &mut Conn) -> Result<Vec<Standing>> {
+    Ok(sqlx::query_as(standings!("")).fetch_all(conn.raw()).await?)
 }
 
 /// A place in the order in which channels applied their document.
@@ -347,17 +380,19 @@ pub struct AppliedAt {
 const APPLIED_AT: Sql = rows_sql!(
     "SELECT place, at_ms FROM (SELECT c.applied_at_ms AS at_ms, ROW_NUMBER() OVER (ORDER BY c.applied_at_ms) AS place FROM ",
     rows(id: text),
-    "JOIN channel c ON c.stack_id = r.id WHERE c.applied = c.desired AND c.denied IS NULL AND c.hold IS NULL AND c.applied_at_ms IS NOT NULL \
+    "JOIN channel c ON c.stack_id = r.id WHERE c.applied = c.desired AND c.denied IS NULL AND c.applied_at_ms IS NOT NULL \
+       AND (c.held = '' OR c.held NOT LIKE '%' || $5 || '%') \
        AND (c.details IS NULL OR c.reported IS NULL OR c.reported <> c.desired)) AS applied WHERE place IN ($2, $3, $4)"
 );
 
-/// When so many channels (three numbers from 1) of these stacks had applied their document; places that none has reached are left out.
-pub async fn applied_at(conn: &mut Conn, stack_ids: &[String], places: [i64; 3]) -> Result<Vec<AppliedAt>> {
+/// When so many channels (three numbers from 1) of these stacks had applied a policy of theirs; places that none has reached are left out.
+pub async fn applied_at(conn: &mut Conn, stack_ids: &[String], policy: Id, places: [i64; 3]) -> Result<Vec<AppliedAt>> {
     Ok(sqlx::query_as(APPLIED_AT.on(conn.dialect()))
         .bind(names(stack_ids))
         .bind(places[0])
         .bind(places[1])
         .bind(places[2])
+        .bind(policy)
         .fetch_all(conn.raw())
         .await?)
 }

@@ -83,9 +83,9 @@ pub async fn count(conn: &mut Conn) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM webhook").fetch_one(conn.raw()).await?)
 }
 
-/// All, oldest first; there are few.
-pub async fn list(conn: &mut Conn) -> Result<Vec<WebhookRow>> {
-    Ok(sqlx::query_as("SELECT * FROM webhook ORDER BY id LIMIT 1000").fetch_all(conn.raw()).await?)
+/// Those behind an id, '' for the first, oldest first.
+pub async fn list(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<WebhookRow>> {
+    Ok(sqlx::query_as("SELECT * FROM webhook WHERE id > $1 ORDER BY id LIMIT $2").bind(after).bind(limit).fetch_all(conn.raw()).await?)
 }
 
 /// Takes an endpoint away; its deliveries go by retention.

@@ -350,3 +350,84 @@ async fn pages_hear_of_what_happens_as_long_as_the_session_lasts() {
     drop(stream);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_iphones_page_offers_what_it_can_do_and_says_no_more_than_apple_does() {
+    crate::apple::commands::each(async |server| {
+        let anna = server.operator("anna", Role::Operator).await;
+        let phone = crate::support::apple::AppleDevice::named("shown");
+        let id = phone.enroll(&server).await;
+        phone.settle(&server).await;
+        let page = anna.get(&format!("/devices/{id}")).await.text;
+        assert!(page.contains("It is active and last came just now. "), "{page}");
+        assert!(!page.contains("unknown"), "Apple's clients never say why they come");
+        for (kind, offered) in [("lock", true), ("wipe", true), ("refresh", true), ("message", false), ("scan", false)] {
+            assert_eq!(page.contains(&format!("/jobs/new?kind={kind}&amp;device=")), offered, "{kind}");
+        }
+        // What it cannot do fails at once, and is not offered again.
+        server.post("/jobs", json!({"kind": "scan", "target": {"devices": [id]}})).await.expect(202);
+        let page = anna.get(&format!("/devices/{id}")).await.text;
+        assert!(page.contains("this device cannot do this (unsupported)") && !page.contains(">Retry</button>"), "{page}");
+        // Its address is one of the topic that it enrolled with; nobody has a certificate for that here.
+        let settings = anna.get("/settings").await.text;
+        let sender = format!("<b>apns_mdm/{}</b>", crate::support::apple::TOPIC);
+        let (_, line) = settings.split_once(&sender).unwrap_or_else(|| panic!("{settings}"));
+        assert!(line.split("</li>").next().unwrap().contains("1 active"), "{line}");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_page_is_built_for_those_who_hear_it_and_a_form_that_is_typed_as_an_address_says_so() {
+    let server = TestServer::on_sqlite().await;
+    let anna = server.operator("anna", Role::Admin).await;
+    let device = server.phone("one").await;
+    server.put("/labels/field", json!({})).await.expect(201);
+    server.put("/policies/p", json!({"document": {}})).await.expect(201);
+    server.post("/jobs", json!({"kind": "scan", "target": {"all": true}})).await.expect(202);
+    for path in all_pages(&server, &device, "field", "p").await {
+        let text = anna.get(&path).await.text;
+        assert!(text.contains("<html lang=\"en\">") && text.contains("class=\"skip\""), "{path}");
+        assert_eq!(text.matches("<h1").count(), 1, "{path}: one heading says what the page is");
+        assert_eq!(text.matches("<th").count(), text.matches("<th scope=\"col\"").count() + text.matches("<thead").count(), "{path}");
+        assert!(!text.contains("<th scope=\"col\"></th>"), "{path}: a column without a name");
+        for part in text.split("aria-labelledby=\"").skip(1) {
+            let id = part.split('"').next().unwrap();
+            assert!(text.contains(&format!("id=\"{id}\"")), "{path}: nothing has the id {id}");
+        }
+    }
+    for path in ["/sign-out", "/settings/keys", &format!("/devices/{}/sync", device.id)] {
+        let page = anna.get(path).await;
+        assert_eq!(page.status, 405, "{path}");
+        assert!(page.text.contains("only takes what a form of the console sends") && page.policy().starts_with("default-src"), "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_longest_names_and_facts_that_are_taken_leave_every_page_readable() {
+    let server = TestServer::on_sqlite().await;
+    let anna = server.operator("anna", Role::Admin).await;
+    let device = server.phone("one").await;
+    let million = "x".repeat(1_000_000);
+    for (path, mut body) in [
+        ("/users", json!({"email": "long@example.org"})),
+        ("/enrollment-tokens", json!({})),
+        ("/operators", json!({"role": "viewer"})),
+        ("/keys", json!({"role": "viewer"})),
+    ] {
+        body["name"] = json!(million);
+        let refused = server.post(path, body).await;
+        assert_eq!((refused.status, &refused.body["errors"][0]["pointer"]), (422, &json!("/name")), "{path}: {}", refused.body["code"]);
+    }
+    let long = "y".repeat(4000);
+    let facts: serde_json::Map<String, Value> = (0..190).map(|n| (format!("fact_{n}"), json!(long))).collect();
+    device.sync(&server, json!({"cause": "manual", "facts": facts})).await.expect(200);
+    server.post("/jobs", json!({"kind": "message", "params": {"text": "z".repeat(4096)}, "target": {"all": true}})).await.expect(202);
+    let page = anna.get(&format!("/devices/{}", device.id)).await;
+    assert!(page.status == 200 && page.text.len() < 200_000, "{} bytes", page.text.len());
+    assert!(page.text.contains(&format!("{}\u{2026}", "y".repeat(300))), "what is cut says so");
+    assert!(server.get(&format!("/devices/{}", device.id)).await["facts"]["fact_1"] == json!(long), "the API has the whole of it");
+    server.stop().await;
+}

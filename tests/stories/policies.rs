@@ -113,3 +113,56 @@ async fn convergence_counts_what_was_proved_what_failed_and_what_is_held() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_missing_value_holds_its_own_policy_and_no_other_of_the_same_device() {
+    each_database(async |server| {
+        let (one, two) = (server.phone("one").await, server.phone("two").await);
+        let user = server.get(&format!("/devices/{}", one.id)).await["user_id"].as_str().unwrap().to_owned();
+        let desk = async |attributes: Value| {
+            server.call("PATCH", &format!("/users/{user}"), Some(json!({"attributes": attributes}))).await.expect(200);
+        };
+        desk(json!({"desk": "7"})).await;
+        let all = json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]});
+        let named = json!({"document": {"messages": {"shortSupportMessage": "{{user.attributes.desk}}"}}});
+        for (path, document) in [("/policies/plain", of_length(6)), ("/policies/desk", named)] {
+            server.put(path, document).await.expect(201);
+            server.put(&format!("{path}/assignments"), all.clone()).await.expect(200);
+        }
+        let counts = |applied: i64, failed: i64, held: i64, pending: i64| json!({"applied": applied, "failed": failed, "held": held, "pending": pending});
+        let comes_to = async |policy: &str, expected: Value| {
+            let path = format!("/policies/{policy}/convergence");
+            let states = async || server.get(&path).await["versions"][0].clone();
+            server.until(&format!("{policy} is {expected}"), async || states().await["states"] == expected).await;
+            states().await
+        };
+        comes_to("plain", counts(0, 0, 0, 2)).await;
+        comes_to("desk", counts(0, 0, 1, 1)).await;
+        server.advance(2000);
+        obey(&server, &one, json!([])).await;
+        assert_eq!(obey(&server, &two, json!([])).await, of_length(6)["document"], "what is held is left out");
+        let plain = comes_to("plain", counts(2, 0, 0, 0)).await;
+        assert_eq!(plain["seconds_to"]["99"], 2.0, "nobody is held from it");
+        let named = comes_to("desk", counts(1, 0, 1, 0)).await;
+        assert_eq!((&named["seconds_to"]["50"], &named["seconds_to"]["90"]), (&json!(2.0), &json!(null)));
+        // The value is lost: the phone keeps what it has of both.
+        desk(json!({})).await;
+        comes_to("desk", counts(0, 0, 2, 0)).await;
+        comes_to("plain", counts(2, 0, 0, 0)).await;
+        // And is given nothing new until it is back, whatever the policy.
+        server.put("/policies/plain", of_length(8)).await.expect(201);
+        comes_to("plain", counts(0, 0, 1, 1)).await;
+        desk(json!({"desk": "8"})).await;
+        comes_to("plain", counts(0, 0, 0, 2)).await;
+        comes_to("desk", counts(0, 0, 1, 1)).await;
+        for phone in [&one, &two] {
+            obey(&server, phone, json!([])).await;
+        }
+        comes_to("plain", counts(2, 0, 0, 0)).await;
+        comes_to("desk", counts(1, 0, 1, 0)).await;
+        let anna = server.operator("anna", muster::model::Role::Viewer).await;
+        assert!(anna.get("/").await.text.contains("100 % applied"), "the overview says the same");
+        server.stop().await;
+    })
+    .await;
+}

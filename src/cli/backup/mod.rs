@@ -97,7 +97,11 @@ pub async fn restore(config: &Config, clock: &Clock, path: &Path) -> anyhow::Res
     let named: Vec<&str> = header.tables.iter().map(|table| table.name.as_str()).collect();
     ensure!(tables.iter().map(|table| table.name.as_str()).eq(named), "the file has other tables than this program's schema");
     for table in &tables {
-        ensure!(backup::count(&mut conn, table).await? == 0, "the database is not empty (table {}): restore into a fresh one", table.name);
+        ensure!(
+            backup::count(&mut conn, table).await? == 0,
+            "the database is not empty (table {}): name a fresh one, in the settings or as MUSTER_DATABASE_URL",
+            table.name
+        );
     }
     fill(&mut conn, path, &tables).await?;
     for (table, counted) in tables.iter().zip(&header.tables) {

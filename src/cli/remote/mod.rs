@@ -73,7 +73,8 @@ pub async fn run(access: &Access, call: Call) -> anyhow::Result<()> {
     let status = response.status();
     let answer: Value = serde_json::from_str(&response.text().await?).unwrap_or(Value::Null);
     if !status.is_success() {
-        let faults = answer["errors"].as_array().into_iter().flatten();
+        // One fault alone is what `detail` says already.
+        let faults = answer["errors"].as_array().filter(|faults| faults.len() > 1).into_iter().flatten();
         let faults: String = faults.map(|fault| format!("\n  {}: {}", shown(&fault["pointer"]), shown(&fault["detail"]))).collect();
         bail!("{status}: {}{faults}", shown(&answer["detail"]));
     }

@@ -249,6 +249,9 @@ impl Policy {
             Policy::Put { name, file, message, draft } => {
                 let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
                 let document: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+                // The body of the API, as examples and answers show it, holds the document one level down.
+                let whole = document.as_object().filter(|body| body.keys().all(|key| key == "document" || key == "message"));
+                let document = whole.and_then(|body| body.get("document")).cloned().unwrap_or(document);
                 let put = call("PUT", format!("/policies/{}", segment(&name)));
                 put.ask("draft", draft.then(|| "true".into())).with(json!({"document": document, "message": message.unwrap_or_default()}))
             }

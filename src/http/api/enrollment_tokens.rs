@@ -1,7 +1,7 @@
 //! Enrollment tokens.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -12,7 +12,7 @@ use crate::change;
 use crate::error::Error;
 use crate::http::auth::Caller;
 use crate::http::error::Answer;
-use crate::http::extract::{JsonBody, QueryOf};
+use crate::http::extract::{self, JsonBody, QueryOf};
 use crate::http::page::{self, List};
 use crate::model::Id;
 use crate::ops::tokens::{self as ops, NewToken, Token};
@@ -55,9 +55,10 @@ pub struct Revocation {
 
 /// Ends a token. Devices that it admitted stay signed in unless they are quarantined.
 #[utoipa::path(post, path = "/api/v1/enrollment-tokens/{id}/revoke", tag = "enrollment", params(("id" = String, Path)), request_body = Revocation, responses((status = 200, body = Token)))]
-pub async fn revoke(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>, body: axum::body::Bytes) -> Answer<Json<Token>> {
+pub async fn revoke(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>, request: Request) -> Answer<Json<Token>> {
     let id = parse(&id)?;
-    let revocation: Revocation = if body.is_empty() { Revocation::default() } else { crate::http::extract::parse(&body)? };
+    let body = extract::body(request, extract::BODY_BYTES_MAX).await?;
+    let revocation: Revocation = if body.is_empty() { Revocation::default() } else { extract::parse(&body)? };
     let since = revocation.quarantine_since_ms;
     Ok(Json(change!(app, Class::Operators, |conn, moment| ops::revoke(conn, moment, &actor, id, since).await)?))
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::users::PageQuery;
+use super::webhooks::Named as ById;
 use crate::app::App;
 use crate::change;
 use crate::error::Error;
@@ -65,12 +66,14 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(Invited { operator: row.into(), link })))
 }
 
-/// All operators.
-#[utoipa::path(get, path = "/api/v1/operators", tag = "operators", responses((status = 200, body = List<Operator>)))]
-pub async fn list(State(app): State<App>, Caller(actor): Caller) -> Answer<Json<List<Operator>>> {
+/// Operators by name.
+#[utoipa::path(get, path = "/api/v1/operators", tag = "operators", params(PageQuery), responses((status = 200, body = List<Operator>)))]
+pub async fn list(State(app): State<App>, Caller(actor): Caller, QueryOf(query): QueryOf<PageQuery>) -> Answer<Json<List<Operator>>> {
     actor.require(Role::Admin)?;
-    let rows = operators::list(&mut app.db.read().await?).await?;
-    Ok(Json(List { items: rows.into_iter().map(Operator::from).collect(), next_cursor: None }))
+    let limit = page::limit(query.limit)?;
+    let after: Option<String> = page::decode(query.cursor.as_deref())?;
+    let rows = operators::list(&mut app.db.read().await?, after.as_deref().unwrap_or(""), limit + 1).await?;
+    Ok(Json(List::of(rows, limit, |row| row.name.clone()).map(Operator::from)))
 }
 
 /// Disables an operator and ends all sessions.
@@ -79,6 +82,12 @@ pub async fn delete(State(app): State<App>, Caller(actor): Caller, Path(id): Pat
     let id: Id = id.parse().map_err(|_| Error::NotFound("operator"))?;
     change!(app, Class::Operators, |conn, moment| ops::disable(conn, moment, &actor, id).await)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Disables the operator that the query names.
+#[utoipa::path(delete, path = "/api/v1/operators", tag = "operators", params(ById), responses((status = 204)))]
+pub async fn delete_named(State(app): State<App>, caller: Caller, QueryOf(named): QueryOf<ById>) -> Answer<StatusCode> {
+    delete(State(app), caller, Path(named.id)).await
 }
 
 /// Makes an API key; its value is shown in this answer alone.
@@ -108,4 +117,10 @@ pub async fn delete_key(State(app): State<App>, Caller(actor): Caller, Path(id):
     let id: Id = id.parse().map_err(|_| Error::NotFound("key"))?;
     change!(app, Class::Operators, |conn, moment| ops::revoke_key(conn, moment, &actor, id).await)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Revokes the API key that the query names.
+#[utoipa::path(delete, path = "/api/v1/keys", tag = "operators", params(ById), responses((status = 204)))]
+pub async fn delete_named_key(State(app): State<App>, caller: Caller, QueryOf(named): QueryOf<ById>) -> Answer<StatusCode> {
+    delete_key(State(app), caller, Path(named.id)).await
 }

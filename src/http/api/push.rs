@@ -1,8 +1,9 @@
 //! Push credentials and the overview.
 
 use axum::Json;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +13,7 @@ use crate::change;
 use crate::error::Error;
 use crate::http::auth::Caller;
 use crate::http::error::{Answer, Problem};
-use crate::http::extract;
+use crate::http::extract::{self, QueryOf};
 use crate::model::{Actor, Role};
 use crate::ops::credentials;
 use crate::push::SenderStatus;
@@ -65,6 +66,7 @@ pub struct Forced {
 pub async fn put_apns_app(State(app): State<App>, Caller(actor): Caller, request: Request) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
+    extract::parse::<AppKeyFields>(&bytes)?;
     AppKey::parse(&bytes).map_err(|error| Error::invalid("", error.to_string()))?;
     keep(&app, &actor, "push/apns_app", &bytes).await?;
     get(State(app.clone()), Caller(actor)).await
@@ -76,15 +78,40 @@ pub async fn put_apns_app(State(app): State<App>, Caller(actor): Caller, request
 pub async fn put_apns_mdm(
     State(app): State<App>,
     Caller(actor): Caller,
-    Query(forced): Query<Forced>,
+    QueryOf(forced): QueryOf<Forced>,
     request: Request,
 ) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
+    extract::parse::<IdentityFields>(&bytes)?;
     let identity = Identity::current(&bytes, app.clock.now_ms()).map_err(|error| Error::invalid("", error.to_string()))?;
     credentials::preflight_topic(&mut app.db.read().await?, identity.topic(), forced.force).await?;
     keep(&app, &actor, &format!("push/apns_mdm/{}", identity.topic()), &bytes).await?;
     get(State(app.clone()), Caller(actor)).await
+}
+
+/// The names that a credential's body may have. Only they are read here: a fault of a value must not repeat the value.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppKeyFields {
+    #[serde(rename = "key")]
+    _key: Option<IgnoredAny>,
+    #[serde(rename = "key_id")]
+    _key_id: Option<IgnoredAny>,
+    #[serde(rename = "team_id")]
+    _team_id: Option<IgnoredAny>,
+    #[serde(rename = "topic")]
+    _topic: Option<IgnoredAny>,
+}
+
+/// As [`AppKeyFields`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFields {
+    #[serde(rename = "certificate")]
+    _certificate: Option<IgnoredAny>,
+    #[serde(rename = "key")]
+    _key: Option<IgnoredAny>,
 }
 
 /// Seals a credential that was looked at, and uses it.

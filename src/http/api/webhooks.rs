@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::one_of;
+use super::users::PageQuery;
 use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result};
@@ -142,7 +143,7 @@ pub struct DeliveriesQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Named {
-    id: String,
+    pub id: String,
 }
 
 /// Refuses a URL that may not be called. A name that cannot be resolved now is taken: it is resolved and checked for each delivery.
@@ -182,11 +183,14 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(MadeWebhook { id: made.id, secret: made.secret })))
 }
 
-/// All webhooks, oldest first.
-#[utoipa::path(get, path = "/api/v1/webhooks", tag = "webhooks", responses((status = 200, body = List<Webhook>)))]
-pub async fn list(State(app): State<App>, Caller(_): Caller) -> Answer<Json<List<Webhook>>> {
-    let rows = webhooks::list(&mut app.db.read().await?).await?;
-    Ok(Json(List { items: rows.into_iter().map(Webhook::from).collect(), next_cursor: None }))
+/// Webhooks, oldest first.
+#[utoipa::path(get, path = "/api/v1/webhooks", tag = "webhooks", params(PageQuery), responses((status = 200, body = List<Webhook>)))]
+pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<PageQuery>) -> Answer<Json<List<Webhook>>> {
+    let limit = page::limit(query.limit)?;
+    let after: Option<Id> = page::decode(query.cursor.as_deref())?;
+    let after = after.map(|id| id.to_string()).unwrap_or_default();
+    let rows = webhooks::list(&mut app.db.read().await?, &after, limit + 1).await?;
+    Ok(Json(List::of(rows, limit, |row| row.id).map(Webhook::from)))
 }
 
 /// One webhook.

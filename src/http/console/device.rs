@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::confirm::confirm;
 use super::devices::{channel_standing, name_of, standing};
 use super::form::Posted;
-use super::format::{Badge, When, pretty, relative, sentence, words};
+use super::format::{Badge, When, cut, fact, fact_name, pretty, relative, sentence, words};
 use super::layout::{Frame, Shown, Visitor, page, segment, told};
 use super::tasks::{TaskLine, lines};
 use crate::app::App;
@@ -28,6 +28,8 @@ const TASKS_SHOWN: i64 = 30;
 const FINDINGS_SHOWN: i64 = 20;
 const EVENTS_SHOWN: i64 = 20;
 const CONTACTS_SHOWN: i64 = 15;
+/// Characters of a fact on the page; the API has the whole of it.
+const FACT_CHARS_MAX: usize = 300;
 
 struct ChannelLine {
     kind: String,
@@ -212,7 +214,7 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
         ("pending_approval", _) => {
             "It asks to be admitted: its hardware is known from another enrollment. Authorize it to let it in.".to_owned()
         }
-        (state, Some((at, cause))) => format!("It is {state} and last came {} ({}).", relative(at, now_ms), words(cause)),
+        (state, Some((at, cause))) => format!("It is {state} and last came {}{}.", relative(at, now_ms), in_brackets(&cause_of(cause))),
         (state, None) => format!("It is {state} and has not come yet."),
     });
     if let Some(why) = &device.unauthorized_reason {
@@ -240,6 +242,24 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
         parts.push(if at <= now_ms { "It is being called.".into() } else { format!("It is called next {}.", relative(at, now_ms)) });
     }
     parts.join(" ")
+}
+
+/// What made a device come, in words; nothing where it does not say: Apple's clients never do.
+fn cause_of(cause: &str) -> String {
+    if cause == "unknown" { String::new() } else { words(cause) }
+}
+
+/// Why a channel is not given all of its policies: `variable_missing:NAME`, with `(kept)` behind it where it keeps what it has.
+fn hold_of(hold: &str) -> String {
+    let (_, name) = hold.split_once(':').unwrap_or(("", hold));
+    match name.strip_suffix(" (kept)") {
+        Some(name) => format!("there is no value for {name} any more; it keeps the document that it has"),
+        None => format!("there is no value for {name}; the policies that name it are left out"),
+    }
+}
+
+fn in_brackets(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
 fn badges(device: &Device) -> Vec<Badge> {
@@ -274,11 +294,11 @@ fn channel_line(channel: &crate::store::channels::ChannelView, now_ms: i64) -> C
         kind: channel.kind.clone(),
         push: Badge::of(&channel.push_state),
         seen: When::maybe(channel.last_contact_ms, now_ms),
-        cause: channel.last_cause.clone().unwrap_or_default(),
+        cause: cause_of(channel.last_cause.as_deref().unwrap_or_default()),
         desired: channel.desired.clone().unwrap_or_else(|| "none".into()),
         applied: channel.applied.clone().unwrap_or_else(|| "none".into()),
         standing: Badge::of(channel_standing(channel)),
-        hold: channel.hold.clone().unwrap_or_default(),
+        hold: channel.hold.as_deref().map(hold_of).unwrap_or_default(),
         details: details.iter().map(|detail| (text(&detail["setting"]), text(&detail["reason"]))).collect(),
     }
 }
@@ -313,14 +333,15 @@ pub fn event_line(row: &events::EventRow, now_ms: i64) -> EventLine {
 }
 
 fn contact_line(row: &contacts::ContactRow, now_ms: i64) -> ContactLine {
-    let counted = [(row.results, "results in"), (row.events, "events in"), (row.tasks, "tasks out")];
-    let mut carried: Vec<String> = counted.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let counted = [(row.results, "result", "in"), (row.events, "event", "in"), (row.tasks, "task", "out")];
+    let said = |(n, what, way): &(i64, &str, &str)| format!("{n} {what}{} {way}", if *n == 1 { "" } else { "s" });
+    let mut carried: Vec<String> = counted.iter().filter(|(n, _, _)| *n > 0).map(said).collect();
     if row.policy.is_some() {
         carried.push("a policy document out".into());
     }
     ContactLine {
         at: When::new(row.at_ms, now_ms),
-        cause: words(&row.cause),
+        cause: Some(cause_of(&row.cause)).filter(|cause| !cause.is_empty()).unwrap_or_else(|| "contact".into()),
         carried: carried.join(", "),
         after: row.after_nudge_ms.map(|ms| format!("{:.1} s after its nudge", ms as f64 / 1000.0)).unwrap_or_default(),
     }
@@ -328,13 +349,7 @@ fn contact_line(row: &contacts::ContactRow, now_ms: i64) -> ContactLine {
 
 fn facts(facts: &Value) -> Vec<(String, String)> {
     let Some(object) = facts.as_object() else { return Vec::new() };
-    let shown = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Bool(value) => if *value { "yes" } else { "no" }.into(),
-        Value::Array(list) if list.len() > 3 => format!("{} entries", list.len()),
-        other => other.to_string(),
-    };
-    object.iter().map(|(key, value)| (words(key), shown(value))).collect()
+    object.iter().map(|(key, value)| (cut(fact_name(key), FACT_CHARS_MAX), cut(fact(key, value), FACT_CHARS_MAX))).collect()
 }
 
 fn document(delivered: settle::Delivered) -> DocumentPart {

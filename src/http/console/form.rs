@@ -44,7 +44,12 @@ impl Fields {
     /// Reads a body of `application/x-www-form-urlencoded`.
     pub async fn read(request: Request) -> Result<Fields, Trouble> {
         let bytes = extract::body(request, FORM_BYTES_MAX).await?;
-        Ok(Fields(form_urlencoded::parse(&bytes).into_owned().collect()))
+        Ok(Fields::of(&bytes))
+    }
+
+    /// The pairs without U+0000, which nobody types and PostgreSQL does not take.
+    fn of(encoded: &[u8]) -> Fields {
+        Fields(form_urlencoded::parse(encoded).map(|(key, value)| (key.replace('\0', ""), value.replace('\0', ""))).collect())
     }
 
     /// The value of a field, trimmed.
@@ -104,7 +109,7 @@ impl FromRequestParts<App> for Asked {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Asked, Response> {
         let visitor = Visitor::from_request_parts(parts, app).await?;
         let query = parts.uri.query().unwrap_or("");
-        let fields = Fields(form_urlencoded::parse(query.as_bytes()).into_owned().collect());
+        let fields = Fields::of(query.as_bytes());
         Ok(Asked { visitor, fields, path: parts.uri.path().to_owned() })
     }
 }

@@ -216,8 +216,9 @@ pub fn reason(word: &str) -> &'static str {
         "device_silent" => "the device has been silent for days",
         "device_locked" => "the device is locked and asked to be left alone",
         "held_by_rollout" => "held by a rollout",
-        "held_by_budget" => "held by the budget for destructive tasks",
-        "awaiting_approval" => "waits for a second operator",
+        "held_by_budget" => "above the budget for wipes and retirements; a second operator must approve it",
+        "awaiting_approval" => "the device enrolled anew before its wipe came; an operator must decide",
+        "device_unauthorized" => "the device may not go on; authorize it first",
         _ => "waits",
     }
 }
@@ -259,6 +260,57 @@ pub fn who(actor: &str) -> String {
     }
 }
 
+/// A text of at most so many characters; an ellipsis says that there was more.
+pub fn cut(text: String, characters_max: usize) -> String {
+    match text.char_indices().nth(characters_max) {
+        Some((at, _)) => format!("{}\u{2026}", &text[..at]),
+        None => text,
+    }
+}
+
+/// Bytes in the unit that fits: "64 GB".
+fn bytes(n: i64) -> String {
+    const UNITS: [(&str, i64); 4] = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];
+    match UNITS.iter().find(|(_, unit)| n >= *unit) {
+        Some((name, unit)) if n < 10 * unit => format!("{:.1} {name}", n as f64 / *unit as f64),
+        Some((name, unit)) => format!("{} {name}", n / unit),
+        None => format!("{n} bytes"),
+    }
+}
+
+/// What a device told of itself, in words: the key says the unit.
+pub fn fact(key: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "none".into(),
+        Value::Array(list) if list.is_empty() => "none".into(),
+        Value::Array(list) if list.len() > 3 || list.iter().any(|item| item.is_object() || item.is_array()) => {
+            if list.len() == 1 {
+                "1 entry".into()
+            } else {
+                format!("{} entries", list.len())
+            }
+        }
+        Value::Array(list) => list.iter().map(|item| fact("", item)).collect::<Vec<_>>().join(", "),
+        Value::Object(members) if members.is_empty() => "none".into(),
+        Value::Number(n) if key.ends_with("_percent") => format!("{n} %"),
+        Value::Number(n) => match n.as_i64() {
+            Some(n) if key.ends_with("_bytes") => bytes(n),
+            Some(at_ms) if key.ends_with("_ms") => {
+                DateTime::from_timestamp_millis(at_ms).unwrap_or_default().format("%Y-%m-%d %H:%M:%S UTC").to_string()
+            }
+            _ => n.to_string(),
+        },
+        Value::String(text) => text.clone(),
+        Value::Bool(value) => if *value { "yes" } else { "no" }.into(),
+        other => other.to_string(),
+    }
+}
+
+/// The name of a fact, without the unit that its value says.
+pub fn fact_name(key: &str) -> String {
+    words(["_percent", "_bytes", "_ms"].iter().find_map(|unit| key.strip_suffix(unit)).unwrap_or(key))
+}
+
 /// JSON for people to read.
 pub fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
@@ -283,6 +335,18 @@ mod tests {
         let hostile = "<script>\"'";
         assert!(!Badge::of(hostile).to_string().contains("<script"));
         assert!(!Bar(vec![(hostile.into(), 1)]).to_string().contains("<script"));
+    }
+
+    #[test]
+    fn a_fact_is_said_in_its_unit() {
+        let said = |key: &str, value: Value| format!("{}: {}", fact_name(key), fact(key, &value));
+        assert_eq!(said("storage_free_bytes", 64_300_000_000_i64.into()), "storage free: 64 GB");
+        assert_eq!(said("storage_total_bytes", 1_280_000_000_000_i64.into()), "storage total: 1.3 TB");
+        assert_eq!(said("battery_percent", 80.into()), "battery: 80 %");
+        assert_eq!(said("profiles", serde_json::json!([{"a": 1}])), "profiles: 1 entry");
+        assert_eq!(said("apps", serde_json::json!([])), "apps: none");
+        assert_eq!(said("languages", serde_json::json!(["de", "en"])), "languages: de, en");
+        assert_eq!(cut("x".repeat(1_000_000), 3), "xxx\u{2026}");
     }
 
     #[test]

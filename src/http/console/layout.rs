@@ -159,6 +159,12 @@ pub async fn missing(uri: Uri) -> Response {
     }
 }
 
+/// A page that is there, asked for in a way that it does not take: a form's address that was typed, as a rule.
+pub async fn wrong_method() -> Response {
+    let detail = "this address only takes what a form of the console sends; go there by the navigation";
+    Trouble(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)).into_response()
+}
+
 /// A template as an answer, which takes a message that was left for it with it.
 pub fn page(template: &impl askama::Template) -> Response {
     match template.render() {

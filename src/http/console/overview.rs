@@ -22,6 +22,7 @@ use crate::ops::jobs;
 use crate::ops::settle::StackItem;
 use crate::push::SenderState;
 use crate::store::feed::{self, Reading};
+use crate::store::stacks::Standing;
 use crate::store::{Class, Conn, alarms, console, funnel, liveness, policies, stacks, tasks};
 
 const FEED_SHOWN: i64 = 30;
@@ -199,17 +200,19 @@ async fn sum(app: &App, conn: &mut Conn) -> Result<Sums> {
 
 /// The policies in force, the least applied first.
 async fn progress(conn: &mut Conn) -> Result<Vec<Progress>> {
-    let mut by_stack: HashMap<String, BTreeMap<String, i64>> = HashMap::new();
-    for row in console::standings(conn).await? {
-        by_stack.entry(row.stack_id).or_default().insert(row.state, row.n);
+    let mut by_stack: HashMap<String, Vec<Standing>> = HashMap::new();
+    for row in stacks::all_standings(conn).await? {
+        by_stack.entry(row.stack_id.clone()).or_default().push(row);
     }
     let mut by_policy: HashMap<(Id, i64), BTreeMap<String, i64>> = HashMap::new();
     for stack in stacks::stacks(conn).await? {
-        let Some(states) = by_stack.get(&stack.id) else { continue };
+        let Some(standings) = by_stack.get(&stack.id) else { continue };
         let items: Vec<StackItem> = serde_json::from_str(&stack.items).unwrap_or_default();
         for item in items {
             let sums = by_policy.entry((item.policy, item.version)).or_default();
-            states.iter().for_each(|(state, n)| *sums.entry(state.clone()).or_default() += n);
+            for standing in standings {
+                standing.to(item.policy).into_iter().for_each(|state| *sums.entry(state.to_owned()).or_default() += standing.n);
+            }
         }
     }
     let mut progress = Vec::new();

@@ -19,6 +19,7 @@ use crate::ops::{credentials, operators as ops};
 use crate::store::{Class, console, operators};
 
 const KEYS_SHOWN: i64 = 200;
+const OPERATORS_SHOWN: i64 = 1000;
 
 struct OperatorLine {
     id: Id,
@@ -169,7 +170,7 @@ fn role(posted: &Posted) -> Result<Role> {
 async fn shown(app: &App, visitor: &Visitor, once: Option<Once>) -> std::result::Result<Response, Trouble> {
     let now_ms = app.clock.now_ms();
     let mut conn = app.db.read().await?;
-    let all = operators::list(&mut conn).await?;
+    let all = operators::list(&mut conn, "", OPERATORS_SHOWN).await?;
     let has_password = all.iter().any(|row| row.id.to_string() == visitor.session.operator_id && row.password_hash.is_some());
     let keys = operators::keys(&mut conn, "", KEYS_SHOWN).await?;
     let addresses = console::addresses(&mut conn).await?;

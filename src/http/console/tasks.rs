@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::form::{Asked, Posted};
-use super::format::{Badge, When, pretty, reason, words};
+use super::format::{Badge, When, cut, pretty, reason, words};
 use super::layout::{Frame, Shown, local, page, told};
 use super::line::{Link, device_name};
 use crate::app::App;
@@ -21,6 +21,8 @@ use crate::store::{Class, devices};
 const PAGE_ROWS: i64 = 50;
 /// Characters of the device's own words that a line shows.
 const ERROR_CHARS_MAX: usize = 300;
+/// Characters of parameters and result on a page; the API has the whole of them.
+const RAW_CHARS_MAX: usize = 16_000;
 /// A task as one row.
 pub struct TaskLine {
     pub id: Id,
@@ -127,7 +129,7 @@ fn line(task: Task, now_ms: i64) -> TaskLine {
     TaskLine {
         raw: raw(&task),
         can_cancel: is_open,
-        can_retry: matches!(task.state.as_str(), "failed" | "expired" | "cancelled") && task.retried_by.is_none(),
+        can_retry: matches!(task.state.as_str(), "failed" | "expired" | "cancelled") && task.retried_by.is_none() && !is_impossible(&task),
         device: Link { id: task.device_id, name: device_name(task.device_id, Some(&named)) },
         state: Badge::of(&task.state),
         made: When::new(task.created_at_ms, now_ms),
@@ -139,6 +141,11 @@ fn line(task: Task, now_ms: i64) -> TaskLine {
         said,
         since,
     }
+}
+
+/// True where ordering it again would only be refused again.
+fn is_impossible(task: &Task) -> bool {
+    matches!(task.error["code"].as_str(), Some("unsupported" | "no_channel"))
 }
 
 /// How a finished task came to its end, in the device's own words where it failed.
@@ -161,5 +168,5 @@ fn raw(task: &Task) -> String {
     let is_empty = |value: &Value| value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty);
     let shown: serde_json::Map<String, Value> =
         parts.into_iter().filter(|(_, value)| !is_empty(value)).map(|(name, value)| (name.to_owned(), value.clone())).collect();
-    if shown.is_empty() { String::new() } else { pretty(&json!(shown)) }
+    if shown.is_empty() { String::new() } else { cut(pretty(&json!(shown)), RAW_CHARS_MAX) }
 }

@@ -19,6 +19,8 @@ use crate::store::webhooks::{self, DeliveryRow, WebhookRow};
 use crate::store::{Class, Conn};
 
 const PAGE_ROWS: i64 = 50;
+/// Endpoints on the page: more are for the API.
+const SHOWN_MAX: i64 = 1000;
 const PLACE: &str = "/settings/webhooks";
 
 struct HookLine {
@@ -67,7 +69,7 @@ pub async fn list(State(app): State<App>, visitor: Visitor) -> Shown {
 
 async fn shown(app: &App, visitor: &Visitor, secret: Option<String>) -> std::result::Result<Response, Trouble> {
     let now_ms = app.clock.now_ms();
-    let rows = webhooks::list(&mut app.db.read().await?).await?;
+    let rows = webhooks::list(&mut app.db.read().await?, "", SHOWN_MAX).await?;
     let lines = rows.into_iter().map(|row| line(row, now_ms)).collect();
     Ok(page(&Webhooks { secret, lines, frame: visitor.frame("Webhooks") }))
 }

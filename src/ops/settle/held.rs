@@ -8,7 +8,7 @@ use super::StackItem;
 use super::stack::Compiled;
 use crate::error::Result;
 use crate::policy::{merge, variables};
-use crate::store::stacks::Follower;
+use crate::store::stacks::{Follower, is_held};
 use crate::store::{Conn, policies};
 
 /// How the hold ends of a channel that has such a policy from before its value was lost: it keeps the document that it has.
@@ -31,6 +31,20 @@ pub(super) type Parts = HashMap<String, Vec<Value>>;
 pub(super) struct Rest<'a> {
     pub compiled: Compiled,
     pub held: Vec<&'a StackItem>,
+}
+
+impl Rest<'_> {
+    /// The policies of a stack that its channel is not given, as they are stored. A channel that keeps what it has is given nothing of
+    /// the stack but what it had `before`: of the items of its former stack, those that were not held then.
+    pub fn not_given(&self, items: &[StackItem], before: Option<(&[StackItem], &str)>) -> String {
+        let is_given = |item: &StackItem| {
+            let is_same = |had: &StackItem| (had.policy, had.version) == (item.policy, item.version);
+            let had = before.is_none_or(|(had, held)| had.iter().any(is_same) && !is_held(held, item.policy));
+            had && !self.held.iter().any(|held| held.policy == item.policy)
+        };
+        let held: Vec<String> = items.iter().filter(|item| !is_given(item)).map(|item| item.policy.to_string()).collect();
+        held.join(" ")
+    }
 }
 
 /// Leaves out the policies that name a variable without a value, until none is named any more: what a held policy had won falls to the

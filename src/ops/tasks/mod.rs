@@ -33,10 +33,11 @@ pub struct Task {
     pub lane: &'static str,
     pub state: String,
     /// Why an open task waits: `awaiting_contact`, `push_unconfigured`, `push_dead`, `no_push_address`, `device_silent`, `device_locked`,
-    /// `device_unauthorized`, `awaiting_approval`. A delivered one waits for the contact that brings its result. Derived at reading, so never out of date.
+    /// `device_unauthorized`, `held_by_budget` (its job is above the budget for destructive tasks), `awaiting_approval` (a wipe whose device
+    /// enrolled anew before it came). A delivered one waits for the contact that brings its result. Derived at reading, so never out of date.
     pub reason: Option<String>,
     pub reason_since_ms: Option<i64>,
-    /// When the device is called next.
+    /// When the device is called next; null for what waits for a second operator, and at the end.
     pub next_attempt_at_ms: Option<i64>,
     /// How often it was delivered.
     pub attempt: i64,

@@ -55,7 +55,10 @@ pub fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ParseError> {
         let pointer = pointer(error.path());
         let inner = error.into_inner();
         // A lone surrogate, a number out of range or deep nesting is JSON by its grammar: the shape is wrong, not the JSON.
-        if well_formed(bytes) { ParseError::Invalid(vec![Fault { pointer, detail: short(&inner.to_string()) }]) } else { malformed(&inner) }
+        // The pointer says where; serde's line and column say it less well.
+        let said = inner.to_string();
+        let said = said.split(" at line ").next().unwrap_or(&said);
+        if well_formed(bytes) { ParseError::Invalid(vec![Fault { pointer, detail: short(said) }]) } else { malformed(&inner) }
     })?;
     deserializer.end().map_err(|error| malformed(&error))?;
     Ok(parsed)

@@ -42,13 +42,15 @@ pub struct TaskView {
     pub email: Option<String>,
 }
 
+// What waits for a second operator is held by the budget where its whole job is, else it is a wipe whose device enrolled anew before it came.
 // A denied device is given only what model::kind says. One that is silent is the next strongest reason: whatever else may be said, it does not come. $1 is the list of senders that this
 // server has, as ' fcm apns_app ': an address of a provider without a sender waits for its credential.
 macro_rules! view {
     ($where:literal) => {
         concat!(
             "SELECT * FROM (SELECT t.id, t.job_id, t.device_id, t.channel_id, COALESCE(c.kind, 'agent') AS channel, t.kind, j.params, t.lane, t.state, \
-               CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL WHEN t.state = 'awaiting_approval' THEN 'awaiting_approval' \
+               CASE WHEN t.finished_at_ms IS NOT NULL THEN NULL \
+                 WHEN t.state = 'awaiting_approval' THEN CASE WHEN j.state = 'awaiting_approval' THEN 'held_by_budget' ELSE 'awaiting_approval' END \
                  WHEN t.state = 'not_now' THEN 'device_locked' \
                  WHEN d.denied IS NOT NULL AND t.kind NOT IN ('lock', 'wipe', 'retire', 'locate', 'remove_app') THEN 'device_unauthorized' \
                  WHEN d.state = 'silent' THEN 'device_silent' \

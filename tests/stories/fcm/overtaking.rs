@@ -23,7 +23,8 @@ async fn an_urgent_nudge_takes_the_next_place_of_those_that_wait() {
     let answers = fcm.send_all(nudges).await;
     assert!(answers.iter().all(|answer| *answer == Answer::Accepted));
     let sent = fcm.stand_in.take_captured();
-    let sends: Vec<String> = sent.iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).filter(|body| body.contains("\"sync\"")).collect();
+    let sends: Vec<String> =
+        sent.iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).filter(|body| body.contains("\"sync\"")).collect();
     let place = sends.iter().position(|body| body.contains(&urgent)).unwrap();
     assert!(place < 40, "it left as number {place} of {}", sends.len());
 }

@@ -15,6 +15,7 @@ pub struct Process {
     folder: std::path::PathBuf,
     fcm: StandIn,
     log: &'static str,
+    secrets_key: String,
     child: Option<Child>,
 }
 
@@ -32,6 +33,7 @@ impl Process {
             folder: folder.to_owned(),
             fcm: fcm.clone(),
             log: "warn",
+            secrets_key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into(),
             child: None,
         }
     }
@@ -43,7 +45,7 @@ impl Process {
             .current_dir(&self.folder)
             .env("MUSTER_DATABASE_URL", &self.database_url)
             .env("MUSTER_DATA_DIR", &self.folder)
-            .env("MUSTER_SECRETS_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+            .env("MUSTER_SECRETS_KEY", &self.secrets_key)
             .env("MUSTER_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("MUSTER_PUBLIC_URL", &self.url)
             .env("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", self.folder.join("fcm.json"))
@@ -57,6 +59,11 @@ impl Process {
     #[cfg(feature = "otel")]
     pub fn logging(&mut self, filter: &'static str) {
         self.log = filter;
+    }
+
+    /// Its master key from now on, base64.
+    pub fn sealed_by(&mut self, key: &str) {
+        key.clone_into(&mut self.secrets_key);
     }
 
     /// Starts the server and waits until it is ready.

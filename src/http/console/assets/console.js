@@ -52,8 +52,20 @@
     const focus = document.activeElement;
     return focus && region.contains(focus) && /^(INPUT|TEXTAREA|SELECT)$/.test(focus.tagName) && focus.type !== "checkbox";
   };
+  // A list that grows at its top gets its new lines alone: who has the page read aloud is not told everything again.
+  const key = (line) => (line.querySelector("time")?.dataset.ms ?? "") + line.lastElementChild?.textContent;
+  const grow = (old, fresh) => {
+    const first = old?.firstElementChild && key(old.firstElementChild);
+    const lines = [...(fresh?.children ?? [])];
+    const at = first ? lines.findIndex((line) => key(line) === first) : -1;
+    if (at < 0) return false;
+    old.prepend(...lines.slice(0, at));
+    while (old.children.length > lines.length) old.lastElementChild.remove();
+    return true;
+  };
   const swap = (old, fresh) => {
     if (busy(old)) return;
+    if (grow(old.querySelector(":scope > ol.feed"), fresh.querySelector(":scope > ol.feed"))) return;
     const ticked = new Set([...old.querySelectorAll("input[type=checkbox]:checked")].map((box) => box.name + "=" + box.value));
     const open = new Set([...old.querySelectorAll("details[open][id]")].map((one) => one.id));
     const focus = document.activeElement && old.contains(document.activeElement) ? document.activeElement.id : "";
