@@ -7,6 +7,7 @@ mod declarative;
 mod enrollment;
 mod identity;
 mod joining;
+pub mod merging;
 mod nudged;
 mod outcomes;
 mod recorded;
