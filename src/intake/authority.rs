@@ -10,6 +10,8 @@ use crate::clock::Moment;
 use crate::config::{Config, Tls};
 use crate::error::{Error, Result};
 use crate::ops::ca::authority::{self, Authority, Pair};
+use crate::ops::mdm::own::Renewal;
+use crate::protocol::apple::command::Command;
 use crate::protocol::apple::profile::Enrollment;
 use crate::protocol::cms::Signing;
 use crate::protocol::pki::{Certificate, PkiError};
@@ -154,6 +156,16 @@ pub fn profile(config: &Config, authority: &Authority, now_ms: i64, topic: &str,
         signing.sign(&plain, &[]).ok()
     });
     signed.unwrap_or(plain)
+}
+
+/// The command of this id that installs a profile which renews a device's identity, made beside the loop that serves everybody.
+pub async fn renewal(app: &App, uuid: String, renewal: Renewal) -> Result<Vec<u8>> {
+    let (authority, app) = (authority(app).await?, app.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let profile = profile(&app.config, &authority, app.clock.now_ms(), &renewal.topic, renewal.challenge.reveal());
+        Command::install_profile(profile).to_xml(&uuid)
+    });
+    made.await.map_err(|_| Error::Busy { retry_after_s: 1 })
 }
 
 /// A profile, signed where the server has a certificate for TLS.

@@ -5,6 +5,7 @@
 //! announced here too: the device then fetches them by itself.
 
 use super::plan;
+use crate::model::token::Secret;
 use crate::protocol::apple::command::Command;
 use crate::store::apple::{Enrollment, Refresh};
 
@@ -20,9 +21,25 @@ const RENEW_AGAIN_MS: i64 = 86_400_000;
 #[derive(Debug)]
 pub struct Own {
     pub uuid: String,
-    pub command: Command,
+    pub words: Words,
     /// What is to be kept of its being said.
     pub keep: Keep,
+}
+
+/// How it is said.
+#[derive(Debug)]
+pub enum Words {
+    Command(Command),
+    /// InstallProfile of a profile that renews the identity, around this challenge. It is made when everything else is done: to sign it
+    /// takes longer than all the rest, and nothing is to wait for that.
+    Renewal(Renewal),
+}
+
+/// What a profile that renews an identity is made of.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    pub topic: String,
+    pub challenge: Secret,
 }
 
 /// What is kept when it is said.
@@ -54,7 +71,7 @@ pub fn announce(announcement: Announcement) -> Own {
     // One version can be two lists: what a device does not support is taken off once it has said so.
     let token = announcement.token.get(..TOKEN_CHARS).unwrap_or(&announcement.token);
     let uuid = format!("{DECLARE}.{}.{token}", announcement.version);
-    Own { uuid, command: Command::declarative_management(announcement.tokens), keep: Keep::Nothing }
+    Own { uuid, words: Words::Command(Command::declarative_management(announcement.tokens)), keep: Keep::Nothing }
 }
 
 /// The version that a command of [`announce`] told of, and the beginning of the list's token.
@@ -68,15 +85,15 @@ pub fn is_to_be_renewed(enrollment: &Enrollment, now_ms: i64) -> bool {
     enrollment.state == "enrolled" && enrollment.renew_at_ms.is_some_and(|at| at <= now_ms)
 }
 
-/// What comes next; `None` where there is nothing to say. `renewal` is the profile that renews the identity, where it is to be renewed;
+/// What comes next; `None` where there is nothing to say. `renewal` is what renews the identity, where that is to be renewed;
 /// `news` are its declarations, where they have changed.
-pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, news: Option<Announcement>, now_ms: i64) -> Option<Own> {
+pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Renewal>, news: Option<Announcement>, now_ms: i64) -> Option<Own> {
     if enrollment.state != "enrolled" {
         return None;
     }
-    if let Some(profile) = renewal.filter(|_| is_to_be_renewed(enrollment, now_ms)) {
+    if let Some(renewal) = renewal.filter(|_| is_to_be_renewed(enrollment, now_ms)) {
         let keep = Keep::RenewAt(now_ms + RENEW_AGAIN_MS);
-        return Some(Own { uuid: format!("{RENEW}.{now_ms}"), command: Command::install_profile(profile), keep });
+        return Some(Own { uuid: format!("{RENEW}.{now_ms}"), words: Words::Renewal(renewal), keep });
     }
     news.map(announce).or_else(|| question(enrollment, every_s, now_ms)).or_else(|| configured(enrollment))
 }
@@ -84,7 +101,7 @@ pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, new
 /// The command that ends the management of a device that is denied for good, where no task does.
 pub fn removal(enrollment: &Enrollment, profile: &str) -> Own {
     let uuid = format!("{REMOVE}.{}", enrollment.authenticated_at_ms);
-    Own { uuid, command: Command::remove_profile(profile), keep: Keep::Nothing }
+    Own { uuid, words: Words::Command(Command::remove_profile(profile)), keep: Keep::Nothing }
 }
 
 fn question(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<Own> {
@@ -98,13 +115,14 @@ fn question(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<Own> {
         None => return None,
     };
     let command = plan::refresh(None).into_iter().nth(usize::try_from(step).ok()?)?;
-    Some(Own { uuid: question_id(started_ms, step), command, keep })
+    Some(Own { uuid: question_id(started_ms, step), words: Words::Command(command), keep })
 }
 
 /// A device that sits in Setup Assistant goes on once it is told that everything was said.
 fn configured(enrollment: &Enrollment) -> Option<Own> {
     let is_waiting = enrollment.awaiting_configuration == 1;
-    is_waiting.then(|| Own { uuid: configured_id(enrollment), command: Command::new("DeviceConfigured"), keep: Keep::Nothing })
+    let words = || Words::Command(Command::new("DeviceConfigured"));
+    is_waiting.then(|| Own { uuid: configured_id(enrollment), words: words(), keep: Keep::Nothing })
 }
 
 /// What a final status changes.
