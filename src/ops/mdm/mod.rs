@@ -9,6 +9,7 @@ mod leave;
 pub mod own;
 pub mod plan;
 pub mod raw;
+pub mod topics;
 
 pub use authenticate::authenticate;
 pub use checkin::checkin;

@@ -15,3 +15,4 @@ mod scep;
 mod scep_refusals;
 mod simulated;
 mod tokens;
+mod topics;
