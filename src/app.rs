@@ -123,6 +123,11 @@ impl App {
         configured.fold(String::from(" "), |names, sender| names + sender.name() + " ")
     }
 
+    /// True where the sender of this name has a credential.
+    pub fn has_credential(&self, sender: &str) -> bool {
+        self.senders.named(sender).is_some_and(|sender| sender.status().state != SenderState::Unconfigured)
+    }
+
     /// Takes note of what an error says about the database's disk; everything that writes shows its errors here.
     pub fn heed(&self, error: &Error) {
         if error.is_full() {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use muster::protocol::apple::declarative::status::Report;
+use muster::protocol::apple::declarative::Report;
 use muster::protocol::apple::declarative::{Asked, Manifest, Status};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -40,6 +40,7 @@ use crate::app::App;
         api::devices::patch,
         api::devices::delete,
         api::devices::sync,
+        api::devices::merge,
         api::devices::unauthorize,
         api::devices::authorize,
         api::devices::retire,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::apple;
 use super::contacts::{Heard, Visit};
-use super::results::Taken;
+use super::results::{Taken, here};
 use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
@@ -125,7 +125,7 @@ fn answer(
         }
         return Heard::Events(EventsAnswer { events: std::mem::take(&mut visit.events) });
     };
-    let have: HashSet<Id> = sync.have.iter().copied().collect();
+    let have: HashSet<Id> = sync.have.iter().map(|id| here(visit, *id)).collect();
     let is_denied = visit.standing.denied.is_some();
     // What a denied device is not given is no work that it is called for.
     let deliverable = |task: &OpenTask| !is_denied || Kind::named(&task.kind).is_some_and(|kind| kind.for_denied);

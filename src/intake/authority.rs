@@ -10,6 +10,8 @@ use crate::clock::Moment;
 use crate::config::{Config, Tls};
 use crate::error::{Error, Result};
 use crate::ops::ca::authority::{self, Authority, Pair};
+use crate::ops::mdm::own::Unsigned;
+use crate::protocol::apple::command::Command;
 use crate::protocol::apple::profile::Enrollment;
 use crate::protocol::cms::Signing;
 use crate::protocol::pki::{Certificate, PkiError};
@@ -148,17 +150,29 @@ pub fn profile(config: &Config, authority: &Authority, now_ms: i64, topic: &str,
         ca_fingerprint: Some(&authority.ca.certificate().fingerprint()),
         sign_message: config.mdm.sign_message,
     };
-    let plain = enrollment.to_xml();
-    let signed = signer.and_then(|pair| {
-        let signing = Signing { certificate: pair.certificate(), key: &pair.key, chain: &pair.chain[1..], now_ms };
-        signing.sign(&plain, &[]).ok()
+    signed_by(signer, enrollment.to_xml(), now_ms)
+}
+
+/// The command of this id that installs a profile, made and signed beside the loop that serves everybody.
+pub async fn installation(app: &App, uuid: String, unsigned: Unsigned) -> Result<Vec<u8>> {
+    let (authority, app) = (authority(app).await?, app.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let now_ms = app.clock.now_ms();
+        let profile = match unsigned {
+            Unsigned::Renewal(renewal) => profile(&app.config, &authority, now_ms, &renewal.topic, renewal.challenge.reveal()),
+            Unsigned::Payloads(plain) => signed(&app.config, plain, now_ms),
+        };
+        Command::install_profile(profile).to_xml(&uuid)
     });
-    signed.unwrap_or(plain)
+    made.await.map_err(|_| Error::Busy { retry_after_s: 1 })
 }
 
 /// A profile, signed where the server has a certificate for TLS.
 pub fn signed(config: &Config, plain: Vec<u8>, now_ms: i64) -> Vec<u8> {
-    let signer = config.tls.as_ref().and_then(|tls| signer(tls).ok());
+    signed_by(config.tls.as_ref().and_then(|tls| signer(tls).ok()), plain, now_ms)
+}
+
+fn signed_by(signer: Option<Pair>, plain: Vec<u8>, now_ms: i64) -> Vec<u8> {
     let signed = signer.and_then(|pair| {
         let signing = Signing { certificate: pair.certificate(), key: &pair.key, chain: &pair.chain[1..], now_ms };
         signing.sign(&plain, &[]).ok()

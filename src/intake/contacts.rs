@@ -9,6 +9,7 @@ use crate::app::{App, Stage};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::Id;
+use crate::ops::mdm::own::Unsigned;
 use crate::protocol::agent::{DeniedMembers, Event, EventOutcome, EventsAnswer, Item, ResultOutcome, SyncAnswer, SyncRequest, TaskResult};
 use crate::protocol::apple::{Report, Status};
 use crate::store::contacts::{self, Standing, Touch, Way};
@@ -40,6 +41,8 @@ pub enum Heard {
     Sync(Box<SyncAnswer>),
     /// The next command as a property list; none where there is nothing to do.
     Command(Option<Vec<u8>>),
+    /// The next command, of this id, installs a profile: [`super::authority::installation`] signs it.
+    Profile(String, Box<Unsigned>),
     Events(EventsAnswer),
     /// 403, with what to do about it.
     Denied(Box<DeniedMembers>),

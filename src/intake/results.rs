@@ -27,7 +27,7 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
     for visit in visits.iter() {
         for result in visit.sync().into_iter().flat_map(|sync| &sync.results) {
             if let Item::Ok(result) = result {
-                spoken.push((visit.standing.id, result.task_id));
+                spoken.push((visit.standing.id, here(visit, result.task_id)));
             }
         }
     }
@@ -54,7 +54,7 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
                 }
             };
             let id = Some(result.task_id.to_string());
-            let Some(task) = known.get(&(visit.standing.id, result.task_id)) else {
+            let Some(task) = known.get(&(visit.standing.id, here(visit, result.task_id))) else {
                 outcomes.push(outcome(id, "unknown"));
                 continue;
             };
@@ -112,6 +112,12 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
         metrics::counter!("muster_results_total", "outcome" => state.clone()).increment(1);
     }
     Ok(Taken { counts, entries })
+}
+
+/// The id that a task has now which an agent names. The tasks of an app whose device became a part of another were given ids in the bucket
+/// of that one; the app still knows those it was given before, and is answered in its own words.
+pub(super) fn here(visit: &Visit<'_>, task_id: Id) -> Id {
+    task_id.in_bucket_of(visit.standing.id)
 }
 
 fn refused(visit: &Visit<'_>) -> Vec<ResultOutcome> {

@@ -48,6 +48,12 @@ pub async fn quiet(conn: &mut Conn, kind: &str, before_ms: i64, rows_max: i64) -
     Ok(subjects)
 }
 
+/// The subjects of alarms of a kind that stand.
+pub async fn standing(conn: &mut Conn, kind: &str, rows_max: i64) -> Result<Vec<String>> {
+    let sql = "SELECT subject FROM alarm WHERE kind = $1 AND closed_at_ms IS NULL ORDER BY subject LIMIT $2";
+    Ok(sqlx::query_scalar(sql).bind(kind).bind(rows_max).fetch_all(conn.raw()).await?)
+}
+
 /// Closes the open alarm of (kind, subject); answers its id where there was one.
 pub async fn close(conn: &mut Conn, kind: &str, subject: &str, now_ms: i64) -> Result<Option<Id>> {
     let closed = sqlx::query_scalar(

@@ -42,6 +42,19 @@ pub async fn called_by(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
     Ok(sqlx::query_as(text).fetch_all(conn.raw()).await?)
 }
 
+/// How many devices a sender of an MDM topic calls, or would call; at most `most`.
+pub async fn devices_of(conn: &mut Conn, sender: &str, most: i64) -> Result<i64> {
+    let found = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM (SELECT w.channel_id FROM wakes w JOIN channel c ON c.bucket = w.bucket AND c.id = w.channel_id \
+         WHERE w.sender = $1 AND c.subject = '' LIMIT $2) AS called",
+    )
+    .bind(sender)
+    .bind(most)
+    .fetch_one(conn.raw())
+    .await?;
+    Ok(found)
+}
+
 /// Channels by what is expected of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {

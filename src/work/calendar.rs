@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
-use super::{expiry, nudger, retention};
+use super::{credentials, expiry, nudger, retention};
 use crate::app::App;
 use crate::error::Result;
 
@@ -59,6 +59,9 @@ async fn schedule(app: App) -> std::result::Result<JobScheduler, JobSchedulerErr
                 }
                 if let Err(error) = expiry::pass(&app).await {
                     tracing::warn!(%error, "the ends of certificates cannot be told; the next run goes on");
+                }
+                if let Err(error) = credentials::topics(&app, true).await {
+                    tracing::warn!(%error, "topics without a credential cannot be looked up; the next run goes on");
                 }
             })
         })?)

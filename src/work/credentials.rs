@@ -1,4 +1,5 @@
-//! Follows what another process may have changed: push credentials that the API has set, and the device CA.
+//! Follows what another process may have changed: push credentials that the API has set, and the device CA. Topics that devices listen to
+//! and that no credential has are told of, until one has them or nobody listens.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,9 +7,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, SEALED_PREFIX};
+use crate::change;
 use crate::error::Result;
 use crate::ops::ca::authority::CA_NAME;
-use crate::store::sealed;
+use crate::ops::mdm::topics;
+use crate::store::{Class, gauges, sealed};
 
 /// Another process's change is in use here within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
@@ -16,9 +19,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let mut seen = HashMap::new();
+    let mut is_first = true;
     loop {
         if let Err(error) = pass(&app, &mut seen).await {
             tracing::warn!(%error, "push credentials cannot be looked up; trying again");
+        }
+        match topics(&app, is_first).await {
+            Ok(()) => is_first = false,
+            Err(error) => tracing::warn!(%error, "topics without a credential cannot be looked up; trying again"),
         }
         if let Err(error) = device_ca(&app, &mut seen).await {
             tracing::warn!(%error, "the device CA cannot be looked up; trying again");
@@ -46,6 +54,28 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
             Err(error) => tracing::error!(%error, name, "the stored push credential does not open"),
         }
         seen.insert(name, version);
+    }
+    Ok(())
+}
+
+/// Brings the alarms of topics without a credential up to date; with `all`, which reads an index to its end, finds those that nobody told of:
+/// a credential may have been in the settings of the server's last run.
+pub async fn topics(app: &App, all: bool) -> Result<()> {
+    let mut conn = app.db.read().await?;
+    let mut known = topics::told(&mut conn).await?;
+    if all {
+        let called = gauges::called_by(&mut conn).await?;
+        let uncalled = called.iter().filter(|(sender, _)| !app.has_credential(sender));
+        known.extend(uncalled.filter_map(|(sender, _)| sender.strip_prefix(topics::SENDER_PREFIX).map(str::to_owned)));
+    }
+    let mut waiting = Vec::with_capacity(known.len());
+    for topic in known {
+        let has_one = app.has_credential(&format!("{}{topic}", topics::SENDER_PREFIX));
+        waiting.push((if has_one { 0 } else { topics::waiting(&mut conn, &topic).await? }, topic));
+    }
+    drop(conn);
+    for (waiting, topic) in waiting {
+        change!(app, Class::Background, |conn, moment| topics::tell(conn, moment, &topic, waiting).await)?;
     }
     Ok(())
 }

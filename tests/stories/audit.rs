@@ -9,6 +9,8 @@ use muster::sim::smtp::{Fault, StandIn};
 use muster::store::Class;
 use serde_json::{Value, json};
 
+use crate::apple::merging;
+use crate::support::apple::behind_proxy;
 use crate::support::server::{Reply, TestServer};
 
 /// Changing routes that are not in the audit, and why.
@@ -53,6 +55,7 @@ async fn every_changing_route_of_the_description_is_in_the_audit() {
     let smtp = StandIn::start().await.unwrap();
     let url = smtp.url();
     let change = move |config: &mut Config| {
+        behind_proxy(config);
         config.mail.smtp_url = Some(url);
         config.mail.from = Some("muster@example.org".into());
         config.webhooks.allow = vec!["127.0.0.1".into()];
@@ -71,6 +74,10 @@ async fn every_changing_route_of_the_description_is_in_the_audit() {
     );
     walk.call("patch", "/devices/{id}", &device, Some(json!({"serial": "S-9"})), "device.changed", true).await;
     walk.call("delete", "/devices/{id}", &device, None, "device.deleted", true).await;
+    walk.server.user(merging::EMAIL).await;
+    let token = walk.server.enrollment_token().await;
+    let (app, (_, iphone)) = (merging::app(&walk.server, "app-1", &token).await, merging::iphone(&walk.server, "1").await);
+    walk.call("post", "/devices/{id}/merge", &app.id, Some(json!({"into": iphone})), "device.merged", true).await;
 
     let Walk { server, called, expected } = walk;
     let entries = async || server.get("/audit?limit=1000").await["items"].as_array().unwrap().clone();

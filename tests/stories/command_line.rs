@@ -118,6 +118,7 @@ async fn a_whole_day_of_an_operator_goes_through_the_shell() {
     let cancelled = shell.told("task list --kind locate --state cancelled").await["items"][0].clone();
     shell.told(&format!("task retry {}", id(&cancelled))).await;
     shell.told("device sync S-one").await;
+    assert!(shell.refused("device merge S-one --into S-one").await.contains("this is the device itself"));
     // The way out: the app is signed out and let in again, the token ends, the user goes.
     shell.told("device unauthorize S-one").await;
     assert_eq!(shell.told("device show S-one").await["unauthorized"], true);
@@ -140,6 +141,7 @@ async fn what_cannot_be_done_fails_with_words_that_help() {
     let shell = Shell::start().await;
     for (line, words) in [
         ("device show nobody", "404"),
+        ("device merge nobody --into somebody", "404"),
         ("job create lokc --all", "lock"),
         ("job create message --device nobody --param", "--param"),
         ("policy put camera no-such-file.json", "no-such-file.json"),

@@ -29,6 +29,12 @@ pub enum Device {
     Authorize { device: String },
     /// End its management; its app's data is deleted.
     Retire { device: String },
+    /// Join the device that an app made for itself to the one that Apple's MDM manages.
+    Merge {
+        device: String,
+        #[arg(long)]
+        into: String,
+    },
     /// Its tasks.
     Tasks { device: String },
     /// Its document as it is delivered.
@@ -196,6 +202,7 @@ impl Device {
             Device::Unauthorize { device } => call("POST", format!("/devices/{}/unauthorize", segment(&device))),
             Device::Authorize { device } => call("POST", format!("/devices/{}/authorize", segment(&device))),
             Device::Retire { device } => call("POST", format!("/devices/{}/retire", segment(&device))),
+            Device::Merge { device, into } => call("POST", format!("/devices/{}/merge", segment(&device))).with(json!({"into": into})),
             Device::Tasks { device } => call("GET", format!("/devices/{}/tasks", segment(&device))).table(TASKS),
             Device::Document { device } => call("GET", format!("/devices/{}/document", segment(&device))),
         }

@@ -3,7 +3,7 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
 
-use super::{contact, parse_problem, read};
+use super::contact;
 use crate::app::App;
 use crate::http::error::Answer;
 use crate::intake::contacts::Said;
@@ -16,7 +16,5 @@ use crate::protocol::agent::parse_events;
     (status = 503, description = "busy; Retry-After says when to come back"),
 ))]
 pub async fn events(State(app): State<App>, request: Request) -> Answer<Response> {
-    let (device_id, token_hash, bytes) = read(request).await?;
-    let events = parse_events(&bytes).map_err(parse_problem)?;
-    contact(&app, device_id, token_hash, Said::Events(events)).await
+    contact(&app, request, |bytes| parse_events(bytes).map(Said::Events)).await
 }

@@ -19,6 +19,7 @@ use crate::model::Id;
 use crate::model::token::parse_device_token;
 use crate::protocol::agent::{BODY_BYTES_MAX, ParseError};
 use crate::store::contacts::Way;
+use crate::store::devices;
 
 /// Reads the body and the device token of a contact.
 async fn read(request: Request) -> Answer<(Id, String, Bytes)> {
@@ -39,9 +40,20 @@ fn parse_problem(error: ParseError) -> Problem {
     }
 }
 
-/// Commits a contact with its group and turns what came of it into the answer.
-async fn contact(app: &App, device_id: Id, token_hash: String, said: Said) -> Answer<Response> {
-    let heard = app.intake.contact(Contact { device_id, way: Way::Agent, token_hash, said }).await?;
+/// Commits a contact with its group and turns what came of it into the answer. An app whose device became a part of another still shows
+/// the token that names the former; it is heard as the agent of the latter.
+async fn contact(app: &App, request: Request, parse: fn(&[u8]) -> Result<Said, ParseError>) -> Answer<Response> {
+    let (device_id, token_hash, bytes) = read(request).await?;
+    let as_agent_of = |device_id: Id| -> Answer<Contact> {
+        let said = parse(&bytes).map_err(parse_problem)?;
+        Ok(Contact { device_id, way: Way::Agent, token_hash: token_hash.clone(), said })
+    };
+    let mut heard = app.intake.contact(as_agent_of(device_id)?).await?;
+    if matches!(heard, Heard::DeviceUnknown)
+        && let Some(into) = devices::merged_into(&mut app.db.read().await?, device_id).await?
+    {
+        heard = app.intake.contact(as_agent_of(into)?).await?;
+    }
     Ok(match heard {
         Heard::Sync(answer) => axum::Json(answer).into_response(),
         Heard::Events(answer) => axum::Json(answer).into_response(),
@@ -50,7 +62,9 @@ async fn contact(app: &App, device_id: Id, token_hash: String, said: Said) -> An
             Problem::from(Error::refused("device_unknown", "there is no such device; activate again if you hold an enrollment token"))
                 .into_response()
         }
-        Heard::Command(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "an agent was answered a command").into_response(),
+        Heard::Command(_) | Heard::Profile(..) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "an agent was answered a command").into_response()
+        }
         Heard::TokenReplaced => Problem::from(Error::refused(
             "token_replaced",
             "a later activation replaced this token; activate again if you hold an enrollment token",

@@ -3,7 +3,7 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
 
-use super::{contact, parse_problem, read};
+use super::contact;
 use crate::app::App;
 use crate::http::error::Answer;
 use crate::intake::contacts::Said;
@@ -17,7 +17,5 @@ use crate::protocol::agent::parse_sync;
     (status = 503, description = "busy; Retry-After says when to come back"),
 ))]
 pub async fn sync(State(app): State<App>, request: Request) -> Answer<Response> {
-    let (device_id, token_hash, bytes) = read(request).await?;
-    let request = parse_sync(&bytes).map_err(parse_problem)?;
-    contact(&app, device_id, token_hash, Said::Sync(Box::new(request))).await
+    contact(&app, request, |bytes| parse_sync(bytes).map(|sync| Said::Sync(Box::new(sync)))).await
 }

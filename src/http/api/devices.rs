@@ -18,7 +18,7 @@ use crate::http::error::Answer;
 use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
 use crate::model::{Actor, Id};
-use crate::ops::devices::{self as ops, Device, DevicePatch, NewDevice};
+use crate::ops::devices::{self as ops, Device, DevicePatch, MergeInto, NewDevice};
 use crate::ops::explain::{self, Explanation};
 use crate::ops::jobs::Job;
 use crate::ops::mdm::declarative::{self, ShownChannel};
@@ -111,6 +111,19 @@ pub async fn sync(State(app): State<App>, Caller(actor): Caller, Path(name): Pat
     let id = resolved(&app, &name).await?;
     let device = change!(app, Class::Operators, |conn, moment| ops::call_in(conn, moment, &actor, id).await)?;
     Ok((StatusCode::ACCEPTED, Json(device)))
+}
+
+/// Joins the device that an app on iOS made for itself to the one that Apple's MDM manages: the app becomes its agent channel, and goes on
+/// with the token that it has. Tasks keep what they are, with other ids; the former id leads to the merged device.
+#[utoipa::path(post, path = "/api/v1/devices/{id}/merge", tag = "devices", params(("id" = String, Path)), request_body = MergeInto, responses((status = 200, body = Device), (status = 409, description = "device_conflict, ambiguous_device"), (status = 422, description = "invalid")))]
+pub async fn merge(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    JsonBody(body): JsonBody<MergeInto>,
+) -> Answer<Json<Device>> {
+    let id = resolved(&app, &name).await?;
+    Ok(Json(change!(app, Class::Operators, |conn, moment| ops::merge(conn, moment, &actor, id, &body.into).await)?))
 }
 
 /// Takes a device's authorization: the app signs out and clears its cache.

@@ -86,6 +86,8 @@ struct DevicePage {
     can_sync: bool,
     can_authorize: bool,
     can_unauthorize: bool,
+    /// True where it may be the app of a device that Apple's MDM manages.
+    can_merge: bool,
     orders: Vec<&'static str>,
     about: Vec<(&'static str, String)>,
     labels: Vec<(String, String)>,
@@ -124,6 +126,7 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
         can_sync: !device.channels.is_empty(),
         can_authorize: device.unauthorized || device.state == "pending_approval",
         can_unauthorize: !device.unauthorized && device.state != "expected",
+        can_merge: device.platform == "ios" && !device.channels.is_empty() && device.channels.iter().all(|channel| channel.kind == "agent"),
         orders: ORDERS.into_iter().filter(|name| can_do(&device, name)).collect(),
         about: about(&device),
         labels: device.labels.iter().map(|label| (label.clone(), format!("/labels/{}", segment(label)))).collect(),
@@ -176,6 +179,15 @@ pub async fn unauthorize(State(app): State<App>, Path(id): Path<String>, posted:
     let actor = posted.visitor.actor();
     let done = change!(app, Class::Operators, |conn, moment| ops::unauthorize(conn, moment, actor, id).await);
     told(&format!("/devices/{id}"), done.map(|_| "The device is unauthorized.".into()))
+}
+
+/// Joins an app's device to the one that Apple's MDM manages.
+pub async fn merge(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
+    let id = parse(&id)?;
+    let (actor, into) = (posted.visitor.actor(), posted.fields.text("into"));
+    let done = change!(app, Class::Operators, |conn, moment| ops::merge(conn, moment, actor, id, into).await);
+    let at = done.as_ref().map_or(id, |device| device.id);
+    told(&format!("/devices/{at}"), done.map(|_| "The app is now a channel of this device.".into()))
 }
 
 /// Asks first.

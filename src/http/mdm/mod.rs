@@ -21,6 +21,7 @@ use super::auth::client_address;
 use super::extract;
 use super::serve::Peer;
 use crate::app::App;
+use crate::intake::authority;
 use crate::intake::checkins::{Answer, Arrival};
 use crate::intake::contacts::{Contact, Heard, Said};
 use crate::ops::mdm;
@@ -106,6 +107,7 @@ async fn report(app: &App, report: Report, presented: Presented) -> Result<Respo
     match app.intake.contact(Contact { device_id, way, token_hash: presented.hash, said }).await? {
         Heard::Command(Some(bytes)) => Ok(plist(bytes)),
         Heard::Command(None) => Ok(empty()),
+        Heard::Profile(uuid, profile) => Ok(plist(authority::installation(app, uuid, *profile).await?)),
         _ => Err(unknown()),
     }
 }

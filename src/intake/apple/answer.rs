@@ -10,10 +10,9 @@ use crate::model::kind::Kind;
 use crate::model::schedule::{DOCUMENT_PATIENCE_MS, OpenWork};
 use crate::model::{Denial, Lane};
 use crate::ops::jobs;
-use crate::ops::mdm::own::{self, Keep, Own};
+use crate::ops::mdm::own::{self, Keep, Own, Words};
 use crate::ops::mdm::plan::{self, Facing, Next, Progress};
 use crate::ops::mdm::{checkin, command_id};
-use crate::protocol::apple::command::Command;
 use crate::protocol::apple::{Status, profile};
 use crate::store::feed::Entry;
 use crate::store::tasks::{OpenTask, TaskChange};
@@ -29,7 +28,7 @@ const PER_SESSION_MAX: u32 = 2;
 /// A command on its way.
 struct Going {
     uuid: String,
-    command: Command,
+    words: Words,
     task: Option<usize>,
 }
 
@@ -54,7 +53,7 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
         match plan::next(&task.kind, &params, &progress, &facing, now_ms) {
             Next::Send(command) => {
                 let uuid = command_id::of(task.id, task.command_uuid.as_deref(), progress.step);
-                going = Some(Going { uuid, command, task: Some(at) });
+                going = Some(Going { uuid, words: Words::Command(command), task: Some(at) });
             }
             Next::Wait(_) => at += 1,
             Next::Fail(code, message) => {
@@ -64,7 +63,7 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
         }
     }
     if going.is_none() {
-        going = by_itself(app, visit, status, &facing, now_ms, out).map(|own| Going { uuid: own.uuid, command: own.command, task: None });
+        going = by_itself(app, visit, status, &facing, now_ms, out).map(|own| Going { uuid: own.uuid, words: own.words, task: None });
     }
     let fresh = going.as_ref().and_then(|going| going.task).map_or(0, |at| deliver(visit, &open[at], status, out));
     visit.fruitful |= fresh > 0;
@@ -72,7 +71,11 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
     let work = left_open(visit, &open, going.as_ref(), status, now_ms);
     reset(moment, visit, work, out);
     note(moment, visit, fresh, None, out);
-    Heard::Command(going.map(|going| going.command.to_xml(&going.uuid)))
+    match going {
+        None => Heard::Command(None),
+        Some(Going { uuid, words: Words::Command(command), .. }) => Heard::Command(Some(command.to_xml(&uuid))),
+        Some(Going { uuid, words: Words::Profile(profile), .. }) => Heard::Profile(uuid, Box::new(profile)),
+    }
 }
 
 fn facing(app: &App, visit: &Visit<'_>) -> Facing {

@@ -15,7 +15,7 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
 use crate::ops::mdm::declarative;
-use crate::ops::mdm::own::{self, Announcement, News};
+use crate::ops::mdm::own::{self, Announcement, News, Renewal};
 use crate::ops::mdm::profiles::{self, Step};
 use crate::ops::settle::is_kept;
 use crate::ops::{ca, settle};
@@ -32,7 +32,7 @@ pub struct Reported {
     /// The enrollment that the channel belongs to.
     pub enrollment: Option<Enrollment>,
     /// The profile that renews its identity, where that is to be renewed.
-    pub renewal: Option<Vec<u8>>,
+    pub renewal: Option<Renewal>,
     /// What it is to be told of its document, where that is another than it was told of.
     pub news: Option<News>,
     /// The requests that it need not be asked, as it tells the answers by itself.
@@ -41,7 +41,7 @@ pub struct Reported {
     pub own_put_off: bool,
 }
 
-/// Reads the enrollments of the devices that report, and makes the profiles for those whose identity is to be renewed.
+/// Reads the enrollments of the devices that report, and makes the challenges for those whose identity is to be renewed.
 pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     let ids: Vec<Id> = visits.iter().filter(|visit| visit.report().is_some()).map(|visit| visit.standing.device_id).collect();
     if ids.is_empty() {
@@ -61,14 +61,13 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
         let Some(enrollment) = known.remove(&visit.standing.device_id) else { continue };
         if visit.standing.subject.is_empty() && visit.standing.denied.is_none() && own::is_to_be_renewed(&enrollment, moment.now_ms) {
             // Where it is not at hand yet it will be for the next report; making it here would wait for this very transaction.
-            let Some(authority) = app.authorities.at_hand() else {
+            if app.authorities.at_hand().is_none() {
                 authority::prepare(app);
                 visit.reported.enrollment = Some(enrollment);
                 continue;
-            };
-            let secret = ca::challenge(conn, moment, enrollment.token_id, Some(enrollment.device_id)).await?;
-            let profile = authority::profile(&app.config, &authority, moment.now_ms, &enrollment.topic, secret.reveal());
-            visit.reported.renewal = Some(profile);
+            }
+            let challenge = ca::challenge(conn, moment, enrollment.token_id, Some(enrollment.device_id)).await?;
+            visit.reported.renewal = Some(Renewal { topic: enrollment.topic.clone(), challenge });
         }
         visit.reported.enrollment = Some(enrollment);
     }
@@ -101,7 +100,7 @@ pub(super) async fn announce(app: &App, conn: &mut Conn, moment: &mut Moment, vi
                 token: assigned.served.token(),
                 tokens: assigned.served.tokens(moment.now_ms),
             }),
-            Step::Install(Profile { uuid, xml }) => News::Install { uuid, profile: authority::signed(&app.config, xml, moment.now_ms) },
+            Step::Install(Profile { uuid, xml }) => News::Install { uuid, profile: xml },
             Step::Uninstall(uuid) => News::Uninstall { uuid, identifier: configuration::commanded(&app.config.public_url) },
             Step::Settled => {
                 let applies = profiles::settled(conn, moment, standing.device_id, standing.id, &assigned).await?;

@@ -3,8 +3,9 @@
 use super::{Activation, After, Newcomer, No, Rules, UNAUTHORIZED, Verdict, Visitor, admit, email_of, enabled, hardware_key, push_of};
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::model::Denial;
 use crate::model::token::{Secret, parse_device_token, same};
+use crate::model::{Denial, Id};
+use crate::store::channels::Credentials;
 use crate::store::{Conn, channels, devices, users};
 
 /// Gives a fresh device token, which stands beside the one that came until it is used. No re-enrollment: tasks and numbering go on.
@@ -17,8 +18,14 @@ pub(super) async fn renew(
     after: &mut After,
 ) -> Result<Verdict> {
     let unknown = No("token_unknown", "the server does not know this device token; activate with an enrollment token");
-    let Some((device_id, hash)) = parse_device_token(bearer.reveal()) else { return Ok(Err(unknown)) };
-    let Some(channel) = channels::credentials(conn, device_id).await? else { return Ok(Err(unknown)) };
+    let Some((named, hash)) = parse_device_token(bearer.reveal()) else { return Ok(Err(unknown)) };
+    let (device_id, channel) = match channels::credentials(conn, named).await? {
+        Some(channel) => (named, channel),
+        None => match of_merged(conn, named).await? {
+            Some(found) => found,
+            None => return Ok(Err(unknown)),
+        },
+    };
     let known = [&channel.token_hash, &channel.fresh_token_hash];
     if !known.into_iter().flatten().any(|known| same(known, &hash)) {
         return Ok(Err(unknown));
@@ -55,4 +62,10 @@ pub(super) async fn renew(
         next_sync_in_s: admit::next_sync_in_s(moment, channel.id),
         renewed: true,
     }))
+}
+
+/// The device that the one which a token names has become a part of, with the channel that came from it.
+async fn of_merged(conn: &mut Conn, named: Id) -> Result<Option<(Id, Credentials)>> {
+    let Some(into) = devices::merged_into(conn, named).await? else { return Ok(None) };
+    Ok(channels::credentials(conn, into).await?.map(|channel| (into, channel)))
 }

@@ -1,10 +1,12 @@
 //! Devices: announced, shown, changed, denied, retired.
 
 mod denial;
+mod merge;
 #[cfg(test)]
 mod tests;
 
 pub use denial::{authorize, deny, lift, retire, retired, unauthorize};
+pub use merge::{MergeInto, merge};
 
 use std::collections::HashMap;
 

@@ -17,8 +17,7 @@ use crate::ops::settle::{Bound, Reader};
 use crate::ops::tasks::end;
 use crate::ops::{findings, settle};
 use crate::protocol::apple::Enrollee;
-use crate::protocol::apple::declarative::status::Report;
-use crate::protocol::apple::declarative::{Asked, Content, Manifest, Status, subscriptions};
+use crate::protocol::apple::declarative::{Asked, Content, Manifest, Report, Status, subscriptions};
 use crate::seal::Seal;
 use crate::store::apple::declarative::{self as store, Proved, StatusRow};
 use crate::store::feed::{self, Entry};
@@ -175,6 +174,9 @@ pub(super) async fn report(
 ) -> Result<Answer> {
     let Ok(report) = Report::read(data) else { return Ok(Answer::Unsupported("the data is no status report")) };
     let Some(channel) = apple::channel_of(conn, device_id, &from.user).await? else { return Ok(UNKNOWN_CERTIFICATE) };
+    if !report.refused().is_empty() {
+        tracing::warn!(device = %device_id, items = ?report.refused(), "status items that cannot be kept are left out");
+    }
     let before = store::of_channels(conn, &[channel]).await?.pop();
     let was = before.as_ref().map(|row| Status::from_json(&row.status)).unwrap_or_default();
     let mut status = was.clone();
@@ -182,8 +184,6 @@ pub(super) async fn report(
     if status != was || before.is_none() {
         let supported = status.supported().map(|supported| json!(supported).to_string());
         let (text, updated_at_ms) = (status.to_json().to_string(), moment.now_ms);
-        // What the database refuses in it (U+0000) is left out with everything else of this report but the fact that it came.
-        let text = if text.contains("\\u0000") { was.to_json().to_string() } else { text };
         let row = StatusRow { channel_id: channel, status: text, supported, refused: None, installed: None, failed: None, updated_at_ms };
         store::put(conn, &row).await?;
         if row.supported.is_some() && before.as_ref().is_some_and(|before| before.refused.is_some()) {
@@ -284,6 +284,8 @@ pub struct ShownChannel {
     pub declarations: Vec<Shown>,
     /// The device's status items, merged; `{}` before its first report.
     pub status: serde_json::Value,
+    /// The names of status items that it told and that cannot be kept: U+0000, half of a surrogate pair, a number out of range.
+    pub refused: Vec<String>,
     /// Unix milliseconds of the last change.
     pub status_at_ms: Option<i64>,
 }
@@ -323,6 +325,7 @@ pub async fn shown(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64) -
             held: is_held,
             declarations: declarations.collect(),
             status: status.to_json()["items"].clone(),
+            refused: status.refused().to_vec(),
             status_at_ms: row.filter(|row| row.status != "{}").map(|row| row.updated_at_ms),
         });
     }

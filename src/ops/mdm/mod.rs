@@ -10,6 +10,7 @@ pub mod own;
 pub mod plan;
 pub mod profiles;
 pub mod raw;
+pub mod topics;
 
 pub use authenticate::authenticate;
 pub use checkin::checkin;

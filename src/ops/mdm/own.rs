@@ -5,6 +5,7 @@
 //! announced here too: the device then fetches them by itself.
 
 use super::plan;
+use crate::model::token::Secret;
 use crate::protocol::apple::command::Command;
 use crate::store::apple::{Enrollment, Refresh};
 
@@ -22,9 +23,34 @@ const RENEW_AGAIN_MS: i64 = 86_400_000;
 #[derive(Debug)]
 pub struct Own {
     pub uuid: String,
-    pub command: Command,
+    pub words: Words,
     /// What is to be kept of its being said.
     pub keep: Keep,
+}
+
+/// How it is said.
+#[derive(Debug)]
+pub enum Words {
+    Command(Command),
+    /// InstallProfile of a profile that is signed when everything else is done: that takes longer than all the rest, and nothing is to
+    /// wait for it.
+    Profile(Unsigned),
+}
+
+/// A profile before it is signed.
+#[derive(Clone, Debug)]
+pub enum Unsigned {
+    /// It renews the identity and is made then.
+    Renewal(Renewal),
+    /// The policy's payloads, as XML.
+    Payloads(Vec<u8>),
+}
+
+/// What a profile that renews an identity is made of.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    pub topic: String,
+    pub challenge: Secret,
 }
 
 /// What is kept when it is said.
@@ -52,7 +78,7 @@ pub struct Announcement {
 #[derive(Clone, Debug)]
 pub enum News {
     Declarations(Announcement),
-    /// The profile of this PayloadUUID.
+    /// The profile of this PayloadUUID, not yet signed.
     Install {
         uuid: String,
         profile: Vec<u8>,
@@ -69,10 +95,10 @@ pub fn tell(news: News) -> Own {
     match news {
         News::Declarations(announcement) => announce(announcement),
         News::Install { uuid, profile } => {
-            Own { uuid: format!("{INSTALL}.{uuid}"), command: Command::install_profile(profile), keep: Keep::Nothing }
+            Own { uuid: format!("{INSTALL}.{uuid}"), words: Words::Profile(Unsigned::Payloads(profile)), keep: Keep::Nothing }
         }
         News::Uninstall { uuid, identifier } => {
-            Own { uuid: format!("{UNINSTALL}.{uuid}"), command: Command::remove_profile(&identifier), keep: Keep::Nothing }
+            Own { uuid: format!("{UNINSTALL}.{uuid}"), words: Words::Command(Command::remove_profile(&identifier)), keep: Keep::Nothing }
         }
     }
 }
@@ -91,7 +117,7 @@ fn announce(announcement: Announcement) -> Own {
     // One version can be two lists: what a device does not support is taken off once it has said so.
     let token = announcement.token.get(..TOKEN_CHARS).unwrap_or(&announcement.token);
     let uuid = format!("{DECLARE}.{}.{token}", announcement.version);
-    Own { uuid, command: Command::declarative_management(announcement.tokens), keep: Keep::Nothing }
+    Own { uuid, words: Words::Command(Command::declarative_management(announcement.tokens)), keep: Keep::Nothing }
 }
 
 /// The version that an announcement told of, and the beginning of the list's token.
@@ -105,15 +131,15 @@ pub fn is_to_be_renewed(enrollment: &Enrollment, now_ms: i64) -> bool {
     enrollment.state == "enrolled" && enrollment.renew_at_ms.is_some_and(|at| at <= now_ms)
 }
 
-/// What comes next; `None` where there is nothing to say. `renewal` is the profile that renews the identity, where it is to be renewed;
+/// What comes next; `None` where there is nothing to say. `renewal` is what renews the identity, where that is to be renewed;
 /// `news` is what it is to be told of its document, where that has changed.
-pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, news: Option<News>, now_ms: i64) -> Option<Own> {
+pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Renewal>, news: Option<News>, now_ms: i64) -> Option<Own> {
     if enrollment.state != "enrolled" {
         return None;
     }
-    if let Some(profile) = renewal.filter(|_| is_to_be_renewed(enrollment, now_ms)) {
+    if let Some(renewal) = renewal.filter(|_| is_to_be_renewed(enrollment, now_ms)) {
         let keep = Keep::RenewAt(now_ms + RENEW_AGAIN_MS);
-        return Some(Own { uuid: format!("{RENEW}.{now_ms}"), command: Command::install_profile(profile), keep });
+        return Some(Own { uuid: format!("{RENEW}.{now_ms}"), words: Words::Profile(Unsigned::Renewal(renewal)), keep });
     }
     news.map(tell).or_else(|| question(enrollment, every_s, now_ms)).or_else(|| configured(enrollment))
 }
@@ -121,7 +147,7 @@ pub fn next(enrollment: &Enrollment, every_s: i64, renewal: Option<Vec<u8>>, new
 /// The command that ends the management of a device that is denied for good, where no task does.
 pub fn removal(enrollment: &Enrollment, profile: &str) -> Own {
     let uuid = format!("{REMOVE}.{}", enrollment.authenticated_at_ms);
-    Own { uuid, command: Command::remove_profile(profile), keep: Keep::Nothing }
+    Own { uuid, words: Words::Command(Command::remove_profile(profile)), keep: Keep::Nothing }
 }
 
 fn question(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<Own> {
@@ -135,13 +161,14 @@ fn question(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<Own> {
         None => return None,
     };
     let command = plan::refresh(None).into_iter().nth(usize::try_from(step).ok()?)?;
-    Some(Own { uuid: question_id(started_ms, step), command, keep })
+    Some(Own { uuid: question_id(started_ms, step), words: Words::Command(command), keep })
 }
 
 /// A device that sits in Setup Assistant goes on once it is told that everything was said.
 fn configured(enrollment: &Enrollment) -> Option<Own> {
     let is_waiting = enrollment.awaiting_configuration == 1;
-    is_waiting.then(|| Own { uuid: configured_id(enrollment), command: Command::new("DeviceConfigured"), keep: Keep::Nothing })
+    let words = || Words::Command(Command::new("DeviceConfigured"));
+    is_waiting.then(|| Own { uuid: configured_id(enrollment), words: words(), keep: Keep::Nothing })
 }
 
 /// What a final status changes.

@@ -11,7 +11,7 @@ mod tests;
 
 pub use activate::{ActivateAnswer, ActivateRequest, DeviceInfo, ManagementMode, Platform, parse_activate};
 pub use answer::{DeniedMembers, EventOutcome, EventsAnswer, PolicyAnswer, ResultOutcome, SyncAnswer, TaskAnswer};
-pub use check::{Item, ParseError};
+pub use check::{Item, Members, ParseError, storable};
 pub use event::{Event, EventBody, EventData, EventsBody, ProfileChange, ScanOutcome, TYPES as EVENT_TYPES, parse_events};
 pub use facts::facts_hash;
 pub use sync::{

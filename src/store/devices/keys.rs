@@ -37,6 +37,14 @@ pub async fn by_key(conn: &mut Conn, kind: &str, key: &str) -> Result<Option<Id>
         .await?)
 }
 
+/// The key of a device that is a part of another now: its id.
+pub const MERGED: &str = "merged";
+
+/// The device that another has become a part of.
+pub async fn merged_into(conn: &mut Conn, device: Id) -> Result<Option<Id>> {
+    by_key(conn, MERGED, &device.to_string()).await
+}
+
 /// Hands a key to a device, whoever had it.
 pub async fn move_key(conn: &mut Conn, kind: &str, key: &str, device: Id) -> Result<()> {
     sqlx::query(
@@ -123,6 +131,26 @@ const BY_ID: Sql = rows_sql!(
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.id"
 );
 
+#[derive(serde::Serialize)]
+struct Gone<'a> {
+    name: &'a str,
+    bucket: i64,
+    key: String,
+}
+
+impl<'a> Gone<'a> {
+    fn of(key: &Key<'a>) -> Gone<'a> {
+        let text = key.id.to_string();
+        Gone { name: key.name, bucket: key_bucket(MERGED, &text), key: text }
+    }
+}
+
+const BY_MERGED: Sql = rows_sql!(
+    "SELECT r.name, k.device_id FROM ",
+    rows(name: text, bucket: bigint, key: text),
+    "JOIN device_key k ON k.bucket = r.bucket AND k.kind = 'merged' AND k.key = r.key"
+);
+
 /// The devices that each name stands for: the one with that id, or all with that serial number or UDID in whatever case. Of the
 /// latter, those that are managed come before those that are not.
 async fn named<'a>(conn: &mut Conn, names: &'a [String]) -> Result<HashMap<&'a str, Vec<Id>>> {
@@ -138,7 +166,15 @@ async fn named<'a>(conn: &mut Conn, names: &'a [String]) -> Result<HashMap<&'a s
         0 => Vec::new(),
         _ => sqlx::query_as(BY_ID.on(conn.dialect())).bind(rows_json(&ids)).fetch_all(conn.raw()).await?,
     };
-    let by_id: HashMap<String, Id> = by_id.into_iter().collect();
+    let mut by_id: HashMap<String, Id> = by_id.into_iter().collect();
+    let gone: Vec<Gone<'_>> = ids.iter().filter(|key| !by_id.contains_key(key.name)).map(Gone::of).collect();
+    if !gone.is_empty() {
+        // Names that devices had before they became a part of others.
+        let merged: Vec<(String, Id)> = sqlx::query_as(BY_MERGED.on(conn.dialect())).bind(rows_json(&gone)).fetch_all(conn.raw()).await?;
+        let into: Vec<Key<'_>> = merged.iter().map(|(name, id)| Key { name, bucket: id.bucket(), id: *id }).collect();
+        let there: Vec<(String, Id)> = sqlx::query_as(BY_ID.on(conn.dialect())).bind(rows_json(&into)).fetch_all(conn.raw()).await?;
+        by_id.extend(there);
+    }
     let others: Vec<Name<'_>> =
         names.iter().filter(|name| !by_id.contains_key(*name)).map(|name| Name { name, term: name.trim().to_lowercase() }).collect();
     let by_term: Vec<(String, Id, i64)> = match others.len() {

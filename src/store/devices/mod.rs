@@ -2,10 +2,12 @@
 
 mod denial;
 mod keys;
+mod merge;
 pub mod page;
 
 pub use denial::{channels_of, deny, lift};
-pub use keys::{by_key, claim_key, drop_key, move_key, put_terms, resolve, resolve_many, user_channel};
+pub use keys::{MERGED, by_key, claim_key, drop_key, merged_into, move_key, put_terms, resolve, resolve_many, user_channel};
+pub use merge::Merge;
 
 use sqlx::FromRow;
 

@@ -198,6 +198,43 @@ async fn only_the_device_itself_is_answered_and_strange_words_are_refused() {
 }
 
 #[tokio::test]
+async fn a_status_item_that_no_database_keeps_is_left_out_alone_and_named() {
+    each(async |server| {
+        let phone = AppleDevice::named("N");
+        phone.enroll(&server).await;
+        declare(&server, json!([configuration("a", json!({})), activation(&["a"])])).await;
+        let says = async |data: &[u8]| {
+            let mut body = texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &phone.udid), ("Endpoint", "status")]);
+            body.insert("Data".into(), Plist::Data(data.to_vec()));
+            phone.send(&server, "checkin", CHECKIN, bytes(body)).await
+        };
+        let shown = async || server.get(&format!("/devices/{}/declarations", phone.udid)).await;
+        server.until("it has something to have", async || !shown().await.as_array().unwrap().is_empty()).await;
+        let first = br#"{"StatusItems": {"device": {"operating-system": {"version": "18.1", "build-version": "22A\u0000"}, "power": {"battery-health": "\ud800"}}, "mdm": {"app": [{"identifier": "org.example.a", "state": "managed", "name": "\u0000"}, {"identifier": "\udfff", "state": "managed"}], "odd": 1e999}}}"#;
+        says(first).await.expect(200);
+        let told = shown().await[0].clone();
+        assert_eq!(
+            told["status"],
+            json!({"device": {"operating-system": {"version": "18.1"}, "power": {}}, "mdm": {"app": [{"identifier": "org.example.a", "state": "managed"}]}})
+        );
+        let refused =
+            json!(["device.operating-system.build-version", "device.power.battery-health", "mdm.app.name", "mdm.app.identifier", "mdm.odd"]);
+        assert_eq!(told["refused"], refused);
+        assert_eq!(server.get(&format!("/devices/{}", phone.udid)).await["facts"]["os_version"], "18.1");
+        // What comes in a form that can be kept is kept, and is refused no more; what was said before stays.
+        let second = br#"{"StatusItems": {"device": {"operating-system": {"build-version": "22A1"}, "power": {"battery-health": "normal\u0000"}}}}"#;
+        says(second).await.expect(200);
+        let told = shown().await[0].clone();
+        assert_eq!(told["status"]["device"], json!({"operating-system": {"version": "18.1", "build-version": "22A1"}, "power": {}}));
+        assert_eq!(told["refused"], json!(["mdm.app.name", "mdm.app.identifier", "mdm.odd", "device.power.battery-health"]));
+        says(br#"{"StatusItems": {}, "FullReport": true}"#).await.expect(200);
+        assert_eq!(shown().await[0]["refused"], json!([]));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_user_of_a_mac_has_declarations_of_its_own() {
     each_quiet(async |server| {
         let mac = AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("F") };

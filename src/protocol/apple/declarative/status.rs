@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::manifest::Manifest;
+use super::report::Report;
 use crate::protocol::agent::Detail;
 
 /// Elements of a list at most; more are dropped.
@@ -29,34 +29,13 @@ const FACTS: [(&str, &str); 7] = [
     ("passcode.is-present", "password_set"),
 ];
 
-/// A report that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the data is no status report")]
-pub struct Unreadable;
-
-/// A report as it comes; what is not known in it is left alone.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Report {
-    #[serde(rename = "StatusItems", default)]
-    items: Map<String, Value>,
-    #[serde(rename = "Errors", default)]
-    errors: Vec<Value>,
-    #[serde(rename = "FullReport", default)]
-    is_full: bool,
-}
-
-impl Report {
-    pub fn read(bytes: &[u8]) -> Result<Report, Unreadable> {
-        let whole: Map<String, Value> = serde_json::from_slice(bytes).map_err(|_| Unreadable)?;
-        serde_json::from_value(Value::Object(whole)).map_err(|_| Unreadable)
-    }
-}
-
-/// Everything that a device has said: `{"items": {...}, "errors": [...]}`.
+/// Everything that a device has said: `{"items": {...}, "errors": [...], "refused": [...]}`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     items: Map<String, Value>,
     errors: Vec<Value>,
+    /// The names of items that it told and that cannot be kept.
+    refused: Vec<String>,
 }
 
 /// What a device says of one declaration.
@@ -87,19 +66,21 @@ impl Status {
         let mut take = |key: &str| whole.remove(key).unwrap_or_default();
         let items = if let Value::Object(items) = take("items") { items } else { Map::new() };
         let errors = if let Value::Array(errors) = take("errors") { errors } else { Vec::new() };
-        Status { items, errors }
+        let refused = serde_json::from_value(take("refused")).unwrap_or_default();
+        Status { items, errors, refused }
     }
 
     pub fn to_json(&self) -> Value {
-        serde_json::json!({"items": self.items, "errors": self.errors})
+        serde_json::json!({"items": self.items, "errors": self.errors, "refused": self.refused})
     }
 
     /// Takes a report in. A full one replaces what there is; others merge by path, lists of things with identifiers element by element.
     pub fn take(&mut self, report: Report) {
         if report.is_full {
             self.items = Map::new();
+            self.refused.clear();
         }
-        let Report { items, errors, .. } = report;
+        let Report { items, errors, refused, .. } = report;
         for (name, new) in items {
             match (name.as_str(), self.items.get_mut(&name), new) {
                 // What is said of declarations and of capabilities is always said whole.
@@ -113,6 +94,9 @@ impl Status {
         }
         self.errors = errors;
         self.errors.truncate(ERRORS_MAX);
+        // What it has told since in a form that can be kept is refused no more.
+        let former: Vec<String> = self.refused.drain(..).filter(|name| !refused.contains(name)).collect();
+        self.refused = former.into_iter().filter(|name| self.item(name).is_none()).chain(refused).take(ERRORS_MAX).collect();
         if self.to_json().to_string().len() > KEPT_BYTES_MAX {
             self.items.retain(|name, _| name == "management");
             self.errors.clear();
@@ -120,6 +104,11 @@ impl Status {
         if self.to_json().to_string().len() > KEPT_BYTES_MAX {
             self.items.clear();
         }
+    }
+
+    /// The names of items that it told and that cannot be kept.
+    pub fn refused(&self) -> &[String] {
+        &self.refused
     }
 
     /// An item by its dotted name.
