@@ -127,6 +127,7 @@ CREATE TABLE enrollment_token (
   device_id TEXT,
   parent_id TEXT
 );
+CREATE INDEX enrollment_token_named ON enrollment_token (name) WHERE parent_id IS NULL;
 CREATE INDEX enrollment_token_bound ON enrollment_token (parent_id, device_id) WHERE parent_id IS NOT NULL;
 
 CREATE TABLE enrollment_use (

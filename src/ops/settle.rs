@@ -4,7 +4,7 @@ mod held;
 mod stack;
 mod tokens;
 
-pub use tokens::{Bound, are_minted, mint};
+pub use tokens::{Bound, are_minted, forget_unused, mint};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -229,3 +229,33 @@ pub async fn keep(conn: &mut Conn, bound: &[NewBound], now_ms: i64) -> Result<()
     }
     Ok(())
 }
+
+/// A named token that has ended and from which tokens were derived that nobody has used.
+#[derive(Clone, Debug, FromRow)]
+pub struct EndedName {
+    pub id: Id,
+    pub name: String,
+    /// 1 where another token of this name is good.
+    pub is_replaced: i64,
+}
+
+/// Those that ended before `before_ms`.
+pub async fn ended(conn: &mut Conn, before_ms: i64, now_ms: i64, rows_max: i64) -> Result<Vec<EndedName>> {
+    Ok(sqlx::query_as(
+        "SELECT p.id, p.name, CAST(CASE WHEN EXISTS (SELECT 1 FROM enrollment_token g WHERE g.name = p.name AND g.parent_id IS NULL \
+             AND g.revoked_at_ms IS NULL AND (g.expires_at_ms IS NULL OR g.expires_at_ms > $2)) THEN 1 ELSE 0 END AS BIGINT) AS is_replaced \
+         FROM enrollment_token p WHERE p.parent_id IS NULL AND (p.revoked_at_ms < $1 OR p.expires_at_ms < $1) \
+           AND EXISTS (SELECT 1 FROM enrollment_token t WHERE t.parent_id = p.id AND t.uses = 0) ORDER BY p.id LIMIT $3",
+    )
+    .bind(before_ms)
+    .bind(now_ms)
+    .bind(rows_max)
+    .fetch_all(conn.raw())
+    .await?)
+}
+
+/// Forgets tokens that were derived from this one and never used; answers how many.
+pub async fn forget_unused(conn: &mut Conn, parent: Id, rows_max: i64) -> Result<u64> {
+    let text = "DELETE FROM enrollment_token WHERE id IN (SELECT id FROM enrollment_token WHERE parent_id = $1 AND uses = 0 LIMIT $2)";
+    Ok(sqlx::query(text).bind(parent).bind(rows_max).execute(conn.raw()).await?.rows_affected())
+}

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::error::Result;
 use crate::model::BUCKETS;
 use crate::ops::findings::DAY_MS;
+use crate::ops::settle;
 use crate::store::{Class, Conn, alarms, events, feed, findings, mail, meta, retention as store, webhooks};
 
 const LEASE: &str = "retention";
@@ -17,6 +18,9 @@ const EVENTS_DAYS_MIN: i64 = 30;
 const SIGN_IN_LINKS_DAYS: i64 = 7;
 /// What became of a delivery to a webhook, or of a mail, can be looked into, and be sent again, for this time.
 const DELIVERIES_DAYS: i64 = 30;
+
+/// An unused token of one device goes so long after the one that it was derived from has ended.
+const DERIVED_TOKENS_DAYS: i64 = 30;
 
 /// What is forgotten; those of devices go bucket by bucket, along their primary keys.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +37,12 @@ enum Kind {
     SignInLinks,
     Idempotency,
     Challenges,
+    DerivedTokens,
     Deliveries,
     Mail,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Tasks,
     Kind::Jobs,
     Kind::Events,
@@ -50,6 +55,7 @@ const KINDS: [Kind; 14] = [
     Kind::SignInLinks,
     Kind::Idempotency,
     Kind::Challenges,
+    Kind::DerivedTokens,
     Kind::Deliveries,
     Kind::Mail,
 ];
@@ -99,6 +105,7 @@ async fn chunk(app: &App, conn: &mut Conn, kind: Kind, bucket: i64, now_ms: i64)
         Kind::SignInLinks => store::sign_in_links(conn, before(SIGN_IN_LINKS_DAYS), ROWS_MAX).await,
         Kind::Idempotency => store::idempotency(conn, now_ms, ROWS_MAX).await,
         Kind::Challenges => store::challenges(conn, now_ms, ROWS_MAX).await,
+        Kind::DerivedTokens => settle::forget_unused(conn, before(DERIVED_TOKENS_DAYS), now_ms, ROWS_MAX).await,
         Kind::Deliveries => webhooks::forget(conn, before(DELIVERIES_DAYS), ROWS_MAX).await,
         Kind::Mail => mail::forget(conn, before(DELIVERIES_DAYS), ROWS_MAX).await,
     }

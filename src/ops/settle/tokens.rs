@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::stack::Compiled;
+use super::stack::{Compiled, Stack};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
@@ -11,7 +11,7 @@ use crate::model::token::Secret;
 use crate::policy::variables::TOKEN;
 use crate::seal::Seal;
 use crate::store::Conn;
-use crate::store::stacks::Follower;
+use crate::store::stacks::{self, Follower};
 use crate::store::tokens::{self, Named, NewBound};
 
 /// The names of the tokens that a document refers to.
@@ -95,4 +95,27 @@ pub async fn are_minted(conn: &mut Conn, bound: &[Bound]) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Names that are looked at together.
+const NAMES_MAX: i64 = 1_000;
+
+/// Forgets unused tokens whose name ended before `before_ms`; answers how many. While a document refers to a name that has no good token,
+/// they stay: a device is not held for want of what it was given.
+pub async fn forget_unused(conn: &mut Conn, before_ms: i64, now_ms: i64, rows_max: i64) -> Result<u64> {
+    let ended = tokens::ended(conn, before_ms, now_ms, NAMES_MAX).await?;
+    if ended.is_empty() {
+        return Ok(0);
+    }
+    let mut in_use: BTreeSet<String> = BTreeSet::new();
+    for set in stacks::sets(conn).await? {
+        in_use.extend(Stack::load(conn, &set.stack_id).await?.tokens().map(str::to_owned));
+    }
+    for one in ended.iter().filter(|one| one.is_replaced == 1 || !in_use.contains(&one.name)) {
+        let rows = tokens::forget_unused(conn, one.id, rows_max).await?;
+        if rows > 0 {
+            return Ok(rows);
+        }
+    }
+    Ok(0)
 }

@@ -130,3 +130,52 @@ async fn payloads_become_one_profile_that_is_declared_listed_replaced_and_gone_w
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_asset_that_holds_a_devices_own_token_is_served_once_it_is_minted_and_opens_the_door_to_its_app() {
+    each(async |server| {
+        server.user("one@example.org").await;
+        server.post("/enrollment-tokens", json!({"name": "the app"})).await.expect(201);
+        let mut phone = iphone(&server, "A");
+        phone.enroll(&[7; 32]).await.unwrap();
+        let id = server.get(&format!("/devices/{}", phone.udid)).await["id"].as_str().unwrap().to_owned();
+        put(&server, asset(json!({"ContentType": "text/plain", "Text": "{{token:the app}}"}))).await;
+        server.until("it has something to have", async || !channel(&server, &phone.udid).await["desired"].is_null()).await;
+        phone.session().await.unwrap();
+        let held = phone.state.declarations.held["asset"].clone();
+        let content = phone.state.declarations.contents[&held.server_token].clone().unwrap();
+        let token = String::from_utf8(content).unwrap();
+        assert!(token.starts_with("mdt_"), "{token}");
+        for path in ["document", "declarations"] {
+            assert!(!server.get(&format!("/devices/{id}/{path}")).await.to_string().contains(&token), "{path}");
+        }
+        // Whoever is given it finds the door open: it was known before it was served.
+        let device = json!({"platform": "ios", "app": "org.example.agent", "hardware_id": "app-1", "model": "iPhone", "os_version": "18.1",
+            "agent_version": "1.0", "management_mode": "app"});
+        let body = json!({"token": token, "email": "one@example.org", "device": device});
+        assert_eq!(server.activate(&body, None).await.expect(201)["device_id"], json!(id));
+        // With its user it has another one, which nobody has asked for yet: its content is not served, though it can be told by anybody
+        // who knows the master key what it will be.
+        let another = {
+            let (app, udid) = (&server.app, AppleDevice::named("A"));
+            let mut conn = app.db.read().await.unwrap();
+            let device = id.parse().unwrap();
+            let channels: Vec<_> = muster::store::devices::channels_of(&mut conn, &[device]).await.unwrap();
+            let reader = muster::ops::settle::Reader::Device(&app.seal);
+            let found = muster::ops::settle::documents(&mut conn, reader, &channels, app.clock.now_ms()).await.unwrap();
+            let text = found.iter().map(|one| one.document.to_string()).find(|text| text.contains("mdt_")).unwrap();
+            let from = text.find("mdt_").unwrap();
+            let will_be: String = text[from..].chars().take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
+            let name = muster::model::token::hash(&will_be);
+            let request = server.client.get(format!("{}/mdm/assets/{name}", server.url)).header(CERT_HEADER, udid.header());
+            (will_be, request.send().await.unwrap().status().as_u16())
+        };
+        assert!(another.0 != token && another.1 == 404, "{another:?}");
+        phone.session().await.unwrap();
+        let held = phone.state.declarations.held["asset"].clone();
+        let content = phone.state.declarations.contents[&held.server_token].clone().unwrap();
+        assert_eq!(String::from_utf8(content).unwrap(), another.0, "declared, and so minted, and so served");
+        server.stop().await;
+    })
+    .await;
+}

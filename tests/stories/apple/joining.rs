@@ -1,5 +1,8 @@
 //! An app and the MDM client of one iPhone become one device: a policy hands the app a token of that very device.
 
+use muster::model::token::hash;
+use muster::store::tokens;
+use muster::work::retention;
 use serde_json::{Value, json};
 
 use super::commands::task;
@@ -78,6 +81,49 @@ async fn an_app_activates_with_the_token_that_a_declaration_holds_and_is_a_chann
         let of_user = token_of(&server, &first).await;
         let refused = activate(&server, &of_user, "one@example.org", "app-3").await;
         assert_eq!((of_user == token, refused.status, &refused.body["code"]), (false, 403, &json!("token_revoked")));
+        server.stop().await;
+    })
+    .await;
+}
+
+/// True while the server knows this token.
+async fn is_kept(server: &TestServer, token: &str) -> bool {
+    tokens::by_hash(&mut server.app.db.read().await.unwrap(), &hash(token)).await.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn unused_tokens_of_a_name_that_has_ended_are_forgotten_once_no_document_refers_to_it() {
+    each(async |server| {
+        let (first, second) = (AppleDevice::named("1"), AppleDevice::named("2"));
+        let ids = [first.enroll(&server).await, second.enroll(&server).await];
+        server.user("one@example.org").await;
+        let named = server.post("/enrollment-tokens", json!({"name": "the app"})).await.expect(201);
+        let declared = json!([{"Type": "com.apple.management.properties", "Identifier": "app", "Payload": {"token": "{{token:the app}}"}}]);
+        server.put("/policies/app", json!({"document": {"apple": {"declarations": declared}}})).await.expect(201);
+        let assign = async |to: Value| server.put("/policies/app/assignments", json!({"assignments": to})).await.expect(200);
+        assign(json!([{"label": "all", "mode": "include", "rank": 1}])).await;
+        let channel = async |id: &str| server.get(&format!("/devices/{id}")).await["channels"][0].clone();
+        for id in &ids {
+            server.until("it has something to have", async || !channel(id).await["desired"].is_null()).await;
+        }
+        let (used, unused) = (token_of(&server, &first).await, token_of(&server, &second).await);
+        activate(&server, &used, "one@example.org", "app-1").await.expect(201);
+        server.post(&format!("/enrollment-tokens/{}/revoke", named["id"].as_str().unwrap()), json!({})).await.expect(200);
+        server.advance(31 * 86_400_000);
+        retention::pass(&server.app).await.unwrap();
+        assert!(is_kept(&server, &unused).await, "what a device was given holds it not");
+        assert_eq!(channel(&ids[1]).await["hold"], Value::Null);
+        // The calendar may be at it in this very moment: it is asked until it was done.
+        let before = channel(&ids[1]).await["desired"].clone();
+        assign(json!([])).await;
+        server.until("it is to have nothing", async || channel(&ids[1]).await["desired"] != before).await;
+        server
+            .until("the unused one is forgotten", async || {
+                retention::pass(&server.app).await.unwrap();
+                !is_kept(&server, &unused).await
+            })
+            .await;
+        assert!(is_kept(&server, &used).await, "by which a device came in");
         server.stop().await;
     })
     .await;
