@@ -70,7 +70,7 @@ async fn the_first_start_makes_what_is_missing_and_one_server_has_the_file_alone
     let made = run(&process, &[], "key add first --role viewer").await;
     let (key, words) = said(&made);
     assert!(made.status.success(), "{words}");
-    assert!(key.starts_with("mk_") && key.trim().split_whitespace().count() == 1, "{key}");
+    assert!(key.starts_with("mk_") && key.split_whitespace().count() == 1, "{key}");
     assert!(folder.path().join("deep/er/muster.db").exists());
     let secret = folder.path().join("secret.key");
     assert_eq!(std::fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);

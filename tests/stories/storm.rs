@@ -14,7 +14,7 @@ use muster::store::wakes::{Raise, raise};
 use crate::support::device::TestDevice;
 use crate::support::server::{TestServer, each_database, reply};
 
-const PHONES: usize = 2_000;
+const PHONES: usize = 1_500;
 /// Events that each phone has kept during the outage; it sends them one request each, all at once.
 const KEPT: usize = 3;
 const SENDERS: usize = 600;

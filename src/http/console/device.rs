@@ -322,7 +322,8 @@ pub fn finding_line(row: &findings::FindingRow, now_ms: i64) -> FindingLine {
         (None, Some(_)) => "overdue",
         (None, None) => "running",
     };
-    let closed = row.closed_at_ms.map(|at| format!("{}, by {}", relative(at, now_ms), row.closed_by.as_deref().unwrap_or("the server")));
+    let closed =
+        row.closed_at_ms.map(|at| format!("{}, {}", relative(at, now_ms), closed_by(row.closed_by.as_deref().unwrap_or_default())));
     FindingLine {
         kind: sentence(&row.kind),
         subject: row.subject.clone(),
@@ -330,6 +331,17 @@ pub fn finding_line(row: &findings::FindingRow, now_ms: i64) -> FindingLine {
         opened: When::new(row.opened_at_ms, now_ms),
         due: When::new(row.due_at_ms, now_ms),
         closed: closed.unwrap_or_default(),
+    }
+}
+
+/// What closed a finding, in words: an event of the device, a fact that it told, its report, its contact; or why it is judged no more.
+fn closed_by(word: &str) -> String {
+    match word.split_once(':') {
+        Some(("event", _)) => "by an event of the device".into(),
+        Some(("fact", key)) => format!("by the fact {}", words(key)),
+        _ if matches!(word, "report" | "contact") => format!("by a {word} of the device"),
+        _ if word.is_empty() => "by the server".into(),
+        _ => words(word),
     }
 }
 

@@ -223,15 +223,32 @@ pub fn reason(word: &str) -> &'static str {
     }
 }
 
+/// What says most of an entry, best first; the others follow in their own order.
+const TELLING: [&str; 14] = [
+    "kind",
+    "outcome",
+    "threat",
+    "url",
+    "key",
+    "value",
+    "enabled",
+    "change",
+    "profile",
+    "due_at_ms",
+    "days_overdue",
+    "resolved",
+    "code",
+    "action",
+];
+
 /// Some members of a feed entry's data, in words.
 pub fn members(data: &Value) -> String {
     let Some(object) = data.as_object() else { return String::new() };
     let mut out = String::new();
-    for (key, value) in object
-        .iter()
-        .filter(|(key, _)| !matches!(key.as_str(), "id" | "seq" | "occurred_at_ms") && !key.ends_with("_id"))
-        .take(MEMBERS_SHOWN)
-    {
+    let mut telling: Vec<(&String, &Value)> =
+        object.iter().filter(|(key, _)| !matches!(key.as_str(), "id" | "seq" | "occurred_at_ms") && !key.ends_with("_id")).collect();
+    telling.sort_by_key(|(key, _)| TELLING.iter().position(|word| *word == key.as_str()).unwrap_or(TELLING.len()));
+    for (key, value) in telling.into_iter().take(MEMBERS_SHOWN) {
         let shown = match value {
             Value::String(text) if !text.is_empty() => text.clone(),
             Value::Number(n) if key.ends_with("_ms") => {
@@ -352,6 +369,8 @@ mod tests {
     #[test]
     fn a_feed_entry_shows_a_few_members_in_words_and_no_ids() {
         let data = serde_json::json!({"id": "x", "device_id": "y", "due_at_ms": 0, "kind": "malware", "nested": {}, "on": true});
-        assert_eq!(members(&data), "due at: 1970-01-01 00:00 UTC, kind: malware");
+        assert_eq!(members(&data), "kind: malware, due at: 1970-01-01 00:00 UTC");
+        let scan = serde_json::json!({"ended_at_ms": 0, "engine_version": "7", "items": 3, "outcome": "clean"});
+        assert!(members(&scan).starts_with("outcome: clean"), "what it came to stands first");
     }
 }
