@@ -22,6 +22,7 @@ mod fcm;
 mod funnel;
 mod killed;
 mod last_admin;
+mod http2;
 mod mail;
 mod metrics;
 mod policies;
