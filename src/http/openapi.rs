@@ -30,6 +30,7 @@ use crate::app::App;
         api::users::get,
         api::users::patch,
         api::users::delete,
+        api::users::get_offboarding,
         api::enrollment_tokens::list,
         api::enrollment_tokens::create,
         api::enrollment_tokens::get,
