@@ -82,6 +82,7 @@ use crate::app::App;
         api::push::put_fcm,
         api::push::put_apns_app,
         api::push::put_apns_mdm,
+        api::push::post_canary,
         api::push::overview,
         api::operators::list,
         api::operators::create,
