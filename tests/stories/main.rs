@@ -7,6 +7,7 @@ mod apns;
 mod apns_devices;
 mod apns_sender;
 mod apple;
+mod apply;
 mod approval;
 mod audit;
 mod away;

@@ -1,8 +1,10 @@
 //! The operator API from a shell: `muster device list`, `muster job create`...
 
+mod apply;
 mod nouns;
 mod push;
 
+pub use apply::Folder;
 pub use push::{Push, PushAccess};
 
 pub use nouns::{Device, Event, Job, Label, Policy, Task, Token, User};
