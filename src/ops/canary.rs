@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Actor, Lane, Role};
+use crate::store::Conn;
 use crate::store::canary::{self, CanaryRow, Seen};
 use crate::store::feed::{self, Entry};
 use crate::store::wakes::{self, Raise};
-use crate::store::Conn;
 
 /// How long the answer and the contact are waited for.
 pub const WATCH_MS: i64 = 10 * 60_000;
@@ -150,7 +150,10 @@ mod tests {
     fn it_ends_with_both_answers_with_its_time_or_with_its_device() {
         let came = Seen { nudged_at_ms: Some(NOW_MS), last_contact_ms: Some(NOW_MS + 5), last_cause: Some("push".into()), ..seen() };
         let looked = look(&row(), Some(&came), None, NOW_MS + 6);
-        assert_eq!((looked.state.as_str(), looked.contact_at_ms, looked.contact_cause.as_deref()), ("ended", Some(NOW_MS + 5), Some("push")));
+        assert_eq!(
+            (looked.state.as_str(), looked.contact_at_ms, looked.contact_cause.as_deref()),
+            ("ended", Some(NOW_MS + 5), Some("push"))
+        );
         assert_eq!(look(&row(), Some(&seen()), None, NOW_MS + WATCH_MS).state, "ended");
         assert_eq!(look(&row(), None, None, NOW_MS + 1).state, "ended");
     }

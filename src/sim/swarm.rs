@@ -86,7 +86,8 @@ impl Swarm {
         let clock = Clock::system();
         for n in 0..plan.androids + plan.apps {
             // Each kind begins to arrive at once.
-            let (kind, place) = if n < plan.androids { (Kind::Android, n) } else { (Kind::IosApp { bundle: plan.bundle.clone() }, n - plan.androids) };
+            let (kind, place) =
+                if n < plan.androids { (Kind::Android, n) } else { (Kind::IosApp { bundle: plan.bundle.clone() }, n - plan.androids) };
             let identity = plan.identity(kind.clone(), n, place);
             // An agent that keeps its own time is opened by nobody.
             let opened_every = plan.habits.opened_every.filter(|_| !kind.keeps_time());

@@ -42,7 +42,8 @@ async fn a_plain_listener_takes_http2_with_prior_knowledge_beside_http1_and_answ
         pings.ping(Ping::opaque()).await.unwrap();
     }
     // The same listener, HTTP/1.1: an offer to change to h2c is passed over, and the answer is HTTP/1.1.
-    let request = server.client.get(format!("{}/healthz", server.url)).header("upgrade", "h2c").header("connection", "Upgrade, HTTP2-Settings");
+    let request =
+        server.client.get(format!("{}/healthz", server.url)).header("upgrade", "h2c").header("connection", "Upgrade, HTTP2-Settings");
     let answer = request.header("http2-settings", "AAMAAABkAAQAAP__").send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, http::Version::HTTP_11));
     server.stop().await;
@@ -57,7 +58,9 @@ async fn a_tls_listener_takes_http2_where_alpn_says_so_and_answers_pings() {
     std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
     let server = TestServer::with(|config| config.tls = Some(Tls { cert, key })).await;
     let authority = address(&server);
-    for (offered, agreed) in [(vec![b"h2".to_vec(), b"http/1.1".to_vec()], Some(&b"h2"[..])), (vec![b"http/1.1".to_vec()], Some(b"http/1.1"))] {
+    for (offered, agreed) in
+        [(vec![b"h2".to_vec(), b"http/1.1".to_vec()], Some(&b"h2"[..])), (vec![b"http/1.1".to_vec()], Some(b"http/1.1"))]
+    {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certified.cert.der().clone()).unwrap();
         let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

@@ -204,12 +204,16 @@ async fn a_push_certificate_is_requested_installed_and_renewed_a_year_later_from
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((&told["topic"], &told["key"], &told["request"]), (&json!(TOPIC), &json!("b.key"), &json!("b.csr")));
         assert_ne!(request(&at("b.csr")).spki, request(&at("a.csr")).spki);
-        assert!(shell.said("push renew --key c.key --out c.csr --certificate a.pem").await.contains(TOPIC), "without a server's word as well");
+        assert!(
+            shell.said("push renew --key c.key --out c.csr --certificate a.pem").await.contains(TOPIC),
+            "without a server's word as well"
+        );
         std::fs::write(at("b.pem"), apns.issue_certificate_for(TOPIC, &text("b.key")).unwrap().certificate).unwrap();
         assert!(shell.refused("push install --certificate b.pem --key a.key").await.contains("does not belong to the certificate"));
         shell.said("push install --certificate b.pem --key b.key").await;
         // Made anew instead of renewed: somebody would be lost.
-        let fleet = format!("simulate --server {} --token {} --devices 0 --apple 1 --seconds 3 --json", shell.server.url, token(&shell).await);
+        let fleet =
+            format!("simulate --server {} --token {} --devices 0 --apple 1 --seconds 3 --json", shell.server.url, token(&shell).await);
         assert!(shell.run(&fleet).await.status.success());
         std::fs::write(at("c.pem"), apns.issue_certificate_for(OTHER_TOPIC, &text("c.key")).unwrap().certificate).unwrap();
         let said = shell.refused("push install --certificate c.pem --key c.key").await;
@@ -243,7 +247,9 @@ async fn a_second_process_follows_a_credential_that_is_set_at_the_first() {
     other
         .until("the other process has all three", async || {
             let push = other.get("/push").await;
-            push["senders"][0]["project_id"] == "another-project" && push["senders"][1]["topic"] == "org.example.agent" && topics(&other).await == [TOPIC]
+            push["senders"][0]["project_id"] == "another-project"
+                && push["senders"][1]["topic"] == "org.example.agent"
+                && topics(&other).await == [TOPIC]
         })
         .await;
     // A renewed one as well, which is told apart by its end.

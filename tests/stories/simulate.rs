@@ -136,10 +136,17 @@ async fn phones_of_every_kind_are_called_through_the_stand_ins_of_the_simulation
     // In, with an address to be called at.
     let is_callable = |device: &Value| device["channels"][0]["push_state"] == "active";
     until("all six are in", async || items("/devices").await.iter().filter(|device| is_callable(device)).count() == 6).await;
-    let order = json!({"kind": "lock", "target": {"all": true}});
-    let job = reply(ask(reqwest::Method::POST, "/jobs".into()).json(&order)).await.expect(202);
-    let path = format!("/jobs/{}/tasks", job["id"].as_str().unwrap());
-    until("all six are locked", async || items(&path).await.iter().filter(|task| task["state"] == "done").count() == 6).await;
+    let devices = items("/devices").await;
+    let mut ordered = 0;
+    for (kind, channel, params) in [("message", "agent", json!({"text": "hello"})), ("lock", "mdm", json!({}))] {
+        let whom: Vec<&Value> =
+            devices.iter().filter(|device| device["channels"][0]["kind"] == channel).map(|device| &device["id"]).collect();
+        ordered += whom.len();
+        let order = json!({"kind": kind, "params": params, "target": {"devices": whom}});
+        reply(ask(reqwest::Method::POST, "/jobs".into()).json(&order)).await.expect(202);
+    }
+    assert_eq!(ordered, 6);
+    until("all six have done it", async || items("/tasks?state=done").await.len() == 6).await;
     interrupt(&fleet).await;
     let output = tokio::time::timeout(DEADLINE, fleet.wait_with_output()).await.unwrap().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stdout)));
@@ -155,7 +162,8 @@ async fn phones_of_every_kind_are_called_through_the_stand_ins_of_the_simulation
 async fn ctrl_c_ends_a_fleet_that_did_not_get_in_with_its_report_and_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(&folder).await;
-    let line = format!("simulate --server {} --token mdt_unknown --devices 2 --ios-apps 1 --arrivals 1000 --seconds 600 --json", server.url);
+    let line =
+        format!("simulate --server {} --token mdt_unknown --devices 2 --ios-apps 1 --arrivals 1000 --seconds 600 --json", server.url);
     let mut command = server.command();
     command.args(line.split(' ')).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut fleet = command.spawn().unwrap();

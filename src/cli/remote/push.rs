@@ -154,7 +154,9 @@ impl Files {
 /// What to do with a request, step by step; `renewed` is the topic that must stay, and when its certificate ends.
 fn explained(files: &Files, renewed: Option<(&str, i64)>) -> String {
     let (key, request) = (files.key.display(), files.out.display());
-    let mut text = format!("The key is in {key}: keep it secret, and keep it; the certificate is of no use without it.\nThe request is in {request}.\n\n");
+    let mut text = format!(
+        "The key is in {key}: keep it secret, and keep it; the certificate is of no use without it.\nThe request is in {request}.\n\n"
+    );
     if let Some((topic, ends_at_ms)) = renewed {
         text += &format!(
             "THE TOPIC MUST STAY {topic}\n\
@@ -163,7 +165,9 @@ fn explained(files: &Files, renewed: Option<(&str, i64)>) -> String {
             day(ends_at_ms)
         );
     }
-    text += &format!("1. Have {request} signed with an MDM vendor certificate: the vendor signs the request (SHA-256, RSA) and hands back a property\n");
+    text += &format!(
+        "1. Have {request} signed with an MDM vendor certificate: the vendor signs the request (SHA-256, RSA) and hands back a property\n"
+    );
     text += "   list with the request, the signature and the vendor's certificates.\n";
     text += &match renewed {
         None => format!(
@@ -219,7 +223,10 @@ async fn in_use(access: &Access, wanted: Option<String>) -> anyhow::Result<(Stri
     match known[..] {
         [(topic, ends_at_ms)] => Ok((topic.to_owned(), ends_at_ms)),
         [] => bail!("the server has no such MDM push certificate: `muster push request` begins with a first one"),
-        _ => bail!("the server has several; say which: {}", known.iter().map(|(topic, _)| format!("--topic {topic}")).collect::<Vec<_>>().join(" or ")),
+        _ => bail!(
+            "the server has several; say which: {}",
+            known.iter().map(|(topic, _)| format!("--topic {topic}")).collect::<Vec<_>>().join(" or ")
+        ),
     }
 }
 

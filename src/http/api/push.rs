@@ -85,7 +85,11 @@ pub async fn get(State(app): State<App>, _: Caller) -> Answer<Json<PushStatus>> 
 /// Calls one device that came lately through `fcm`, `apns-app` or each topic of `apns-mdm`; `GET /push` tells what came of it. One that is
 /// under way is not repeated.
 #[utoipa::path(post, path = "/api/v1/push/{name}/canary", tag = "push", params(("name" = String, Path)), responses((status = 202, body = PushStatus), (status = 404, description = "no such sender"), (status = 409, description = "it has no credential")))]
-pub async fn post_canary(State(app): State<App>, Caller(actor): Caller, Path(name): Path<String>) -> Answer<(StatusCode, Json<PushStatus>)> {
+pub async fn post_canary(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+) -> Answer<(StatusCode, Json<PushStatus>)> {
     credentials::try_out(&app, &actor, &name).await?;
     Ok((StatusCode::ACCEPTED, get(State(app.clone()), Caller(actor)).await?))
 }

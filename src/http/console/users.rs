@@ -144,7 +144,7 @@ fn told_of(seen: &Offboarding, what: &str) -> String {
     let more = if going > named.len() { ", ..." } else { "" };
     let which = if named.is_empty() { String::new() } else { format!(" ({}{more})", named.join(", ")) };
     format!(
-        "{going} of {all} devices{which} {what} at their next contact; {} open tasks are cancelled, {} findings close.",
+        "{going} of {all} devices{which} {what} at their next contact. Open tasks cancelled: {}. Findings closed: {}.",
         seen.tasks_cancelled, seen.findings_closed
     )
 }

@@ -111,7 +111,9 @@ mod tests {
         let (ca, one) = family("Apple Inc.", "Apple Application Integration 2 Certification Authority");
         assert_eq!(check(std::slice::from_ref(&one), &[], NOW_MS), Ok(Ok(())));
         assert!(matches!(check(&[one, ca], &[], NOW_MS), Ok(Err(ChainFault::Stranger(_)))));
-        for (organisation, name) in [("Apple Inc.", "Apple Worldwide Developer Relations"), ("A company", "Apple Application Integration 2")] {
+        for (organisation, name) in
+            [("Apple Inc.", "Apple Worldwide Developer Relations"), ("A company", "Apple Application Integration 2")]
+        {
             let (_, one) = family(organisation, name);
             assert_eq!(check(&[one], &[], NOW_MS), Ok(Err(ChainFault::Stranger(name.into()))));
         }

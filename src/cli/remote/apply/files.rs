@@ -58,11 +58,7 @@ impl Wanted {
     /// Reads a folder. Every fault is told with its file and, within it, its JSON pointer.
     pub fn read(folder: &Path) -> anyhow::Result<Wanted> {
         let (labels_file, policies_folder) = (folder.join("labels.json"), folder.join("policies"));
-        ensure!(
-            labels_file.exists() || policies_folder.is_dir(),
-            "{} has neither labels.json nor a folder policies",
-            folder.display()
-        );
+        ensure!(labels_file.exists() || policies_folder.is_dir(), "{} has neither labels.json nor a folder policies", folder.display());
         let labels = if labels_file.exists() { parse(&labels_file)? } else { BTreeMap::new() };
         let mut policies = BTreeMap::new();
         let mut faults = Vec::new();

@@ -6,10 +6,12 @@
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::files::{Wanted, WantedLabel, WantedPolicy};
@@ -40,7 +42,31 @@ pub struct Folder {
 struct Run<'a> {
     access: &'a Access,
     plan: bool,
-    told: Vec<Value>,
+    told: Vec<Change>,
+}
+
+/// A change as it is told.
+#[derive(Serialize)]
+struct Change {
+    what: &'static str,
+    /// `label` or `policy`.
+    kind: &'static str,
+    name: String,
+    /// More of it, where there is more to say.
+    said: String,
+}
+
+impl Change {
+    fn new(what: &'static str, kind: &'static str, name: &str, said: &str) -> Change {
+        Change { what, kind, name: name.to_owned(), said: said.to_owned() }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.what, self.kind, self.name)?;
+        if self.said.is_empty() { Ok(()) } else { write!(f, " ({})", self.said) }
+    }
 }
 
 impl Folder {
@@ -78,7 +104,7 @@ impl Run<'_> {
         if !is.is_some_and(described) {
             let put = call("PUT", &path).with(json!({"description": wanted.description}));
             let what = if is.is_some() { "describe" } else { "create" };
-            self.change(what, "label", name, "", put, file, &format!("/{name}")).await?;
+            self.change(Change::new(what, "label", name, ""), put, &file.display().to_string()).await?;
         }
         let Some(devices) = &wanted.devices else { return Ok(()) };
         let at = format!("/{}/devices", name.replace('~', "~0").replace('/', "~1"));
@@ -94,16 +120,16 @@ impl Run<'_> {
         }
         let said = format!("{} given, {} taken", shall.difference(&is).count(), is.difference(&shall).count());
         let put = call("PUT", format!("{path}/devices")).with(json!({"devices": shall}));
-        self.change("give", "label", name, &said, put, file, &at).await
+        self.change(Change::new("give", "label", name, &said), put, &format!("{}: {at}", file.display())).await
     }
 
     async fn policy(&mut self, name: &str, wanted: &WantedPolicy, is: Option<&Value>) -> anyhow::Result<()> {
-        let path = format!("/policies/{}", segment(name));
+        let (path, place) = (format!("/policies/{}", segment(name)), wanted.file.display().to_string());
         let in_force = is.filter(|is| !is["version"].is_null());
         if in_force.is_none_or(|is| policy::hash(&is["document"]) != policy::hash(&wanted.document)) {
             let put = call("PUT", &path).with(json!({"document": wanted.document, "message": wanted.message}));
             let said = in_force.map_or_else(|| "new".to_owned(), |is| format!("in the place of version {}", is["version"]));
-            self.change("publish", "policy", name, &said, put, &wanted.file, "").await?;
+            self.change(Change::new("publish", "policy", name, &said), put, &place).await?;
         }
         let Some(shall) = &wanted.assignments else { return Ok(()) };
         let is: Vec<Assignment> = is.and_then(|is| serde_json::from_value(is["assignments"].clone()).ok()).unwrap_or_default();
@@ -113,24 +139,23 @@ impl Run<'_> {
         let put = call("PUT", format!("{path}/assignments")).with(json!({"assignments": shall}));
         let shown: Vec<String> = shall.iter().map(|one| format!("{} {} {}", one.mode, one.label, one.rank)).collect();
         let said = if shown.is_empty() { "to nobody".to_owned() } else { shown.join(", ") };
-        self.change("assign", "policy", name, &said, put, &wanted.file, "").await
+        self.change(Change::new("assign", "policy", name, &said), put, &place).await
     }
 
-    async fn delete(&mut self, kind: &str, path: &str, name: &str) -> anyhow::Result<()> {
+    async fn delete(&mut self, kind: &'static str, path: &str, name: &str) -> anyhow::Result<()> {
         let delete = call("DELETE", format!("{path}/{}", segment(name)));
-        self.change("delete", kind, name, "", delete, Path::new("--prune"), "").await
+        self.change(Change::new("delete", kind, name, ""), delete, "--prune").await
     }
 
-    /// Tells a change and, unless this is a plan, makes it.
-    async fn change(&mut self, what: &str, kind: &str, name: &str, said: &str, call: Call, file: &Path, at: &str) -> anyhow::Result<()> {
+    /// Tells a change and, unless this is a plan, makes it; `place` is what a fault is told with.
+    async fn change(&mut self, change: Change, call: Call, place: &str) -> anyhow::Result<()> {
         if !self.plan {
-            let place = if at.is_empty() { file.display().to_string() } else { format!("{}: {at}", file.display()) };
-            ask(self.access, call).await.with_context(|| place)?;
+            ask(self.access, call).await.with_context(|| place.to_owned())?;
         }
         if !self.access.json {
-            println!("{}", format!("{what} {kind} {name} {}", if said.is_empty() { String::new() } else { format!("({said})") }).trim_end());
+            println!("{change}");
         }
-        self.told.push(json!({"what": what, "kind": kind, "name": name, "said": said}));
+        self.told.push(change);
         Ok(())
     }
 
