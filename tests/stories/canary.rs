@@ -6,8 +6,9 @@ use muster::model::Role;
 use muster::sim::fcm::{Fault, Scope, Times};
 use serde_json::{Value, json};
 
-use crate::support::device::TestDevice;
-use crate::support::server::{TestServer, each_database};
+use crate::support::device::{TestDevice, activation};
+use crate::support::server::{TestServer, each_database, reply};
+use crate::support::shell::Shell;
 
 /// Every process has followed a new credential by then.
 const FOLLOW_MS: i64 = 6_000;
@@ -125,4 +126,32 @@ async fn a_credential_that_the_provider_refuses_is_told_by_the_providers_word() 
         server.stop().await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shell_orders_a_canary_and_fails_unless_the_provider_takes_the_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = Shell::start(folder.path(), "sqlite://muster.db", "").await;
+    assert!(shell.refused("push canary fcm").await.contains("fcm: no device came within a day"));
+    assert!(shell.refused("push canary pigeon").await.contains("404"));
+    shell.post("/users", json!({"email": "user@example.org", "name": "A user"})).await.expect(201);
+    let token = shell.post("/enrollment-tokens", json!({"name": "one"})).await.expect(201)["token"].as_str().unwrap().to_owned();
+    let push = shell.fcm.register();
+    let mut pushes = shell.fcm.connect(&push);
+    let agent = |path: &str, bearer: Option<&str>, body: Value| {
+        let request = reqwest::Client::new().post(format!("{}/agent/v1/{path}", shell.server.url)).json(&body);
+        reply(if let Some(bearer) = bearer { request.bearer_auth(bearer) } else { request })
+    };
+    let made = agent("activate", None, activation(&token, "user@example.org", "one", Some(&push))).await.expect(201);
+    let bearer = made["device_token"].as_str().unwrap().to_owned();
+    agent("sync", Some(&bearer), json!({"cause": "launch", "policy": {"version": null}})).await.expect(200);
+    // The phone comes when it is called.
+    let comes = agent("sync", Some(&bearer), json!({"cause": "push"}));
+    let phone = tokio::spawn(async move {
+        pushes.recv().await.unwrap();
+        comes.await.expect(200);
+    });
+    let said = shell.said("push canary fcm").await;
+    assert!(said.contains("fcm: accepted; the device came "), "{said}");
+    phone.await.unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +21,8 @@ use crate::support::server::{START_MS, TestServer};
 use crate::support::shell::Shell;
 
 const OTHER_TOPIC: &str = "com.apple.mgmt.External.0a0a0a0a-1111-4222-8333-444455556666";
+/// The longest that something may take on a machine that has much to do.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs a story on both databases, on a server that knows the stand-in's CA and has no push certificate yet.
 async fn each(story: impl AsyncFn(TestServer, &StandIn)) {
@@ -212,9 +215,16 @@ async fn a_push_certificate_is_requested_installed_and_renewed_a_year_later_from
         assert!(shell.refused("push install --certificate b.pem --key a.key").await.contains("does not belong to the certificate"));
         shell.said("push install --certificate b.pem --key b.key").await;
         // Made anew instead of renewed: somebody would be lost.
-        let fleet =
-            format!("simulate --server {} --token {} --devices 0 --apple 1 --seconds 3 --json", shell.server.url, token(&shell).await);
-        assert!(shell.run(&fleet).await.status.success());
+        let fleet = format!("simulate --server {} --token {} --devices 0 --apple 1 --seconds 600", shell.server.url, token(&shell).await);
+        let mut command = shell.server.command();
+        command.args(fleet.split(' ')).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut fleet = command.spawn().unwrap();
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while shell.get("/devices").await["items"][0]["channels"][0]["push_state"] != "active" {
+            assert!(tokio::time::Instant::now() < deadline, "no iPhone enrolled within a minute");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        fleet.kill().await.unwrap();
         std::fs::write(at("c.pem"), apns.issue_certificate_for(OTHER_TOPIC, &text("c.key")).unwrap().certificate).unwrap();
         let said = shell.refused("push install --certificate c.pem --key c.key").await;
         assert!(said.contains("1 enrolled devices") && said.contains("--force"), "{said}");

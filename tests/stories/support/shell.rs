@@ -16,6 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// A running server, and an admin's key to it. Commands run in its folder.
 pub struct Shell {
     pub server: Process,
+    pub fcm: StandIn,
     key: String,
 }
 
@@ -27,7 +28,7 @@ impl Shell {
         let mut server = Process::new(folder, database, &fcm);
         server.start().await;
         let key = server.key().await;
-        Shell { server, key }
+        Shell { server, fcm, key }
     }
 
     pub async fn run(&self, line: &str) -> Output {
