@@ -23,6 +23,22 @@ CREATE TABLE sealed (
   updated_at_ms BIGINT NOT NULL
 );
 
+-- The last canary of each sender: one call by which a credential that has just come is tried. state is waiting, watched or ended;
+-- channel_id is null before it is called, and stays so where no channel was fit for it.
+CREATE TABLE canary (
+  sender TEXT NOT NULL PRIMARY KEY,
+  state TEXT NOT NULL,
+  starts_at_ms BIGINT NOT NULL,
+  ends_at_ms BIGINT NOT NULL,
+  device_id TEXT,
+  channel_id TEXT,
+  called_at_ms BIGINT,
+  answer TEXT,
+  answered_at_ms BIGINT,
+  contact_at_ms BIGINT,
+  contact_cause TEXT
+);
+
 CREATE TABLE alarm (
   id TEXT NOT NULL PRIMARY KEY,
   kind TEXT NOT NULL,

@@ -14,7 +14,7 @@ DECLARE
   -- What is written all the time and read in one place: on the coordinator.
   on_coordinator CONSTANT TEXT[] := ARRAY[
     'lease', 'session', 'sign_in_link', 'idempotency', 'tally_in', 'tally', 'funnel', 'feed', 'webhook_delivery', 'mail',
-    'destroyed'];
+    'destroyed', 'canary'];
 BEGIN
   IF to_regclass('pg_dist_partition') IS NULL THEN
     RAISE NOTICE 'Citus is not here: nothing is distributed';

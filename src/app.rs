@@ -156,6 +156,11 @@ impl Change {
         (&mut self.conn, &mut self.moment)
     }
 
+    /// Undoes everything, for who only wanted to see what would happen.
+    pub async fn undo(self) -> Result<()> {
+        self.conn.rollback().await
+    }
+
     /// Commits what succeeded and undoes what failed. `None` asks the caller to do it again: the database broke a deadlock or a
     /// serialization race, and `tries` is not used up.
     pub async fn end<T>(self, outcome: Result<T>, tries: &mut u32) -> Option<Result<T>> {

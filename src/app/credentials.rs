@@ -10,7 +10,7 @@ use super::App;
 use crate::clock::Clock;
 use crate::config::{ApnsApp, ApnsMdm, Config, Fcm};
 use crate::intake::authority;
-use crate::push::apns::{self, Identity};
+use crate::push::apns::{self, AppKey, Identity};
 use crate::push::{Sender, Senders, fcm};
 
 /// Sealed credentials are named by this and the name of their sender.
@@ -31,16 +31,17 @@ pub fn senders(config: &Config, clock: &Clock) -> anyhow::Result<Senders> {
     Ok(Senders::from(senders))
 }
 
+fn fcm_wire_of(settings: &Fcm) -> fcm::Settings {
+    fcm::Settings {
+        endpoint: settings.endpoint.clone(),
+        ca_file: settings.ca_file.clone(),
+        quota_per_s: settings.quota_per_s,
+        concurrency_max: settings.concurrency_max,
+    }
+}
+
 fn fcm_sender(settings: &Fcm, clock: &Clock) -> anyhow::Result<Sender> {
-    let sender = Sender::fcm(
-        fcm::Settings {
-            endpoint: settings.endpoint.clone(),
-            ca_file: settings.ca_file.clone(),
-            quota_per_s: settings.quota_per_s,
-            concurrency_max: settings.concurrency_max,
-        },
-        clock.clone(),
-    )?;
+    let sender = Sender::fcm(fcm_wire_of(settings), clock.clone())?;
     if let Some(path) = &settings.service_account {
         let json = std::fs::read(path).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
         sender.replace_credential(&json).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
@@ -48,9 +49,12 @@ fn fcm_sender(settings: &Fcm, clock: &Clock) -> anyhow::Result<Sender> {
     Ok(sender)
 }
 
+fn app_wire_of(settings: &ApnsApp) -> apns::Settings {
+    apns::Settings { endpoint: settings.endpoint.clone(), ca_file: settings.ca_file.clone() }
+}
+
 fn app_sender(settings: &ApnsApp, clock: &Clock) -> anyhow::Result<Sender> {
-    let wire = apns::Settings { endpoint: settings.endpoint.clone(), ca_file: settings.ca_file.clone() };
-    let sender = Sender::apns_app(&wire, clock.clone()).context("[push.apns_app]")?;
+    let sender = Sender::apns_app(&app_wire_of(settings), clock.clone()).context("[push.apns_app]")?;
     if let Some(path) = &settings.key {
         let key = read(path, "[push.apns_app] key")?;
         let json = json!({"key": key, "key_id": settings.key_id, "team_id": settings.team_id, "topic": settings.topic});
@@ -85,6 +89,25 @@ fn read(path: &Path, setting: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{setting} = {}", path.display()))
 }
 
+/// Whether a credential could be used under `name` at `now_ms`: everything that [`take`] would find out, before anything is changed.
+/// A certificate that has ended is refused here, for nobody means to begin with one.
+pub fn check(config: &Config, now_ms: i64, name: &str, json: &[u8]) -> anyhow::Result<()> {
+    let push = &config.push;
+    match name {
+        "push/fcm" => Ok(fcm_wire_of(&push.fcm.clone().unwrap_or_default()).check(json)?),
+        "push/apns_app" => {
+            AppKey::parse(json)?;
+            app_wire_of(&push.apns_app.clone().unwrap_or_default()).check(None)
+        }
+        _ => {
+            let topic = name.strip_prefix(MDM_PREFIX).context("no sender has this name")?;
+            let identity = Identity::current(json, now_ms)?;
+            anyhow::ensure!(identity.topic() == topic, "the certificate is for the topic {}", identity.topic());
+            wire_of(&push.apns_mdm.clone().unwrap_or_default()).check(Some(&identity))
+        }
+    }
+}
+
 /// Takes a credential into use that is sealed under `name`; for an MDM topic without a sender, one is added. On an error everything
 /// stays as it was.
 pub fn take(senders: &Senders, config: &Config, clock: &Clock, name: &str, json: &[u8]) -> anyhow::Result<()> {
@@ -103,6 +126,11 @@ impl App {
     /// Takes over a device CA that another process has put in the place of the one in use.
     pub async fn follow_device_ca(&self) -> crate::error::Result<()> {
         authority::follow(self).await
+    }
+
+    /// As [`check`], for the running server.
+    pub fn check_credential(&self, name: &str, json: &[u8]) -> anyhow::Result<()> {
+        check(&self.config, self.clock.now_ms(), name, json)
     }
 
     /// As [`take`], in the running server.

@@ -18,3 +18,12 @@ pub fn private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
     options.open(path)?.write_all(bytes)
 }
+
+/// Writes a file that only its owner may read; one that is there is left alone, and that is an error.
+pub fn private_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(bytes)
+}

@@ -94,6 +94,20 @@ enum Command {
     /// The device CA.
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Push credentials: how the senders stand, and the road to an MDM push certificate and to its yearly renewal.
+    Push {
+        #[command(flatten)]
+        access: remote::PushAccess,
+        #[command(subcommand)]
+        verb: remote::Push,
+    },
+    /// Make labels, policies and assignments be what the files of a folder say.
+    Apply {
+        #[command(flatten)]
+        access: remote::Access,
+        #[command(flatten)]
+        folder: remote::Folder,
+    },
     /// Devices of a running server.
     Device {
         #[command(flatten)]
@@ -210,6 +224,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Health { url } => return Ok(local::health(&url).await),
         Command::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout()),
         Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
+        Command::Push { access, verb } => verb.run(&access.into()).await?,
+        Command::Apply { access, folder } => folder.run(&access).await?,
         Command::Device { access, verb } => remote::run(&access, verb.call()).await?,
         Command::Job { access, verb } => remote::run(&access, verb.call()?).await?,
         Command::Task { access, verb } => remote::run(&access, verb.call()).await?,

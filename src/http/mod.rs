@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod auth;
 pub mod console;
+pub mod credentials;
 pub mod error;
 pub mod extract;
 pub mod health;
@@ -82,6 +83,7 @@ pub(crate) fn api() -> Router<App> {
         // Users and admission
         .route("/users", get(api::users::list).post(api::users::create))
         .route("/users/{id}", get(api::users::get).patch(api::users::patch).delete(api::users::delete))
+        .route("/users/{id}/offboarding", get(api::users::get_offboarding))
         .route("/users/{id}/activation", get(api::mail::activation).post(api::mail::activate))
         .route("/enrollment-tokens", get(api::enrollment_tokens::list).post(api::enrollment_tokens::create))
         .route("/enrollment-tokens/{id}", get(api::enrollment_tokens::get))
@@ -128,6 +130,7 @@ pub(crate) fn api() -> Router<App> {
         .route("/push/fcm", put(api::push::put_fcm))
         .route("/push/apns-app", put(api::push::put_apns_app))
         .route("/push/apns-mdm", put(api::push::put_apns_mdm))
+        .route("/push/{name}/canary", post(api::push::post_canary))
         .route("/overview", get(api::push::overview))
         .route("/operators", get(api::operators::list).post(api::operators::create).delete(api::operators::delete_named))
         .route("/operators/{id}", delete(api::operators::delete))
@@ -187,10 +190,13 @@ fn console() -> Router<App> {
         .route("/settings", get(console::settings::show))
         .route("/settings/password", post(console::settings::password))
         .route("/settings/fcm", post(console::settings::fcm))
+        .route("/settings/canary", post(console::settings::try_out))
         .route("/settings/operators", post(console::settings::add_operator))
         .route("/settings/operators/{id}/disable", get(console::settings::ask_disable).post(console::settings::disable))
         .route("/settings/keys", post(console::settings::add_key))
         .route("/settings/keys/{id}/revoke", get(console::settings::ask_revoke).post(console::settings::revoke))
+        .route("/settings/mail", get(console::mail::list))
+        .route("/settings/mail/{id}/resend", post(console::mail::resend))
         .route("/settings/webhooks", get(console::webhooks::list).post(console::webhooks::create))
         .route("/settings/webhooks/{id}", get(console::webhooks::show))
         .route("/settings/webhooks/{id}/rotate", post(console::webhooks::rotate))

@@ -5,6 +5,7 @@ use serde_json::{Map, json};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
+use crate::protocol::pki::{Certificate, chain};
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
 use crate::store::{Conn, channels, sealed};
@@ -21,6 +22,16 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Sea
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
 }
 
+/// Looks whether a push certificate is Apple's work, or that of a CA of `given`; anything else APNs would refuse at the handshake.
+pub fn preflight_chain(chain: &[Certificate], given: &[Certificate], now_ms: i64) -> Result<()> {
+    let fault = match chain::check(chain, given, now_ms) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(fault)) => fault.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(Error::refused("issuer_differs", format!("{fault} (?force=true, or muster push install --force, takes it all the same)")))
+}
+
 /// Looks whether enrolled devices would not hear pushes to `topic`: a certificate that was replaced instead of renewed has another topic,
 /// and devices hear only the one they enrolled with. Refuses with their number unless `forced`.
 pub async fn preflight_topic(conn: &mut Conn, topic: &str, forced: bool) -> Result<()> {
@@ -29,8 +40,8 @@ pub async fn preflight_topic(conn: &mut Conn, topic: &str, forced: bool) -> Resu
         return Ok(());
     }
     let detail = format!(
-        "{lost} enrolled devices listen to another topic than {topic}: was the certificate made anew instead of renewed? With ?force=true it \
-         is used for new devices, beside the one of the others"
+        "{lost} enrolled devices listen to another topic than {topic}: was the certificate made anew instead of renewed? With ?force=true \
+         (muster push install --force) it is used for new devices, beside the one of the others"
     );
     let members = Map::from_iter([("devices".to_owned(), json!(lost)), ("topic".to_owned(), json!(topic))]);
     Err(Error::refused_with("topic_differs", detail, members))

@@ -4,6 +4,7 @@ pub mod activate;
 pub mod alarms;
 pub mod audit;
 pub mod ca;
+pub mod canary;
 pub mod credentials;
 pub mod devices;
 pub mod events;

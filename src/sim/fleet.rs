@@ -22,7 +22,7 @@ const PUSHES_MAX: usize = 16;
 pub(super) const MODELS: [(&str, &str); 6] =
     [("Pixel 9", "16"), ("Pixel 8a", "15"), ("Galaxy S24", "15"), ("Galaxy XCover7", "14"), ("Fairphone 5", "14"), ("Moto G84", "13")];
 
-const IPHONES: [(&str, &str); 3] = [("iPhone 17", "26.1"), ("iPhone 15", "18.6"), ("iPhone SE", "18.6")];
+pub(super) const IPHONES: [(&str, &str); 3] = [("iPhone 17", "26.1"), ("iPhone 15", "18.6"), ("iPhone SE", "18.6")];
 
 /// Where the phones' pushes come from.
 #[derive(Clone)]

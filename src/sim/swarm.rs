@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apple::Iphone;
 use super::apple::life::{self, Life};
-use super::fleet::{MODELS, arrivals};
+use super::fleet::{IPHONES, MODELS, arrivals};
 use super::phone::{self, Identity, Kind, Phone, PushLine};
 use super::uplink::Uplink;
 use super::{apns, fcm};
@@ -27,6 +27,11 @@ pub struct Plan {
     pub server: String,
     pub enrollment_token: String,
     pub androids: usize,
+    /// iPhones with our app.
+    pub apps: usize,
+    /// The bundle id of that app.
+    pub bundle: String,
+    /// iPhones that their own system manages.
     pub iphones: usize,
     /// The e-mail address of phone `n`, where `{n}` stands for its number; `None` where the token names the user.
     pub email: Option<String>,
@@ -64,7 +69,8 @@ pub struct Tally {
 /// A running fleet.
 pub struct Swarm {
     pub uplink: Arc<Uplink>,
-    androids: Vec<Arc<phone::Progress>>,
+    /// Those with our agent, on Android and on iOS.
+    agents: Vec<Arc<phone::Progress>>,
     iphones: Vec<Arc<life::Progress>>,
     due: Arc<[AtomicU64; 2]>,
     phones: JoinSet<()>,
@@ -76,21 +82,27 @@ impl Swarm {
         let client = reqwest::Client::builder().pool_max_idle_per_host(at_once).timeout(REQUEST_MAX).build().unwrap_or_default();
         let uplink = Arc::new(Uplink::new(at_once));
         let mut swarm =
-            Swarm { uplink: uplink.clone(), androids: Vec::new(), iphones: Vec::new(), due: Arc::default(), phones: JoinSet::new() };
+            Swarm { uplink: uplink.clone(), agents: Vec::new(), iphones: Vec::new(), due: Arc::default(), phones: JoinSet::new() };
         let clock = Clock::system();
-        for n in 0..plan.androids {
-            let phone =
-                Phone::new(client.clone(), &plan.server, &plan.enrollment_token, plan.identity(n), plan.habits.clone(), clock.clone())
-                    .seeded(plan.chances(n))
-                    .over(uplink.clone());
-            swarm.androids.push(phone.progress());
-            let (fcm, stop) = (carriers.fcm.clone(), stop.clone());
-            swarm.arrive(plan, n, 0, &stop.clone(), async move { phone.run(line(fcm.as_ref()), stop).await });
+        for n in 0..plan.androids + plan.apps {
+            // Each kind begins to arrive at once.
+            let (kind, place) =
+                if n < plan.androids { (Kind::Android, n) } else { (Kind::IosApp { bundle: plan.bundle.clone() }, n - plan.androids) };
+            let identity = plan.identity(kind.clone(), n, place);
+            // An agent that keeps its own time is opened by nobody.
+            let opened_every = plan.habits.opened_every.filter(|_| !kind.keeps_time());
+            let habits = phone::Habits { opened_every, ..plan.habits.clone() };
+            let phone = Phone::new(client.clone(), &plan.server, &plan.enrollment_token, identity, habits, clock.clone())
+                .seeded(plan.chances(n))
+                .over(uplink.clone());
+            swarm.agents.push(phone.progress());
+            let (carriers, stop) = (carriers.clone(), stop.clone());
+            swarm.arrive(plan, place, 0, &stop.clone(), async move { phone.run(line(&kind, &carriers), stop).await });
         }
         for n in 0..plan.iphones {
             let name = format!("{:08X}{n:08X}", plan.seed & 0xffff_ffff);
             let phone = Iphone::new(&plan.server, &name, "").over(uplink.clone());
-            let life = Life::new(phone, plan.apple.clone(), &clock).seeded(plan.chances(plan.androids + n));
+            let life = Life::new(phone, plan.apple.clone(), &clock).seeded(plan.chances(plan.androids + plan.apps + n));
             swarm.iphones.push(life.progress());
             let link = format!("{}/enroll/{}", plan.server, plan.enrollment_token);
             let (apns, stop) = (carriers.apns.clone(), stop.clone());
@@ -123,7 +135,7 @@ impl Swarm {
         let mut tally = Tally { due: due[0] + due[1], ..Tally::default() };
         let mut well = 0;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        for one in &self.androids {
+        for one in &self.agents {
             let is_in = one.activated.load(Ordering::Relaxed);
             tally.enrolled += u64::from(is_in);
             well += u64::from(is_in && one.well.load(Ordering::Relaxed));
@@ -153,12 +165,14 @@ impl Swarm {
 }
 
 impl Plan {
-    fn identity(&self, n: usize) -> Identity {
-        let (model, os_version) = MODELS[n % MODELS.len()];
+    /// Phone `n` of the fleet, which is number `place` of its kind.
+    fn identity(&self, kind: Kind, n: usize, place: usize) -> Identity {
+        let (mark, models): (&str, &[(&str, &str)]) = if kind.keeps_time() { ("", &MODELS) } else { ("app-", &IPHONES) };
+        let (model, os_version) = models[place % models.len()];
         Identity {
-            kind: Kind::Android,
+            kind,
             email: self.email.as_ref().map(|email| email.replace("{n}", &n.to_string())).unwrap_or_default(),
-            hardware_id: format!("simulated-{}-{n}", self.seed),
+            hardware_id: format!("simulated-{}-{mark}{place}", self.seed),
             serial: format!("SIM{:08X}{n:07}", self.seed & 0xffff_ffff),
             model: model.into(),
             os_version: os_version.into(),
@@ -172,13 +186,18 @@ impl Plan {
 }
 
 /// Where a phone's pushes come from. One that nothing reaches registers no address, so that no provider is ever asked for it.
-fn line(fcm: Option<&fcm::StandIn>) -> PushLine {
-    match fcm {
-        Some(fcm) => {
+fn line(kind: &Kind, carriers: &Carriers) -> PushLine {
+    match (kind, &carriers.fcm, &carriers.apns) {
+        (Kind::Android, Some(fcm), _) => {
             let address = fcm.register();
             let pushes = fcm.connect(&address);
             PushLine { address, arrivals: arrivals(pushes) }
         }
-        None => PushLine { address: String::new(), arrivals: mpsc::channel(1).1 },
+        (Kind::IosApp { bundle }, _, Some(apns)) => {
+            let address = apns.register(bundle);
+            let pushes = apns.connect(&address);
+            PushLine { address, arrivals: arrivals(pushes) }
+        }
+        _ => PushLine { address: String::new(), arrivals: mpsc::channel(1).1 },
     }
 }

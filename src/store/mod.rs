@@ -11,6 +11,7 @@ pub mod alarms;
 pub mod apple;
 pub mod backup;
 pub mod budget;
+pub mod canary;
 pub mod certificates;
 pub mod channels;
 pub mod console;

@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod calendar;
+pub mod canary;
 pub mod clocks;
 pub mod credentials;
 pub mod expiry;
@@ -81,6 +82,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(room::run(app.clone(), stop.clone()));
     workers.spawn(observer::run(app.clone(), stop.clone()));
     workers.spawn(credentials::run(app.clone(), stop.clone()));
+    workers.spawn(canary::run(app.clone(), stop.clone()));
     workers.spawn(webhooks::run(app.clone(), stop.clone()));
     workers.spawn(mail::run(app.clone(), stop.clone()));
 }

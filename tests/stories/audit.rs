@@ -166,13 +166,25 @@ async fn policies(walk: &mut Walk, phone: &str) {
 async fn the_server(walk: &mut Walk) {
     let account: Value = serde_json::from_slice(&walk.server.fcm.service_account()).unwrap();
     walk.call("put", "/push/fcm", "", Some(account), "push.credential_set", true).await;
+    walk.expected.push(("push.canary_ordered", false));
+    let ended = async || {
+        walk.server.advance(60_000);
+        walk.server.get("/push").await["senders"][0]["canary"]["state"] == "ended"
+    };
+    walk.server.until("its canary has ended", ended).await;
+    walk.call("post", "/push/{name}/canary", "fcm", None, "push.canary_ordered", false).await;
     let apns = muster::sim::apns::StandIn::start(walk.server.clock.clone()).await.unwrap();
     let key = apns.issue_key("KEY0000001", &["org.example.agent"]).unwrap();
     let body = json!({"key": key.p8, "key_id": key.key_id, "team_id": key.team_id, "topic": "org.example.agent"});
     walk.call("put", "/push/apns-app", "", Some(body), "push.credential_set", true).await;
+    walk.expected.push(("push.canary_ordered", false));
     let certificate = apns.issue_certificate("com.apple.mgmt.External.1").unwrap();
     let body = json!({"certificate": certificate.certificate, "key": certificate.key});
-    walk.call("put", "/push/apns-mdm", "", Some(body), "push.credential_set", true).await;
+    // The stand-in is not Apple, and this server was not told of its CA.
+    walk.server.put("/push/apns-mdm?force=true", body).await.expect(200);
+    walk.called.insert(("put".into(), "/api/v1/push/apns-mdm".into()));
+    walk.expected.push(("push.credential_set", true));
+    walk.expected.push(("push.canary_ordered", false));
     let endpoint = json!({"url": "http://127.0.0.1:9/"});
     let made = walk.call("post", "/webhooks", "", Some(endpoint.clone()), "webhook.created", true).await;
     let id = text(&made["id"]);

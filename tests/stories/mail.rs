@@ -250,3 +250,27 @@ async fn without_a_mail_server_the_answer_says_what_to_set() {
     assert_eq!(server.get("/devices").await["items"], json!([]), "nothing was made");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn the_outbox_is_a_page_of_the_console_where_failed_mail_is_sent_again() {
+    with_mail(async |server, smtp| {
+        let user = server.user("user@example.org").await["id"].as_str().unwrap().to_owned();
+        smtp.next(Fault::Refuse("550 5.1.1 no such user".into()));
+        let mail = server.post(&format!("/users/{user}/activation"), json!({})).await.expect(202)["id"].as_str().unwrap().to_owned();
+        until_state(&server, &format!("/mail/{mail}"), "failed").await;
+        let browser = server.operator("anna", Role::Operator).await;
+        assert!(browser.get("/settings").await.text.contains("/settings/mail"));
+        let page = browser.get("/settings/mail?state=failed").await.text;
+        assert!(page.contains("user@example.org") && page.contains("5.1.1 no such user") && page.contains("Send again"), "{page}");
+        assert!(!browser.get("/settings/mail?state=sent").await.text.contains("user@example.org"));
+        browser.post(&format!("/settings/mail/{mail}/resend"), &[]).await;
+        until_state(&server, &format!("/mail/{mail}"), "sent").await;
+        let page = browser.get("/settings/mail").await.text;
+        assert!(page.contains("user@example.org") && !page.contains("Send again"), "{page}");
+        let viewer = server.operator("board", Role::Viewer).await;
+        viewer.post(&format!("/settings/mail/{mail}/resend"), &[]).await;
+        assert_eq!(server.get(&format!("/mail/{mail}")).await["state"], "sent");
+        server.stop().await;
+    })
+    .await;
+}

@@ -41,7 +41,7 @@ async fn a_simulated_fleet_comes_in_with_all_its_faults_and_is_the_same_fleet_wh
     let key = server.key().await;
     let token = token(&server, &key).await;
     let line = format!(
-        "--server {} --token {token} --devices 30 --arrivals 1000 --seconds 6 --seed 7 --sync-every 0.5 --duplicates 0.2 --events-every 1 \
+        "--server {} --token {token} --devices 27 --ios-apps 3 --opened-every 0.5 --arrivals 1000 --seconds 6 --seed 7 --sync-every 0.5 --duplicates 0.2 --events-every 1 \
          --offline-every 2 --offline-for 0.2 --reboot-every 2 --reinstall-every 2 --delay 5 --json",
         server.url
     );
@@ -75,4 +75,105 @@ async fn a_fleet_that_no_server_admits_ends_with_a_failure_and_none_goes_to_a_st
     let output = simulate(&server, "--server https://mdm.example.org --token mdt_x --devices 3").await;
     assert!(!output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("--yes-this-is-mine"));
+}
+
+/// A free port of this machine.
+fn port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+async fn until(what: &str, mut probe: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !probe().await {
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not happen within {} s", DEADLINE.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Ends a running program as Ctrl-C does.
+async fn interrupt(child: &tokio::process::Child) {
+    let pid = child.id().unwrap().to_string();
+    assert!(tokio::process::Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn phones_of_every_kind_are_called_through_the_stand_ins_of_the_simulation_and_ctrl_c_brings_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(&folder).await;
+    let key = server.key().await;
+    let token = token(&server, &key).await;
+    server.kill().await;
+    // The stand-ins first: the server reads what they leave for it.
+    let (fcm, apns) = (port(), port());
+    let line = format!(
+        "simulate --server {} --token {token} --devices 2 --ios-apps 2 --apple 2 --arrivals 1000 --seconds 600 --retry-after 0.3 \
+         --fcm-listen 127.0.0.1:{fcm} --apns-listen 127.0.0.1:{apns} --push-dir push --json",
+        server.url
+    );
+    let mut command = server.command();
+    command.args(line.split(' ')).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let fleet = command.spawn().unwrap();
+    until("the credentials are there", async || folder.path().join("push/apns-app.p8").exists()).await;
+    let apple = format!("endpoint = \"https://127.0.0.1:{apns}\"\nca_file = \"push/apns-ca.pem\"\n");
+    let settings = format!(
+        "[push.apns_mdm]\n{apple}certificate = \"push/apns-mdm.pem\"\nkey = \"push/apns-mdm.key\"\n\
+         [push.apns_app]\n{apple}key = \"push/apns-app.p8\"\nkey_id = \"SIMULATED0\"\nteam_id = \"{}\"\ntopic = \"org.example.agent\"\n",
+        muster::sim::apns::TEAM
+    );
+    std::fs::write(folder.path().join("muster.toml"), settings).unwrap();
+    let mut serve = server.command();
+    serve.env("MUSTER_PUSH__FCM__ENDPOINT", format!("http://127.0.0.1:{fcm}"));
+    serve.env("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", folder.path().join("push/fcm.json"));
+    let _serving = serve.arg("serve").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let ask = |method: reqwest::Method, path: String| {
+        reqwest::Client::new().request(method, format!("{}/api/v1{path}", server.url)).bearer_auth(&key)
+    };
+    let items = async |path: &str| -> Vec<Value> {
+        let Ok(answer) = ask(reqwest::Method::GET, path.to_owned()).send().await else { return Vec::new() };
+        let body: Value = answer.json().await.unwrap_or_default();
+        body["items"].as_array().cloned().unwrap_or_default()
+    };
+    // In, with an address to be called at.
+    let is_callable = |device: &Value| device["channels"][0]["push_state"] == "active";
+    until("all six are in", async || items("/devices").await.iter().filter(|device| is_callable(device)).count() == 6).await;
+    let devices = items("/devices").await;
+    let mut ordered = 0;
+    for (kind, channel, params) in [("message", "agent", json!({"text": "hello"})), ("lock", "mdm", json!({}))] {
+        let whom: Vec<&Value> =
+            devices.iter().filter(|device| device["channels"][0]["kind"] == channel).map(|device| &device["id"]).collect();
+        ordered += whom.len();
+        let order = json!({"kind": kind, "params": params, "target": {"devices": whom}});
+        reply(ask(reqwest::Method::POST, "/jobs".into()).json(&order)).await.expect(202);
+    }
+    assert_eq!(ordered, 6);
+    until("all six have done it", async || items("/tasks?state=done").await.len() == 6).await;
+    interrupt(&fleet).await;
+    let output = tokio::time::timeout(DEADLINE, fleet.wait_with_output()).await.unwrap().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stdout)));
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let phones = &report["phones"];
+    assert_eq!((&phones["due"], &phones["enrolled"], &phones["failed"]), (&json!(6), &json!(6), &json!(0)), "{report:#}");
+    // Each kind came because it was called: only Androids keep their own time, and theirs is three hours.
+    assert!(phones["nudges"].as_u64().unwrap() >= 6 && phones["tasks_done"].as_u64().unwrap() >= 6, "{report:#}");
+    assert!(report["seconds"].as_f64().unwrap() < 600.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_ends_a_fleet_that_did_not_get_in_with_its_report_and_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    let line =
+        format!("simulate --server {} --token mdt_unknown --devices 2 --ios-apps 1 --arrivals 1000 --seconds 600 --json", server.url);
+    let mut command = server.command();
+    command.args(line.split(' ')).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut fleet = command.spawn().unwrap();
+    // It says how far it is, every five seconds where there is no terminal.
+    let mut told = tokio::io::BufReader::new(fleet.stderr.take().unwrap());
+    let mut line = String::new();
+    tokio::time::timeout(DEADLINE, tokio::io::AsyncBufReadExt::read_line(&mut told, &mut line)).await.unwrap().unwrap();
+    assert!(line.starts_with("0 of 3 phones in, 3 in trouble"), "{line}");
+    interrupt(&fleet).await;
+    let output = tokio::time::timeout(DEADLINE, fleet.wait_with_output()).await.unwrap().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["phones"]["failed"]), (Some(1), &json!(3)), "{report:#}");
 }

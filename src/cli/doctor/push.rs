@@ -8,6 +8,10 @@ use super::Report;
 use crate::app::{self, SEALED_PREFIX};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::credentials;
+use crate::ops::credentials::preflight_chain;
+use crate::protocol::pki::Certificate;
+use crate::push::apns::Identity;
 use crate::push::{SenderState, Senders};
 use crate::seal::Seal;
 use crate::store::{Conn, gauges, sealed};
@@ -19,7 +23,14 @@ const CHECK: &str = "push";
 /// The senders of the settings; `None` where a credential of theirs cannot be used.
 pub fn settings(report: &mut Report, config: &Config, clock: &Clock) -> Option<Senders> {
     match app::senders(config, clock) {
-        Ok(senders) => Some(senders),
+        Ok(senders) => {
+            let files = config.push.apns_mdm.as_ref().and_then(|mdm| mdm.certificate.as_ref().zip(mdm.key.as_ref()));
+            let read = files.and_then(|(certificate, key)| Some((std::fs::read(certificate).ok()?, std::fs::read(key).ok()?)));
+            if let Some(identity) = read.and_then(|(certificate, key)| Identity::from_pem(&certificate, &key).ok()) {
+                chain(report, config, clock, &identity);
+            }
+            Some(senders)
+        }
         Err(error) => {
             report.fault(CHECK, format!("{error:#}"));
             None
@@ -71,11 +82,30 @@ async fn unseal(
     for (name, _) in sealed::versions(conn, SEALED_PREFIX).await? {
         let Some(text) = sealed::get(conn, &name).await? else { continue };
         let opened = seal.open(&name, &text).map_err(anyhow::Error::from);
-        if let Err(error) = opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json)) {
-            report.fault(CHECK, format!("{name}: the stored credential cannot be used: {error:#}"));
+        let taken = opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json).map(|()| json));
+        match taken {
+            Ok(json) => {
+                if let Ok(identity) = Identity::parse(&json) {
+                    chain(report, config, clock, &identity);
+                }
+            }
+            Err(error) => report.fault(CHECK, format!("{name}: the stored credential cannot be used: {error:#}")),
         }
     }
     Ok(())
+}
+
+/// Who issued a push certificate. Somebody may have insisted on one that is not Apple's, so this is no fault.
+fn chain(report: &mut Report, config: &Config, clock: &Clock, identity: &Identity) {
+    let chain: Result<Vec<_>, _> = identity.chain().map(Certificate::from_der).collect();
+    let looked = match (chain, credentials::given(config)) {
+        (Ok(chain), Ok(given)) => preflight_chain(&chain, &given, clock.now_ms()).map_err(|error| error.to_string()),
+        (Err(error), _) => Err(error.to_string()),
+        (_, Err(error)) => Err(error.to_string()),
+    };
+    if let Err(detail) = looked {
+        report.note(CHECK, format!("apns_mdm/{}: {detail}", identity.topic()));
+    }
 }
 
 fn endpoint(config: &Config, sender: &str) -> String {

@@ -1,6 +1,11 @@
 //! The operator API from a shell: `muster device list`, `muster job create`...
 
+mod apply;
 mod nouns;
+mod push;
+
+pub use apply::Folder;
+pub use push::{Push, PushAccess};
 
 pub use nouns::{Device, Event, Job, Label, Policy, Task, Token, User};
 
@@ -62,6 +67,18 @@ fn segment(text: &str) -> String {
 
 /// Makes the request and prints its answer: a table for people where there is one, JSON otherwise.
 pub async fn run(access: &Access, call: Call) -> anyhow::Result<()> {
+    let columns = call.columns;
+    let answer = ask(access, call).await?;
+    match answer["items"].as_array() {
+        Some(items) if !access.json && !columns.is_empty() && std::io::stdout().is_terminal() => print_table(items, columns),
+        _ if answer.is_null() => {}
+        _ => println!("{}", serde_json::to_string_pretty(&answer)?),
+    }
+    Ok(())
+}
+
+/// Makes the request; what is no success is an error with every fault that the server named.
+async fn ask(access: &Access, call: Call) -> anyhow::Result<Value> {
     let key = access.key.as_deref().context("say who asks: --key or MUSTER_KEY; `muster key add` makes one")?;
     let method = reqwest::Method::from_bytes(call.method.as_bytes())?;
     let url = format!("{}/api/v1{}", access.server.trim_end_matches('/'), call.path);
@@ -78,12 +95,7 @@ pub async fn run(access: &Access, call: Call) -> anyhow::Result<()> {
         let faults: String = faults.map(|fault| format!("\n  {}: {}", shown(&fault["pointer"]), shown(&fault["detail"]))).collect();
         bail!("{status}: {}{faults}", shown(&answer["detail"]));
     }
-    match answer["items"].as_array() {
-        Some(items) if !access.json && !call.columns.is_empty() && std::io::stdout().is_terminal() => print_table(items, call.columns),
-        _ if answer.is_null() => {}
-        _ => println!("{}", serde_json::to_string_pretty(&answer)?),
-    }
-    Ok(())
+    Ok(answer)
 }
 
 fn print_table(items: &[Value], columns: &[&str]) {

@@ -24,6 +24,8 @@ const BAR_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// The MDM topic of the APNs stand-in's certificate.
 const TOPIC: &str = "com.apple.mgmt.External.00000000-0000-4000-8000-000000000001";
+/// The name of the APNs stand-in's key for apps.
+const KEY_ID: &str = "SIMULATED0";
 
 /// Runs the fleet for its time, or until a signal; fails where phones failed.
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
@@ -67,7 +69,7 @@ async fn watch(swarm: &Swarm, options: &Options, stop: &CancellationToken) {
         let line = format!(
             "{} of {} phones in, {} in trouble, {rate:.0} requests/s, {} tasks done",
             tally.enrolled,
-            options.devices + options.apple,
+            options.phones(),
             tally.failed,
             tally.tasks_done
         );
@@ -98,14 +100,19 @@ async fn carriers(options: &Options, clock: &Clock) -> anyhow::Result<Carriers> 
     }
     if let Some(address) = options.apns_listen {
         let apns = apns::StandIn::start_on(address, clock.clone()).await.with_context(|| format!("--apns-listen {address}"))?;
-        let issued = apns.issue_certificate(TOPIC)?;
+        let (issued, key) = (apns.issue_certificate(TOPIC)?, apns.issue_key(KEY_ID, &[&options.ios_bundle])?);
         keep("apns-ca.pem", apns.ca().as_bytes())?;
         keep("apns-mdm.pem", issued.certificate.as_bytes())?;
         keep("apns-mdm.key", issued.key.as_bytes())?;
+        keep("apns-app.p8", key.p8.as_bytes())?;
         eprintln!(
             "APNs' stand-in: [push.apns_mdm] endpoint = \"{}\", ca_file, certificate, key = apns-ca.pem, apns-mdm.pem, apns-mdm.key in {}",
             apns.endpoint(),
             folder.display()
+        );
+        eprintln!(
+            "[push.apns_app] likewise, with key = apns-app.p8, key_id = \"{KEY_ID}\", team_id = \"{}\", topic = \"{}\"",
+            key.team_id, options.ios_bundle
         );
         carriers.apns = Some(apns);
     }

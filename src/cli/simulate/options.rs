@@ -24,6 +24,12 @@ pub struct Options {
     /// Android phones with the agent, at most 100,000.
     #[arg(long, value_name = "N")]
     pub devices: usize,
+    /// Further iPhones with the agent as an app, which come when they are pushed, when they were away and when somebody opens the app.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub ios_apps: usize,
+    /// The bundle id of that app.
+    #[arg(long, value_name = "ID", default_value = "org.example.agent")]
+    pub ios_bundle: String,
     /// Further iPhones under MDM, enrolled through SCEP.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub apple: usize,
@@ -81,10 +87,13 @@ pub struct Options {
     /// Mean seconds between two events that a phone reports by itself.
     #[arg(long, value_name = "SECONDS")]
     pub events_every: Option<f64>,
+    /// Mean seconds between two times that somebody opens an iPhone's app.
+    #[arg(long, value_name = "SECONDS")]
+    pub opened_every: Option<f64>,
     /// Start FCM's stand-in here, to which the server's [push.fcm] endpoint can point.
     #[arg(long, value_name = "ADDRESS", requires = "push_dir")]
     pub fcm_listen: Option<SocketAddr>,
-    /// Start APNs' stand-in here, to which the server's [push.apns_mdm] endpoint can point.
+    /// Start APNs' stand-in here, to which the endpoints of the server's [push.apns_mdm] and [push.apns_app] can point.
     #[arg(long, value_name = "ADDRESS", requires = "push_dir")]
     pub apns_listen: Option<SocketAddr>,
     /// Where the stand-ins' credentials for the server are written.
@@ -108,19 +117,24 @@ impl Options {
             is_here || self.yes_this_is_mine,
             "{host} is not this machine: a simulated fleet is load, and its phones stay in the server's database. With --yes-this-is-mine it goes there"
         );
-        let phones = self.devices.saturating_add(self.apple);
+        let phones = self.phones();
         ensure!((1..=DEVICES_MAX).contains(&phones), "a fleet has 1 to {DEVICES_MAX} phones");
         ensure!((1..=SECONDS_MAX).contains(&self.seconds), "--seconds is between 1 and {SECONDS_MAX}");
         ensure!((1..=AT_ONCE_MAX).contains(&self.at_once), "--at-once is between 1 and {AT_ONCE_MAX}");
         for (name, chance) in [("lose-pushes", self.lose_pushes), ("duplicates", self.duplicates), ("failures", self.failures)] {
             ensure!((0.0..=1.0).contains(&chance), "--{name} is a chance between 0 and 1");
         }
-        let times = [self.sync_every, self.offline_every, self.reboot_every, self.reinstall_every, self.events_every];
+        let times = [self.opened_every, self.sync_every, self.offline_every, self.reboot_every, self.reinstall_every, self.events_every];
         let given = times.into_iter().flatten().chain([self.retry_after, self.offline_for, self.speed, self.arrivals]);
         for number in given {
             ensure!((0.01..=1e7).contains(&number), "times, --speed and --arrivals are between 0.01 and 10,000,000");
         }
         Ok(())
+    }
+
+    /// All phones of the fleet.
+    pub fn phones(&self) -> usize {
+        self.devices.saturating_add(self.ios_apps).saturating_add(self.apple)
     }
 
     /// The fleet as the options have it.
@@ -130,6 +144,8 @@ impl Options {
             server: self.server.trim_end_matches('/').to_owned(),
             enrollment_token: self.token.clone(),
             androids: self.devices,
+            apps: self.ios_apps,
+            bundle: self.ios_bundle.clone(),
             iphones: self.apple,
             email: self.email.clone(),
             arrivals_per_s: self.arrivals,
@@ -144,6 +160,7 @@ impl Options {
                 reboot_every: self.reboot_every.map(time),
                 reinstall_every: self.reinstall_every.map(time),
                 sync_every: self.sync_every.map(time),
+                opened_every: self.opened_every.map(time),
                 speed: self.speed,
                 delay: Duration::from_millis(self.delay),
                 retry: time(self.retry_after),

@@ -23,7 +23,8 @@ pub(crate) fn outbox(app: &App) -> Outbox<'_> {
     Outbox { seal: &app.seal, is_set_up: app.config.mail.is_set_up(), public_url: &app.config.public_url }
 }
 
-const STATES: [&str; 3] = ["queued", "sent", "failed"];
+/// The states of a mail.
+pub(crate) const STATES: [&str; 3] = ["queued", "sent", "failed"];
 
 /// Which mail to list.
 #[derive(Debug, Deserialize, IntoParams)]

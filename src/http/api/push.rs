@@ -1,7 +1,9 @@
 //! Push credentials and the overview.
 
+use std::collections::HashMap;
+
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -9,16 +11,13 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::App;
-use crate::change;
-use crate::error::Error;
 use crate::http::auth::Caller;
-use crate::http::error::{Answer, Problem};
+use crate::http::credentials;
+use crate::http::error::Answer;
 use crate::http::extract::{self, QueryOf};
-use crate::model::{Actor, Role};
-use crate::ops::credentials;
+use crate::model::{Id, Role};
 use crate::push::SenderStatus;
-use crate::push::apns::{AppKey, Identity};
-use crate::store::Class;
+use crate::store::canary::{self, CanaryRow};
 use crate::store::overview::{self, Overview};
 
 const CREDENTIAL_BYTES_MAX: usize = 64 * 1024;
@@ -26,14 +25,73 @@ const CREDENTIAL_BYTES_MAX: usize = 64 * 1024;
 /// How the senders stand in this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PushStatus {
-    #[schema(value_type = Vec<Object>)]
-    pub senders: Vec<SenderStatus>,
+    pub senders: Vec<SenderShown>,
+}
+
+/// A sender, with the last canary that was sent through it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SenderShown {
+    #[serde(flatten)]
+    #[schema(inline)]
+    pub status: SenderStatus,
+    pub canary: Option<Canary>,
+}
+
+/// One call by which a credential was tried, and what came of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Canary {
+    /// `waiting` until every process has followed the credential, `watched`, or `ended`.
+    pub state: String,
+    /// The device that was called; `null` in an ended canary where no device came within a day that could be called.
+    #[schema(value_type = Option<String>)]
+    pub device_id: Option<Id>,
+    pub called_at_ms: Option<i64>,
+    /// What became of the call: `accepted`, `failed`, `address_dead`, `address_suspect`, or `fault: ` and what the provider says of the
+    /// credential.
+    pub answer: Option<String>,
+    /// Unix milliseconds at which the answer was seen.
+    pub answered_at_ms: Option<i64>,
+    /// The device's first contact since the call, if it came, and what it came for.
+    pub contact_at_ms: Option<i64>,
+    pub contact_cause: Option<String>,
+    /// How long it is watched at most.
+    pub ends_at_ms: i64,
+}
+
+impl From<CanaryRow> for Canary {
+    fn from(row: CanaryRow) -> Canary {
+        Canary {
+            state: row.state,
+            device_id: row.device_id,
+            called_at_ms: row.called_at_ms,
+            answer: row.answer,
+            answered_at_ms: row.answered_at_ms,
+            contact_at_ms: row.contact_at_ms,
+            contact_cause: row.contact_cause,
+            ends_at_ms: row.ends_at_ms,
+        }
+    }
 }
 
 /// The senders and how they stand.
 #[utoipa::path(get, path = "/api/v1/push", tag = "push", responses((status = 200, body = PushStatus)))]
 pub async fn get(State(app): State<App>, _: Caller) -> Answer<Json<PushStatus>> {
-    Ok(Json(PushStatus { senders: app.senders.all().iter().map(|sender| sender.status()).collect() }))
+    let mut canaries: HashMap<String, CanaryRow> =
+        canary::list(&mut app.db.read().await?).await?.into_iter().map(|row| (row.sender.clone(), row)).collect();
+    let mut shown = |status: SenderStatus| SenderShown { canary: canaries.remove(&status.name).map(Canary::from), status };
+    Ok(Json(PushStatus { senders: app.senders.all().iter().map(|sender| shown(sender.status())).collect() }))
+}
+
+/// Calls one device that came lately through `fcm`, `apns-app` or each topic of `apns-mdm`; `GET /push` tells what came of it. One that is
+/// under way is not repeated.
+#[utoipa::path(post, path = "/api/v1/push/{name}/canary", tag = "push", params(("name" = String, Path)), responses((status = 202, body = PushStatus), (status = 404, description = "no such sender"), (status = 409, description = "it has no credential")))]
+pub async fn post_canary(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+) -> Answer<(StatusCode, Json<PushStatus>)> {
+    credentials::try_out(&app, &actor, &name).await?;
+    Ok((StatusCode::ACCEPTED, get(State(app.clone()), Caller(actor)).await?))
 }
 
 /// Replaces FCM's service account; the body is its JSON file. Sealed in the database; it wins over the settings' file, and the other
@@ -42,11 +100,7 @@ pub async fn get(State(app): State<App>, _: Caller) -> Answer<Json<PushStatus>> 
 pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Request) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
-    let sender = app.senders.named("fcm");
-    let sender = sender.ok_or_else(|| Problem::new(StatusCode::CONFLICT, "sender_unknown", "this server has no FCM sender"))?;
-    sender.replace_credential(&bytes).map_err(|error| Error::invalid("", error.to_string()))?;
-    let seal = &app.seal;
-    change!(app, Class::Operators, |conn, moment| credentials::put(conn, moment, &actor, seal, "push/fcm", &bytes).await)?;
+    credentials::put(&app, &actor, "push/fcm", &bytes).await?;
     get(State(app.clone()), Caller(actor)).await
 }
 
@@ -55,7 +109,7 @@ pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Req
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Forced {
-    /// Takes the certificate although enrolled devices have another topic.
+    /// Takes the certificate although enrolled devices have another topic, or another CA than Apple's issued it.
     #[serde(default)]
     force: bool,
 }
@@ -67,14 +121,14 @@ pub async fn put_apns_app(State(app): State<App>, Caller(actor): Caller, request
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
     extract::parse::<AppKeyFields>(&bytes)?;
-    AppKey::parse(&bytes).map_err(|error| Error::invalid("", error.to_string()))?;
-    keep(&app, &actor, "push/apns_app", &bytes).await?;
+    credentials::put(&app, &actor, "push/apns_app", &bytes).await?;
     get(State(app.clone()), Caller(actor)).await
 }
 
 /// Puts an MDM push certificate into use: `{"certificate": PEM, "key": PEM}`. Devices hear only the topic they enrolled with, so one whose
-/// topic differs from theirs is refused unless `?force=true`; the senders of several topics stand side by side.
-#[utoipa::path(put, path = "/api/v1/push/apns-mdm", tag = "push", params(Forced), responses((status = 200, body = PushStatus), (status = 409, description = "enrolled devices have another topic"), (status = 422, description = "no MDM push certificate")))]
+/// topic differs from theirs is refused unless `?force=true`, as is one that Apple did not issue; the senders of several topics stand
+/// side by side.
+#[utoipa::path(put, path = "/api/v1/push/apns-mdm", tag = "push", params(Forced), responses((status = 200, body = PushStatus), (status = 409, description = "enrolled devices have another topic, or Apple did not issue it"), (status = 422, description = "no MDM push certificate")))]
 pub async fn put_apns_mdm(
     State(app): State<App>,
     Caller(actor): Caller,
@@ -84,9 +138,7 @@ pub async fn put_apns_mdm(
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
     extract::parse::<IdentityFields>(&bytes)?;
-    let identity = Identity::current(&bytes, app.clock.now_ms()).map_err(|error| Error::invalid("", error.to_string()))?;
-    credentials::preflight_topic(&mut app.db.read().await?, identity.topic(), forced.force).await?;
-    keep(&app, &actor, &format!("push/apns_mdm/{}", identity.topic()), &bytes).await?;
+    credentials::put_mdm(&app, &actor, &bytes, forced.force).await?;
     get(State(app.clone()), Caller(actor)).await
 }
 
@@ -112,14 +164,6 @@ struct IdentityFields {
     _certificate: Option<IgnoredAny>,
     #[serde(rename = "key")]
     _key: Option<IgnoredAny>,
-}
-
-/// Seals a credential that was looked at, and uses it.
-async fn keep(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Answer<()> {
-    let seal = &app.seal;
-    change!(app, Class::Operators, |conn, moment| credentials::put(conn, moment, actor, seal, name, bytes).await)?;
-    app.use_credential(name, bytes).map_err(|error| Error::invalid("", error.to_string()))?;
-    Ok(())
 }
 
 /// Everything at a glance.

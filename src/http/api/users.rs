@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::one_of;
 use crate::app::App;
 use crate::change;
 use crate::error::Error;
@@ -13,7 +14,8 @@ use crate::http::auth::Caller;
 use crate::http::error::Answer;
 use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
-use crate::model::Id;
+use crate::model::{Actor, Id};
+use crate::ops::users::offboarding::{self, Offboarding, Way};
 use crate::ops::users::{self as ops, NewUser, User, UserPatch};
 use crate::store::{Class, users};
 
@@ -69,6 +71,37 @@ pub async fn delete(State(app): State<App>, Caller(actor): Caller, Path(id): Pat
     let id = parse(&id)?;
     change!(app, Class::Operators, |conn, moment| ops::delete(conn, moment, &actor, id).await)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which way of going is looked at.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct WayQuery {
+    /// `delete`, unless `disable` is asked for.
+    way: Option<String>,
+}
+
+/// What would happen to devices, tasks and findings if the user were deleted or disabled. Nothing happens.
+#[utoipa::path(get, path = "/api/v1/users/{id}/offboarding", tag = "users", params(("id" = String, Path), WayQuery), responses((status = 200, body = Offboarding), (status = 404)))]
+pub async fn get_offboarding(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<WayQuery>,
+) -> Answer<Json<Offboarding>> {
+    let way = one_of("?way", query.way, &["disable", "delete"])?;
+    let way = if way.as_deref() == Some("disable") { Way::Disable } else { Way::Delete };
+    Ok(Json(preview(&app, &actor, parse(&id)?, way).await?))
+}
+
+/// Lets a user go in a transaction that is undone.
+pub async fn preview(app: &App, actor: &Actor, id: Id, way: Way) -> Result<Offboarding, Error> {
+    let mut change = app.begin(Class::Operators).await?;
+    let (conn, moment) = change.parts();
+    let seen = offboarding::preview(conn, moment, actor, id, way).await;
+    change.undo().await?;
+    seen
 }
 
 fn parse(id: &str) -> Answer<Id> {

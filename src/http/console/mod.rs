@@ -15,6 +15,7 @@ pub mod labels;
 pub mod layout;
 mod line;
 pub mod live;
+pub mod mail;
 pub mod order;
 pub mod overview;
 pub mod policies;

@@ -71,6 +71,9 @@ pub struct SenderLine {
     pub state: Badge,
     pub said: String,
     pub addresses: String,
+    /// What came of the last canary; shown among the settings.
+    pub canary: String,
+    pub is_configured: bool,
 }
 
 struct AlarmLine {
@@ -276,14 +279,17 @@ pub fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> V
         };
         let until = status.paused_until_ms.filter(|at_ms| *at_ms > now_ms).map(|at_ms| format!("tries again in {}", span(at_ms - now_ms)));
         let said = [Some(said), until].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-        shown.push(SenderLine { addresses: counted(&status.name), name: status.name, state: Badge::of(word), said });
+        let is_configured = status.state != SenderState::Unconfigured;
+        let (addresses, canary) = (counted(&status.name), String::new());
+        shown.push(SenderLine { addresses, name: status.name, state: Badge::of(word), said, canary, is_configured });
     }
     let mut others: Vec<&str> =
         addresses.iter().map(|(provider, _, _)| provider.as_str()).filter(|provider| !provider.is_empty()).collect();
     others.dedup();
     for provider in others.into_iter().filter(|provider| app.senders.named(provider).is_none()) {
         let said = "devices come at their three-hour points only".to_owned();
-        shown.push(SenderLine { name: provider.into(), state: Badge::of("unconfigured"), said, addresses: counted(provider) });
+        let (addresses, canary) = (counted(provider), String::new());
+        shown.push(SenderLine { name: provider.into(), state: Badge::of("unconfigured"), said, addresses, canary, is_configured: false });
     }
     shown
 }

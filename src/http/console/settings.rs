@@ -7,15 +7,16 @@ use axum::response::Response;
 
 use super::confirm::confirm;
 use super::form::Posted;
-use super::format::{Badge, When, who};
+use super::format::{Badge, When, relative, span, who};
 use super::layout::{Frame, Shown, Trouble, Visitor, cookie, page, told};
 use super::overview::{SenderLine, senders};
 use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result};
-use crate::http::auth;
+use crate::http::{auth, credentials};
 use crate::model::{Id, Role};
-use crate::ops::{credentials, operators as ops};
+use crate::ops::operators as ops;
+use crate::store::canary::{self, CanaryRow};
 use crate::store::{Class, console, operators};
 
 const KEYS_SHOWN: i64 = 200;
@@ -87,19 +88,15 @@ async fn hashed(app: &App, posted: &Posted) -> Result<String> {
 
 /// Replaces FCM's service account.
 pub async fn fcm(State(app): State<App>, posted: Posted) -> Shown {
-    let actor = posted.visitor.actor();
-    let json = posted.fields.text("service_account").as_bytes().to_vec();
-    let checked = actor.require(Role::Admin).and_then(|()| {
-        let sender = app.senders.named("fcm");
-        let sender = sender.ok_or_else(|| Error::refused("sender_unknown", "this server has no FCM sender"))?;
-        sender.replace_credential(&json).map_err(|error| Error::invalid("service_account", error.to_string()))
-    });
-    let seal = &app.seal;
-    let done = match checked {
-        Ok(()) => change!(app, Class::Operators, |conn, moment| credentials::put(conn, moment, actor, seal, "push/fcm", &json).await),
-        Err(error) => Err(error),
-    };
+    let done = credentials::put(&app, posted.visitor.actor(), "push/fcm", posted.fields.text("service_account").as_bytes()).await;
     told("/settings", done.map(|()| "The credential is in use.".into()))
+}
+
+/// Calls one device in through a sender, to see whether the provider takes it.
+pub async fn try_out(State(app): State<App>, posted: Posted) -> Shown {
+    let name = posted.fields.text("sender");
+    let done = credentials::try_out(&app, posted.visitor.actor(), name).await;
+    told("/settings", done.map(|()| format!("One device is called through {name}; what comes of it is told here.")))
 }
 
 /// Adds an operator, or finds the one of that name, and shows a one-time sign-in link.
@@ -174,16 +171,47 @@ async fn shown(app: &App, visitor: &Visitor, once: Option<Once>) -> std::result:
     let has_password = all.iter().any(|row| row.id.to_string() == visitor.session.operator_id && row.password_hash.is_some());
     let keys = operators::keys(&mut conn, "", KEYS_SHOWN).await?;
     let addresses = console::addresses(&mut conn).await?;
+    let canaries = canary::list(&mut conn).await?;
+    let mut senders = senders(app, &addresses, now_ms);
+    for line in &mut senders {
+        line.canary = canaries.iter().find(|row| row.sender == line.name).map_or_else(String::new, |row| canary_said(row, now_ms));
+    }
     Ok(page(&Settings {
         once,
         has_password,
-        senders: senders(app, &addresses, now_ms),
+        senders,
         has_fcm: app.senders.named("fcm").is_some(),
         operators: all.into_iter().map(|row| operator_line(row, now_ms)).collect(),
         keys: keys.into_iter().map(|row| key_line(row, now_ms)).collect(),
         public_url: app.config.public_url.clone(),
         frame: visitor.frame("Settings"),
     }))
+}
+
+/// A canary as a sentence.
+fn canary_said(row: &CanaryRow, now_ms: i64) -> String {
+    let Some(called_at_ms) = row.called_at_ms else {
+        let said = if row.state == "ended" {
+            "no device came within a day that could be called"
+        } else {
+            "waits until every process has the credential"
+        };
+        return format!("canary: {said}");
+    };
+    let answer = match row.answer.as_deref() {
+        None if row.state == "ended" => "no answer came".to_owned(),
+        None => "the answer is waited for".to_owned(),
+        Some("accepted") => "the provider took it".to_owned(),
+        Some("failed") => "the try failed; it is repeated like any other".to_owned(),
+        Some("address_dead" | "address_suspect") => "the provider took the credential, but not the device's address".to_owned(),
+        Some(fault) => fault.to_owned(),
+    };
+    let contact = match row.contact_at_ms {
+        Some(at_ms) => format!("the device came {} later", span(at_ms - called_at_ms)),
+        None if row.state == "ended" => format!("the device did not come within {}", span(row.ends_at_ms - row.starts_at_ms)),
+        None => "the device is waited for".to_owned(),
+    };
+    format!("canary of {}: {answer}; {contact}", relative(called_at_ms, now_ms))
 }
 
 fn operator_line(row: operators::OperatorRow, now_ms: i64) -> OperatorLine {

@@ -11,13 +11,17 @@ use crate::app::App;
 use crate::change;
 use crate::error::Error;
 use crate::http::api::mail::outbox;
+use crate::http::api::users::preview;
 use crate::http::page::List;
 use crate::model::Id;
 use crate::ops::mail as mail_ops;
+use crate::ops::users::offboarding::{Offboarding, Way};
 use crate::ops::users::{self as ops, NewUser, UserPatch};
 use crate::store::{Class, mail, users};
 
 const PAGE_ROWS: i64 = 100;
+/// Devices that a question names.
+const DEVICES_NAMED: usize = 10;
 
 struct Line {
     id: Id,
@@ -102,7 +106,8 @@ pub async fn enable(State(app): State<App>, Path(id): Path<String>, posted: Post
 /// Asks first.
 pub async fn ask_disable(State(app): State<App>, visitor: Visitor, Path(id): Path<String>) -> Shown {
     let (id, email) = named(&app, &id).await?;
-    let text = format!("Every device of {email} signs out at its next contact. Enabling the user again lifts that.");
+    let seen = preview(&app, visitor.actor(), id, Way::Disable).await?;
+    let text = format!("{} Enabling {email} again lifts that.", told_of(&seen, "sign out"));
     Ok(confirm(&visitor, "Disable this user?", &text, &format!("/users/{id}/disable"), "Disable", "/users"))
 }
 
@@ -114,7 +119,8 @@ pub async fn disable(State(app): State<App>, Path(id): Path<String>, posted: Pos
 /// Asks first.
 pub async fn ask_delete(State(app): State<App>, visitor: Visitor, Path(id): Path<String>) -> Shown {
     let (id, email) = named(&app, &id).await?;
-    let text = format!("Every device of {email} deletes the app's data at its next contact. This cannot be undone.");
+    let seen = preview(&app, visitor.actor(), id, Way::Delete).await?;
+    let text = format!("{} The address {email} is free again. This cannot be undone.", told_of(&seen, "delete the app's data"));
     Ok(confirm(&visitor, "Delete this user?", &text, &format!("/users/{id}/delete"), "Delete", "/users"))
 }
 
@@ -123,6 +129,24 @@ pub async fn delete(State(app): State<App>, Path(id): Path<String>, posted: Post
     let (id, actor) = (parse(&id)?, posted.visitor.actor());
     let done = change!(app, Class::Operators, |conn, moment| ops::delete(conn, moment, actor, id).await);
     told("/users", done.map(|()| "The user is deleted.".into()))
+}
+
+/// What would happen, as a sentence.
+fn told_of(seen: &Offboarding, what: &str) -> String {
+    let (going, all) = (seen.devices.iter().filter(|device| device.action != "none").count(), seen.devices.len());
+    let named: Vec<String> = seen
+        .devices
+        .iter()
+        .filter(|device| device.action != "none")
+        .take(DEVICES_NAMED)
+        .map(|device| device.serial.clone().unwrap_or_else(|| device.model.clone()))
+        .collect();
+    let more = if going > named.len() { ", ..." } else { "" };
+    let which = if named.is_empty() { String::new() } else { format!(" ({}{more})", named.join(", ")) };
+    format!(
+        "{going} of {all} devices{which} {what} at their next contact. Open tasks cancelled: {}. Findings closed: {}.",
+        seen.tasks_cancelled, seen.findings_closed
+    )
 }
 
 async fn switch(app: &App, id: &str, posted: &Posted, enabled: bool) -> Shown {

@@ -1,5 +1,6 @@
 //! Users: made, changed, disabled, deleted.
 
+pub mod offboarding;
 #[cfg(test)]
 mod tests;
 

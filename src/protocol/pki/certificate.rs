@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::key::Key;
 use super::tlv::{self, Reader, SEQUENCE};
-use super::{PkiError, Result, oids, signature};
+use super::{PkiError, Result, name, oids, signature};
 use crate::clock::Moment;
 
 /// Certificates of a PEM file at most.
@@ -18,8 +18,6 @@ const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 const SUBJECT_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.14");
 const AUTHORITY_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.35");
-const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-const ORGANISATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.10");
 /// Clocks of devices lag.
 const BACKDATED_MS: i64 = 600_000;
 
@@ -186,6 +184,11 @@ impl Certificate {
     }
 
     /// Unix milliseconds.
+    pub fn from_ms(&self) -> i64 {
+        self.parts.from_ms
+    }
+
+    /// Unix milliseconds.
     pub fn until_ms(&self) -> i64 {
         self.parts.until_ms
     }
@@ -206,7 +209,7 @@ impl Certificate {
     pub fn issue(moment: &mut Moment, issuer: Option<&Certificate>, key: &Key, wanted: &Wanted<'_>) -> Result<Certificate> {
         let ends_ms = wanted.life_ms.saturating_add(moment.now_ms);
         let until_ms = issuer.map_or(ends_ms, |issuer| ends_ms.min(issuer.until_ms()));
-        let subject = name(wanted.common_name);
+        let subject = name::of(&[(name::ORGANISATION, "Muster"), (name::COMMON_NAME, wanted.common_name)]);
         let issuer_name = issuer.map_or(subject.as_slice(), Certificate::subject);
         let mut serial = moment.secret()[..16].to_vec();
         // Positive, and of the length that it says.
@@ -272,14 +275,6 @@ fn extensions(purpose: Purpose, own_id: &[u8], issuer_id: Option<&[u8]>) -> Vec<
         all.extend(extension(AUTHORITY_KEY, false, &tlv::wrap(SEQUENCE, &[&tlv::wrap(tlv::CONTEXT_0_PRIMITIVE, &[id])])));
     }
     all
-}
-
-fn name(common_name: &str) -> Vec<u8> {
-    let part = |oid, text: &str| {
-        let pair = tlv::wrap(SEQUENCE, &[&tlv::oid(oid), &tlv::wrap(tlv::UTF8_STRING, &[text.as_bytes()])]);
-        tlv::wrap(tlv::SET, &[&pair])
-    };
-    tlv::wrap(SEQUENCE, &[&part(ORGANISATION, "Muster"), &part(COMMON_NAME, common_name)])
 }
 
 /// 160 bits of the key's SHA-256 (RFC 7093, method 1).

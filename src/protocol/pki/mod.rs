@@ -2,7 +2,9 @@
 
 pub mod ber;
 pub mod certificate;
+pub mod chain;
 pub mod key;
+pub mod name;
 pub mod oids;
 pub mod request;
 pub mod signature;

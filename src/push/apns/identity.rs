@@ -44,14 +44,8 @@ impl Identity {
     /// Reads certificate (its chain may follow) and key (PKCS#8, PKCS#1 or SEC1) in PEM form, and checks that they belong together and
     /// that the certificate is one for MDM. One that has ended is read too: [`Identity::not_after_ms`].
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Identity, CredentialError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
-        let chain = chain.map_err(|_| CredentialError::Pem("the certificate"))?;
-        let first = chain.first().ok_or(CredentialError::Pem("the certificate"))?;
+        let (chain, topic, not_after_ms) = chain_of(certificate)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| CredentialError::Pem("the key"))?;
-        let parsed = x509_cert::Certificate::from_der(first).map_err(|_| CredentialError::Certificate)?;
-        let ends = parsed.tbs_certificate.validity.not_after.to_unix_duration().as_millis();
-        let not_after_ms = i64::try_from(ends).unwrap_or(i64::MAX);
-        let topic = topic_of(&parsed).ok_or(CredentialError::NoTopic)?;
         let signer = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|_| CredentialError::Pem("the key"))?;
         match rustls::sign::CertifiedKey::new(chain.clone(), signer).keys_match() {
             // Keys whose public half cannot be told are found out at the handshake.
@@ -59,6 +53,16 @@ impl Identity {
             Err(_) => return Err(CredentialError::Mismatch),
         }
         Ok(Identity { chain, key, topic, not_after_ms })
+    }
+
+    /// Topic and end (Unix milliseconds) of a push certificate, PEM, whose key is elsewhere.
+    pub fn topic_and_end(certificate: &[u8]) -> Result<(String, i64), CredentialError> {
+        chain_of(certificate).map(|(_, topic, not_after_ms)| (topic, not_after_ms))
+    }
+
+    /// The certificates, DER: the push certificate first, then what came with it.
+    pub fn chain(&self) -> impl Iterator<Item = &[u8]> {
+        self.chain.iter().map(|certificate| &**certificate)
     }
 
     /// The UID of the subject: `com.apple.mgmt.External.<uuid>`.
@@ -76,6 +80,17 @@ impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity").field("topic", &self.topic).field("not_after_ms", &self.not_after_ms).finish_non_exhaustive()
     }
+}
+
+/// The certificates of a PEM text, with topic and end of the first.
+fn chain_of(pem: &[u8]) -> Result<(Vec<CertificateDer<'static>>, String, i64), CredentialError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let chain = chain.map_err(|_| CredentialError::Pem("the certificate"))?;
+    let first = chain.first().ok_or(CredentialError::Pem("the certificate"))?;
+    let parsed = x509_cert::Certificate::from_der(first).map_err(|_| CredentialError::Certificate)?;
+    let ends = parsed.tbs_certificate.validity.not_after.to_unix_duration().as_millis();
+    let topic = topic_of(&parsed).ok_or(CredentialError::NoTopic)?;
+    Ok((chain, topic, i64::try_from(ends).unwrap_or(i64::MAX)))
 }
 
 fn topic_of(certificate: &x509_cert::Certificate) -> Option<String> {

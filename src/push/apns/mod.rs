@@ -53,6 +53,14 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether connections could be made ready under these settings and this certificate. Nothing is sent and nothing changes.
+    pub fn check(&self, identity: Option<&Identity>) -> anyhow::Result<()> {
+        Target::new(self)?.tls(identity)?;
+        Ok(())
+    }
+}
+
 /// Why a credential cannot be used; never shows a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {

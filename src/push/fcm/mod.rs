@@ -49,6 +49,13 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether this service account could be used under these settings. Nothing is sent and nothing changes.
+    pub fn check(&self, json: &[u8]) -> Result<(), CredentialError> {
+        credential(&self.endpoint, json).map(drop)
+    }
+}
+
 /// The transport of an FCM sender.
 pub(super) struct Fcm {
     endpoint: String,
@@ -66,6 +73,13 @@ struct Credential {
     tokens: Arc<Tokens>,
 }
 
+fn credential(endpoint: &str, json: &[u8]) -> Result<Credential, CredentialError> {
+    let account = ServiceAccount::parse(json)?;
+    let url = format!("{}/v1/projects/{}/messages:send", endpoint.trim_end_matches('/'), account.project_id);
+    let url = reqwest::Url::parse(&url).map_err(|_| CredentialError::Invalid("project_id"))?;
+    Ok(Credential { url, account: Arc::new(account), tokens: Arc::new(Tokens::default()) })
+}
+
 impl Fcm {
     pub(super) fn new(settings: Settings, timeout: Duration, clock: Clock) -> Result<Fcm, SettingsError> {
         let deadline = timeout * 2;
@@ -75,10 +89,7 @@ impl Fcm {
     }
 
     pub(super) fn replace(&self, json: &[u8]) -> Result<(), CredentialError> {
-        let account = ServiceAccount::parse(json)?;
-        let url = format!("{}/v1/projects/{}/messages:send", self.endpoint, account.project_id);
-        let url = reqwest::Url::parse(&url).map_err(|_| CredentialError::Invalid("project_id"))?;
-        let credential = Credential { url, account: Arc::new(account), tokens: Arc::new(Tokens::default()) };
+        let credential = credential(&self.endpoint, json)?;
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(credential));
         Ok(())
     }

@@ -65,9 +65,13 @@ impl Authority {
         Ok((certificate.der().clone(), key))
     }
 
-    /// An MDM push certificate that ends at `not_after_ms`, a year after its beginning.
+    /// An MDM push certificate that ends at `not_after_ms`, a year after its beginning, for a key of its own.
     pub(super) fn push(&self, topic: &str, not_after_ms: i64) -> io::Result<PushCertificate> {
-        let key = KeyPair::generate().map_err(io::Error::other)?;
+        self.push_for(topic, not_after_ms, &KeyPair::generate().map_err(io::Error::other)?)
+    }
+
+    /// As [`Authority::push`], for this key.
+    pub(super) fn push_for(&self, topic: &str, not_after_ms: i64, key: &KeyPair) -> io::Result<PushCertificate> {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CustomDnType(UID.to_vec()), topic);
@@ -77,7 +81,7 @@ impl Authority {
         params.not_before = epoch + Duration::from_millis((not_after_ms - YEAR_MS).max(0).unsigned_abs());
         params.not_after = epoch + Duration::from_millis(not_after_ms.max(0).unsigned_abs());
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
+        let certificate = params.signed_by(key, &self.issuer).map_err(io::Error::other)?;
         Ok(PushCertificate { topic: topic.to_owned(), certificate: certificate.pem(), key: key.serialize_pem(), not_after_ms })
     }
 }

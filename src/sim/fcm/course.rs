@@ -53,11 +53,16 @@ impl Inner {
         let read = message::read(body);
         let fault = faults::next_send(&self.faults, read.as_ref().ok().map(|message| message.address.as_str()));
         let leaves = matches!(fault, Some(Fault::GoAway));
+        let dismissal = if let Some(Fault::Dismissed { code, words }) = fault { Some((code, words)) } else { None };
         if let Some(outcome) = suffer(fault).await {
             return outcome;
         }
         match self.judge(project, authorization, read) {
             Outcome::Answer(response) if leaves => Outcome::LastAnswer(response),
+            Outcome::Answer(response) => match dismissal {
+                Some((code, words)) => Outcome::Dismissal(response, code, words),
+                None => Outcome::Answer(response),
+            },
             outcome => outcome,
         }
     }
@@ -141,7 +146,7 @@ async fn suffer(fault: Option<Fault>) -> Option<Outcome> {
         }
         Fault::Close => Some(Outcome::Close),
         Fault::Reset => Some(Outcome::Reset),
-        Fault::GoAway => None,
+        Fault::GoAway | Fault::Dismissed { .. } => None,
         Fault::Hang => std::future::pending().await,
         Fault::Slow(by_ms) => {
             tokio::time::sleep(Duration::from_millis(by_ms)).await;

@@ -26,7 +26,13 @@ pub enum Fault {
     /// The ordinary course, and the connection ends in order: GOAWAY, as FCM sends it for `max_age` and `session_timed_out`. On
     /// HTTP/1.1 the connection closes after the answer.
     GoAway,
+    /// The ordinary course, and then a GOAWAY with this error code and these words, after which the connection ends at once, whatever is
+    /// under way on it. On HTTP/1.1 as [`Fault::GoAway`].
+    Dismissed { code: u32, words: &'static str },
 }
+
+/// ENHANCE_YOUR_CALM (RFC 9113, 7).
+const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// A ready answer.
 #[derive(Clone, Debug)]
@@ -102,6 +108,16 @@ impl Canned {
 }
 
 impl Fault {
+    /// What three PINGs without a request between them bring.
+    pub fn too_many_pings() -> Fault {
+        Fault::Dismissed { code: ENHANCE_YOUR_CALM, words: "too_many_pings" }
+    }
+
+    /// What four idle minutes bring.
+    pub fn session_timed_out() -> Fault {
+        Fault::Dismissed { code: 0, words: "session_timed_out" }
+    }
+
     /// 400 INVALID_ARGUMENT for the address.
     pub fn invalid_token() -> Fault {
         Fault::Answer(Canned::invalid_token())

@@ -3,6 +3,7 @@
 mod board;
 mod course;
 mod faults;
+mod goaway;
 mod key;
 mod message;
 mod oauth;

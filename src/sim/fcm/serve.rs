@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use super::goaway::{Dismissable, LastWords};
 
 /// FCM allows 100 streams a connection.
 const STREAMS_MAX: u32 = 100;
@@ -74,6 +76,8 @@ pub(super) enum Outcome {
     Answer(Response<Answer>),
     /// The answer, while the connection says that it goes away (GOAWAY on HTTP/2).
     LastAnswer(Response<Answer>),
+    /// The answer and then, on HTTP/2, a GOAWAY with this code and these words, with which the connection ends.
+    Dismissal(Response<Answer>, u32, &'static str),
     Close,
     Reset,
 }
@@ -133,13 +137,24 @@ where
     builder.http2().max_concurrent_streams(STREAMS_MAX).initial_connection_window_size(WINDOW_BYTES);
     let leaving = Arc::new(Notify::new());
     let leave = leaving.clone();
-    let service = service_fn(move |request| {
+    let last = LastWords::default();
+    let words_of = last.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let is_http2 = request.version() == Version::HTTP_2;
         let outcome = service(request);
-        let (reset, leave) = (reset.clone(), leave.clone());
+        let (reset, leave, last) = (reset.clone(), leave.clone(), words_of.clone());
         async move {
             match outcome.await {
                 Outcome::Answer(response) => Ok(response),
                 Outcome::LastAnswer(response) => {
+                    leave.notify_one();
+                    Ok(response)
+                }
+                Outcome::Dismissal(response, code, words) if is_http2 => {
+                    last.set(code, words);
+                    Ok(response)
+                }
+                Outcome::Dismissal(response, ..) => {
                     leave.notify_one();
                     Ok(response)
                 }
@@ -151,7 +166,7 @@ where
             }
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(Dismissable::new(stream, last)), service);
     tokio::pin!(connection);
     // A connection that ends badly has ended: that is what some faults are for.
     tokio::select! {

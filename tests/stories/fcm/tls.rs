@@ -97,6 +97,28 @@ async fn a_goaway_in_the_middle_of_a_burst_loses_no_nudge() {
     assert!(tls.connections() >= 3, "{}", tls.connections());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_words_of_a_goaway_are_another_connection_takes_over_and_no_nudge_is_lost() {
+    for dismissal in [Fault::too_many_pings, Fault::session_timed_out] {
+        let tls = Tls::start(Duration::from_secs(20)).await;
+        assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
+        // While the connection has nothing else to do, and in the middle of a burst.
+        for nudges in [1, 20] {
+            let before = tls.connections();
+            tls.fcm.stand_in.faults().set(Scope::Send, Times::Next(1), dismissal());
+            let nudges: Vec<Nudge> = (0..nudges).map(|_| tls.fcm.device()).collect();
+            for answer in tls.fcm.send_all(nudges).await {
+                assert_eq!(answer, Answer::Accepted, "{:?}", dismissal());
+            }
+            assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
+            assert!(tls.connections() > before, "{:?}", dismissal());
+        }
+        // The provider is well and the credential is good: nothing is paused, and nobody is told.
+        assert_eq!(tls.fcm.sender.status().state, muster::push::SenderState::Ok);
+        assert_eq!(tls.fcm.sender.take_notices(), []);
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_went_dead_is_replaced_after_a_timeout() {
     let tls = Tls::start(Duration::from_secs(1)).await;

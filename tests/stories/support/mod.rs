@@ -10,3 +10,4 @@ pub mod process;
 pub mod push;
 pub mod scep;
 pub mod server;
+pub mod shell;

@@ -30,7 +30,7 @@ pub fn strict(config: &mut Config, apns: &StandIn) {
 /// Gives a server the push certificate without which there is no profile.
 pub async fn with_topic(server: TestServer, apns: &StandIn) -> TestServer {
     let identity = apns.issue_certificate(TOPIC).unwrap();
-    server.put("/push/apns-mdm", json!({"certificate": identity.certificate, "key": identity.key})).await.expect(200);
+    server.put("/push/apns-mdm?force=true", json!({"certificate": identity.certificate, "key": identity.key})).await.expect(200);
     server
 }
 

@@ -1,0 +1,73 @@
+//! Push credentials that operators bring, by the API or at the console: looked at, stored, used, then tried.
+
+use crate::app::{App, SEALED_PREFIX};
+use crate::change;
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::model::{Actor, Role};
+use crate::ops::{canary, credentials};
+use crate::protocol::pki::Certificate;
+use crate::push::SenderState;
+use crate::push::apns::Identity;
+use crate::seal::Seal;
+use crate::store::{Class, Conn};
+
+/// Stores a credential under `name` and uses it. What cannot be used is refused and stored nowhere; what cannot be stored is not used, and
+/// the one in use stays.
+pub async fn put(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Result<()> {
+    actor.require(Role::Admin)?;
+    app.check_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))?;
+    change!(app, Class::Operators, |conn, moment| store(conn, moment, actor, &app.seal, name, bytes).await)?;
+    app.use_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))
+}
+
+/// Seals a credential, and orders its canary with it.
+async fn store(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, bytes: &[u8]) -> Result<()> {
+    credentials::put(conn, moment, actor, seal, name, bytes).await?;
+    canary::order(conn, moment, actor, name.strip_prefix(SEALED_PREFIX).unwrap_or(name), true).await
+}
+
+/// Orders a canary of each sender that `name` means: a sender's own name, or `apns-app` and `apns-mdm` as the API's paths have them, of
+/// which the latter may have several topics.
+pub async fn try_out(app: &App, actor: &Actor, name: &str) -> Result<()> {
+    let name = match name {
+        "apns-app" => "apns_app",
+        "apns-mdm" => "apns_mdm",
+        other => other,
+    };
+    let meant = |sender: &str| sender == name || sender.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+    let senders: Vec<_> = app.senders.all().into_iter().filter(|sender| meant(sender.name())).collect();
+    if senders.is_empty() {
+        return Err(Error::NotFound("sender"));
+    }
+    for sender in senders {
+        if sender.status().state == SenderState::Unconfigured {
+            return Err(Error::refused("sender_unconfigured", format!("{} has no credential to be tried", sender.name())));
+        }
+        change!(app, Class::Operators, |conn, moment| canary::order(conn, moment, actor, sender.name(), false).await)?;
+    }
+    Ok(())
+}
+
+/// As [`put`], for an MDM push certificate, whose chain and topic are looked at before unless `forced`.
+pub async fn put_mdm(app: &App, actor: &Actor, bytes: &[u8], forced: bool) -> Result<()> {
+    actor.require(Role::Admin)?;
+    let now_ms = app.clock.now_ms();
+    let identity = Identity::current(bytes, now_ms).map_err(|error| Error::invalid("", error.to_string()))?;
+    if !forced {
+        let chain: std::result::Result<Vec<_>, _> = identity.chain().map(Certificate::from_der).collect();
+        let chain = chain.map_err(|error| Error::invalid("", error.to_string()))?;
+        credentials::preflight_chain(&chain, &given(&app.config)?, now_ms)?;
+    }
+    credentials::preflight_topic(&mut app.db.read().await?, identity.topic(), forced).await?;
+    put(app, actor, &format!("push/apns_mdm/{}", identity.topic()), bytes).await
+}
+
+/// The CAs of `[push.apns_mdm] ca_file`: those of a stand-in, which issues its own push certificates.
+pub fn given(config: &Config) -> Result<Vec<Certificate>> {
+    let Some(path) = config.push.apns_mdm.as_ref().and_then(|settings| settings.ca_file.as_ref()) else { return Ok(Vec::new()) };
+    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let parsed = read.and_then(|pem| Certificate::chain_from_pem(&pem).map_err(|error| error.to_string()));
+    parsed.map_err(|error| Error::refused("ca_file_unreadable", format!("[push.apns_mdm] ca_file: {error}")))
+}
