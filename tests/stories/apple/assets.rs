@@ -133,7 +133,7 @@ async fn payloads_become_one_profile_that_is_declared_listed_replaced_and_gone_w
 
 #[tokio::test]
 async fn an_asset_that_holds_a_devices_own_token_is_served_once_it_is_minted_and_opens_the_door_to_its_app() {
-    each(async |server| {
+    each_quiet(async |server| {
         server.user("one@example.org").await;
         server.post("/enrollment-tokens", json!({"name": "the app"})).await.expect(201);
         let mut phone = iphone(&server, "A");

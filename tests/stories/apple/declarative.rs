@@ -199,7 +199,7 @@ async fn only_the_device_itself_is_answered_and_strange_words_are_refused() {
 
 #[tokio::test]
 async fn a_status_item_that_no_database_keeps_is_left_out_alone_and_named() {
-    each(async |server| {
+    each_quiet(async |server| {
         let phone = AppleDevice::named("N");
         phone.enroll(&server).await;
         declare(&server, json!([configuration("a", json!({})), activation(&["a"])])).await;

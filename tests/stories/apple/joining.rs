@@ -93,7 +93,7 @@ async fn is_kept(server: &TestServer, token: &str) -> bool {
 
 #[tokio::test]
 async fn unused_tokens_of_a_name_that_has_ended_are_forgotten_once_no_document_refers_to_it() {
-    each(async |server| {
+    each_quiet(async |server| {
         let (first, second) = (AppleDevice::named("1"), AppleDevice::named("2"));
         let ids = [first.enroll(&server).await, second.enroll(&server).await];
         server.user("one@example.org").await;
