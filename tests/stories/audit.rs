@@ -122,8 +122,14 @@ async fn people(walk: &mut Walk, smtp: &StandIn) {
     let named = json!({"name": "third", "role": "viewer"});
     let operator = text(&walk.call("post", "/operators", "", Some(named.clone()), "operator.linked", true).await["id"]);
     walk.call("delete", "/operators/{id}", &operator, None, "operator.disabled", true).await;
-    let key = text(&walk.call("post", "/keys", "", Some(named), "key.created", true).await["id"]);
+    let key = text(&walk.call("post", "/keys", "", Some(named.clone()), "key.created", true).await["id"]);
     walk.call("delete", "/keys/{id}", &key, None, "key.revoked", true).await;
+    // Both can be named by a query too.
+    for route in ["/operators", "/keys"] {
+        let made = walk.server.post(route, json!({"name": "fourth", "role": "viewer"})).await.expect(201);
+        walk.server.call("DELETE", &format!("{route}?id={}", text(&made["id"])), None).await.expect(204);
+        walk.called.insert(("delete".into(), format!("/api/v1{route}")));
+    }
 }
 
 async fn orders(walk: &mut Walk, phone: &str, other: &str, second: &crate::support::browser::Browser) {

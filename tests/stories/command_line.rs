@@ -154,6 +154,15 @@ async fn what_cannot_be_done_fails_with_words_that_help() {
         assert!(said.contains(words), "{line}: {said}");
         assert!(!said.contains(&shell.key) && !said.contains("panicked"), "{line}: {said}");
     }
+    let said = shell.refused("job create lokc --all").await;
+    assert_eq!(said.matches("there is no kind").count(), 1, "one fault is said once: {said}");
+    let said = shell.refused("job create message --device nobody --param a=1 --param b=2").await;
+    assert!(said.contains("/params/text") && said.contains("/params/a") && said.contains("/params/b"), "and several all: {said}");
+    // A policy's file holds the document, or the body of the API as its answers show it.
+    let file = shell.folder.path().join("body.json");
+    std::fs::write(&file, json!({"document": {"cameraAccess": "CAMERA_ACCESS_DISABLED"}, "message": "m"}).to_string()).unwrap();
+    shell.told(&format!("policy put camera {}", file.display())).await;
+    assert_eq!(shell.told("policy show camera").await["document"], json!({"cameraAccess": "CAMERA_ACCESS_DISABLED"}));
     let output = shell.server.command().args(["device", "list", "--server", &shell.server.url]).output().await.unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("muster key add"), "who has no key is told how to make one");
     // Keys and links are printed alone, for scripts.

@@ -364,6 +364,8 @@ async fn an_iphones_page_offers_what_it_can_do_and_says_no_more_than_apple_does(
         for (kind, offered) in [("lock", true), ("wipe", true), ("refresh", true), ("message", false), ("scan", false)] {
             assert_eq!(page.contains(&format!("/jobs/new?kind={kind}&amp;device=")), offered, "{kind}");
         }
+        let wipe = anna.get(&format!("/jobs/new?kind=wipe&device={id}")).await.text;
+        assert!(wipe.contains("p_keep_data_plan") && !wipe.contains("p_external_storage"), "nor what only an Android understands: {wipe}");
         // What it cannot do fails at once, and is not offered again.
         server.post("/jobs", json!({"kind": "scan", "target": {"devices": [id]}})).await.expect(202);
         let page = anna.get(&format!("/devices/{id}")).await.text;

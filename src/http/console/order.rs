@@ -15,7 +15,7 @@ use crate::change;
 use crate::error::Error;
 use crate::model::kind::{self, KINDS, Kind};
 use crate::model::{Fault, Id};
-use crate::ops::devices;
+use crate::ops::devices::{self, Device};
 use crate::ops::jobs::{self as ops, NewJob, Target};
 use crate::store::{Class, Conn, console, labels};
 
@@ -82,10 +82,22 @@ pub async fn create(State(app): State<App>, posted: Posted) -> Shown {
 }
 
 /// The kinds that one of the named devices can do; all of them where none is named. Retiring has a page of its own.
-async fn offered(conn: &mut Conn, ids: &[Id]) -> crate::error::Result<Vec<&'static str>> {
-    let found = devices::views(conn, ids).await?;
+fn offered(found: &[Device]) -> Vec<&'static str> {
     let kinds = KINDS.iter().map(|kind| kind.name).filter(|name| *name != "retire");
-    Ok(kinds.filter(|name| found.is_empty() || found.iter().any(|device| can_do(device, name))).collect())
+    kinds.filter(|name| found.is_empty() || found.iter().any(|device| can_do(device, name))).collect()
+}
+
+/// True where a parameter means something to one of the named devices: some of a wipe are Android's, some Apple's.
+fn is_meant(kind: &str, parameter: &str, found: &[Device]) -> bool {
+    let of_android = match (kind, parameter) {
+        ("wipe", "keep_reset_protection" | "external_storage") => true,
+        (
+            "wipe",
+            "pin" | "obliteration" | "keep_data_plan" | "forbid_proximity_setup" | "return_to_service" | "wifi_profile" | "mdm_profile",
+        ) => false,
+        _ => return true,
+    };
+    found.is_empty() || found.iter().any(|device| (device.platform == "android") == of_android)
 }
 
 async fn shown(conn: &mut Conn, visitor: &Visitor, given: &Fields, faults: Vec<Fault>) -> Result<Response, super::layout::Trouble> {
@@ -97,12 +109,16 @@ async fn shown(conn: &mut Conn, visitor: &Visitor, given: &Fields, faults: Vec<F
     if devices.len() > named.len() {
         named.push(format!("and {} more", devices.len() - named.len()));
     }
-    let fields: Vec<Field> = kind.map(|kind| fields(kind, given, &faults)).unwrap_or_default();
+    let found = devices::views(conn, &ids).await?;
+    let mut fields: Vec<Field> = kind.map(|kind| fields(kind, given, &faults)).unwrap_or_default();
+    if devices.len() == ids.len() {
+        fields.retain(|field| is_meant(given.text("kind"), field.name, &found));
+    }
     let known = |fault: &&Fault| !fields.iter().any(|field| fault.pointer == format!("/params/{}", field.name));
     let aim = given.some("aim").unwrap_or_else(|| if devices.is_empty() { "label" } else { "devices" }.into());
     Ok(page(&Order {
         frame: visitor.frame(kind.map_or_else(|| "Order something".into(), |kind| format!("Order: {}", kind.name))),
-        kinds: offered(conn, &ids).await?,
+        kinds: offered(&found),
         kind: kind.map(|kind| kind.name.to_owned()).unwrap_or_default(),
         chosen: kind.is_some(),
         destructive: kind.is_some_and(|kind| kind.destructive),

@@ -81,7 +81,7 @@ fn malformed(error: &serde_json::Error) -> ParseError {
 pub struct Members(Vec<(Box<RawValue>, Box<RawValue>)>);
 
 impl Members {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 

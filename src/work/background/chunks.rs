@@ -70,8 +70,8 @@ mod tests {
             chunks.full(Work::Move, Instant::now().checked_sub(Duration::from_millis(took_ms)).unwrap());
             chunks.rows(Work::Move)
         };
-        assert!((0..20).map(|_| after(1_000)).last() == Some(ROWS_MIN));
-        assert!((0..20).map(|_| after(0)).last() == Some(ROWS_MAX));
+        assert_eq!((0..20).map(|_| after(1_000)).min(), Some(ROWS_MIN));
+        assert_eq!((0..20).map(|_| after(0)).max(), Some(ROWS_MAX));
         assert!(after(20) < ROWS_MAX);
         assert_eq!(chunks.rows(Work::Fold), START, "each work has its own");
     }
