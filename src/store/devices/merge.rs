@@ -288,11 +288,13 @@ mod tests {
         each_database(async |db| {
             let clock = Clock::moved(1_800_000_000_000, 1);
             let made = devices(&db, &clock, 70).await;
-            let pair = |is_one_bucket: bool| {
+            let pair = |is_one_bucket: bool, taken: &[Id]| {
                 let mut pairs = made.iter().enumerate().flat_map(|(at, one)| made[at + 1..].iter().map(move |other| (*one, *other)));
-                pairs.find(|(a, b)| (a.0.bucket() == b.0.bucket()) == is_one_bucket).unwrap()
+                let is_free = |id: Id| !taken.contains(&id);
+                pairs.find(|(a, b)| (a.0.bucket() == b.0.bucket()) == is_one_bucket && is_free(a.0) && is_free(b.0)).unwrap()
             };
-            for ((from, channel), (into, theirs)) in [pair(true), pair(false)] {
+            let within = pair(true, &[]);
+            for ((from, channel), (into, theirs)) in [within, pair(false, &[within.0.0, within.1.0])] {
                 let mut conn = db.begin(Class::Operators).await.unwrap();
                 sqlx::query("UPDATE channel SET kind = 'mdm' WHERE id = $1").bind(theirs).execute(conn.raw()).await.unwrap();
                 let old = clock.moment().id_beside(from);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::app::App;
 
 /// Rows of the first transaction, before any was measured.
-const START: usize = 100;
+const START: usize = 250;
 const ROWS_MIN: usize = 20;
 const ROWS_MAX: usize = 500;
 /// SQLite has one writer, and contacts wait for it.
