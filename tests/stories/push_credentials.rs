@@ -220,7 +220,8 @@ async fn a_push_certificate_is_requested_installed_and_renewed_a_year_later_from
         command.args(fleet.split(' ')).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut fleet = command.spawn().unwrap();
         let deadline = tokio::time::Instant::now() + DEADLINE;
-        while shell.get("/devices").await["items"][0]["channels"][0]["push_state"] != "active" {
+        // The canary of the new certificate may have called it already, at a provider that does not know it.
+        while !["active", "quarantined"].map(Value::from).contains(&shell.get("/devices").await["items"][0]["channels"][0]["push_state"]) {
             assert!(tokio::time::Instant::now() < deadline, "no iPhone enrolled within a minute");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
