@@ -361,11 +361,14 @@ async fn two_servers_deliver_each_message_in_the_order_of_the_feed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_loses_no_message() {
-    let folder = tempfile::tempdir().unwrap();
-    killed(folder.path(), &format!("sqlite://{}", folder.path().join("muster.db").display())).await;
-    if let Some(url) = postgres::fresh_database().await {
-        killed(tempfile::tempdir().unwrap().path(), &url).await;
-    }
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let on_sqlite = format!("sqlite://{}", folder.path().join("muster.db").display());
+    // Beside each other: most of the time the lease of a dead process is waited for.
+    tokio::join!(killed(folder.path(), &on_sqlite), async {
+        if let Some(url) = postgres::fresh_database().await {
+            killed(other.path(), &url).await;
+        }
+    });
 }
 
 async fn killed(folder: &std::path::Path, database_url: &str) {
