@@ -25,6 +25,18 @@ const LEASE_MS: i64 = 15_000;
 /// Jobs whose waiting ends in one transaction.
 const WAITED_MAX: i64 = 100;
 
+/// A transaction of the background; evaluates to what came of it and to when its work began, which is not when it began to wait for its turn.
+macro_rules! timed {
+    ($app:expr, |$conn:ident, $moment:ident| $work:expr) => {{
+        let mut began = Instant::now();
+        let done = change!($app, Class::Background, |$conn, $moment| {
+            began = Instant::now();
+            $work
+        });
+        done.map(|done| (done, began))
+    }};
+}
+
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let chunks = Chunks::of(&app);
@@ -84,13 +96,8 @@ async fn walk(app: &App, chunks: &Chunks) -> Result<bool> {
         return Ok(false);
     }
     let limit = chunks.rows(Work::Walk);
-    let mut began = Instant::now();
-    let more = change!(app, Class::Background, |conn, moment| {
-        // Not the time for which it waited for its turn.
-        began = Instant::now();
-        job_ops::step(conn, moment, limit).await
-    })?;
-    chunks.full(Work::Walk, began);
+    let (more, began) = timed!(app, |conn, moment| job_ops::step(conn, moment, limit).await)?;
+    chunks.measured(Work::Walk, began);
     chunks.rest(began).await;
     Ok(more)
 }
@@ -104,14 +111,11 @@ async fn move_sets(app: &App, chunks: &Chunks) -> Result<bool> {
     drop(conn);
     for _ in 0..MOVES_A_PASS {
         let rows = chunks.rows(Work::Move);
-        let (limit, mut began) = (i64::try_from(rows).unwrap_or(i64::MAX), Instant::now());
-        let moved = change!(app, Class::Background, |conn, moment| {
-            began = Instant::now();
-            settle::move_some(conn, moment, &set, limit, lane).await
-        })?;
+        let limit = i64::try_from(rows).unwrap_or(i64::MAX);
+        let (moved, began) = timed!(app, |conn, moment| settle::move_some(conn, moment, &set, limit, lane).await)?;
         app.funnel.add(Stage::Queued, i64::try_from(moved).unwrap_or(i64::MAX));
         if moved == rows {
-            chunks.full(Work::Move, began);
+            chunks.measured(Work::Move, began);
         }
         chunks.rest(began).await;
         if moved == 0 {
@@ -127,12 +131,9 @@ async fn sweep(app: &App, chunks: &Chunks) -> Result<bool> {
     if !labels::any_gone(&mut app.db.read().await?).await? {
         return Ok(false);
     }
-    let (limit, mut began) = (i64::try_from(chunks.rows(Work::Sweep)).unwrap_or(i64::MAX), Instant::now());
-    let more = change!(app, Class::Background, |conn, _moment| {
-        began = Instant::now();
-        labels::sweep(conn, limit).await
-    })?;
-    chunks.full(Work::Sweep, began);
+    let limit = i64::try_from(chunks.rows(Work::Sweep)).unwrap_or(i64::MAX);
+    let (more, began) = timed!(app, |conn, _moment| labels::sweep(conn, limit).await)?;
+    chunks.measured(Work::Sweep, began);
     chunks.rest(began).await;
     Ok(more)
 }
@@ -146,13 +147,10 @@ async fn expire(app: &App, chunks: &Chunks) -> Result<bool> {
         return Ok(false);
     }
     let rows = chunks.rows(Work::Expire);
-    let (limit, mut began) = (i64::try_from(rows).unwrap_or(i64::MAX), Instant::now());
-    let ended = change!(app, Class::Background, |conn, moment| {
-        began = Instant::now();
-        task_ops::expire(conn, moment, limit).await
-    })?;
+    let limit = i64::try_from(rows).unwrap_or(i64::MAX);
+    let (ended, began) = timed!(app, |conn, moment| task_ops::expire(conn, moment, limit).await)?;
     if ended == rows {
-        chunks.full(Work::Expire, began);
+        chunks.measured(Work::Expire, began);
         chunks.rest(began).await;
     }
     Ok(ended == rows)
@@ -163,13 +161,10 @@ async fn fold(app: &App, chunks: &Chunks) -> Result<bool> {
     if !tallies::any(&mut app.db.read().await?).await? {
         return Ok(false);
     }
-    let (limit, mut began) = (i64::try_from(chunks.rows(Work::Fold)).unwrap_or(i64::MAX), Instant::now());
-    let (more, queued) = change!(app, Class::Background, |conn, moment| {
-        began = Instant::now();
-        fold_some(conn, moment, limit).await
-    })?;
+    let limit = i64::try_from(chunks.rows(Work::Fold)).unwrap_or(i64::MAX);
+    let ((more, queued), began) = timed!(app, |conn, moment| fold_some(conn, moment, limit).await)?;
     if more {
-        chunks.full(Work::Fold, began);
+        chunks.measured(Work::Fold, began);
         chunks.rest(began).await;
     }
     app.funnel.add(Stage::Queued, queued);

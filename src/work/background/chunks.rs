@@ -46,8 +46,9 @@ impl Chunks {
         self.rows[work as usize].load(Ordering::Relaxed)
     }
 
-    /// A full transaction began its work at `began`: the next takes as many rows as would have fitted, at most twice as many.
-    pub(super) fn full(&self, work: Work, began: Instant) {
+    /// A transaction of [`Chunks::rows`] began its work at `began`: the next takes as many as would have fitted, at most twice as many.
+    /// One that found less to do than it might makes the next too large, which that one's own time puts right.
+    pub(super) fn measured(&self, work: Work, began: Instant) {
         let rows = self.rows(work);
         let fitting = (rows as f64 * self.aim.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-6)) as usize;
         // One that a busy machine held up says little: half the way.
@@ -69,7 +70,7 @@ mod tests {
     fn a_transaction_grows_to_its_time_and_shrinks_with_it_within_limits() {
         let chunks = Chunks { aim: AIM_SQLITE, rows: [START; 5].map(AtomicUsize::new) };
         let after = |took_ms: u64| {
-            chunks.full(Work::Move, Instant::now().checked_sub(Duration::from_millis(took_ms)).unwrap());
+            chunks.measured(Work::Move, Instant::now().checked_sub(Duration::from_millis(took_ms)).unwrap());
             chunks.rows(Work::Move)
         };
         assert_eq!((0..20).map(|_| after(1_000)).min(), Some(ROWS_MIN));

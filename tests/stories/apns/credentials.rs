@@ -1,10 +1,8 @@
 //! Provider tokens and push certificates that age, expire and are replaced.
 
-use std::collections::HashSet;
-use std::time::Duration;
-
 use muster::clock::Clock;
 use muster::sim::apns::StandIn;
+use std::collections::HashSet;
 
 use crate::support::apns::{Apns, GAP_MS};
 use crate::support::apple::TOPIC;
@@ -47,17 +45,6 @@ async fn an_expired_push_certificate_stops_mdm_alone_and_a_new_one_takes_over_at
     let fresh = world.apns.issue_certificate(TOPIC).unwrap();
     world.replace_certificate(&fresh).await.expect(200);
     // What was given back is due at the next probe: within a quarter of an hour, however many probes failed before.
-    let mut minutes = 0;
-    while managed.pushes.try_recv().is_err() {
-        assert!(minutes < 20, "the renewed certificate is not used: {}", world.sender("apns_mdm").await);
-        world.server.advance(60_000);
-        minutes += 1;
-        _ = tokio::time::timeout(Duration::from_secs(2), async {
-            while managed.pushes.is_empty() {
-                tokio::time::sleep(Duration::from_millis(30)).await;
-            }
-        })
-        .await;
-    }
+    world.pushed_after_ms(&mut managed.pushes, 60_000, 20 * 60_000).await;
     world.server.stop().await;
 }

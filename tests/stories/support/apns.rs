@@ -189,15 +189,21 @@ impl Apns {
 
     /// Moves the clock in steps until the phone is nudged; answers how many milliseconds that took.
     pub async fn nudged_after_ms(&self, phone: &mut IPhone, step_ms: i64, most_ms: i64) -> i64 {
+        self.pushed_after_ms(&mut phone.pushes, step_ms, most_ms).await
+    }
+
+    /// The same of whoever hears these pushes.
+    pub async fn pushed_after_ms(&self, pushes: &mut mpsc::Receiver<Push>, step_ms: i64, most_ms: i64) -> i64 {
         let began_ms = self.server.clock.now_ms();
         loop {
             for _ in 0..10 {
-                if phone.pushes.try_recv().is_ok() {
+                if pushes.try_recv().is_ok() {
                     return self.server.clock.now_ms() - began_ms;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(30)).await;
             }
-            assert!(self.server.clock.now_ms() - began_ms < most_ms, "not nudged within {most_ms} ms");
+            let waited_ms = self.server.clock.now_ms() - began_ms;
+            assert!(waited_ms < most_ms, "not nudged within {most_ms} ms: {}", self.server.get("/push").await);
             self.server.advance(step_ms);
         }
     }
