@@ -185,6 +185,7 @@ CREATE TABLE device (
 );
 CREATE INDEX device_user ON device (user_id);
 CREATE INDEX device_state ON device (state);
+CREATE INDEX device_id ON device (id);
 
 -- What a device is found by without its id; the first insert wins. bucket is that of the key's own hash.
 CREATE TABLE device_key (
@@ -351,7 +352,7 @@ CREATE INDEX wakes_unanswered ON wakes (unanswered) WHERE unanswered > 0;
 -- ---------------------------------------------------------------- jobs and tasks
 
 -- walk is what the background still does for a job, one chunk after the other: 'make' its tasks, 'cancel' them, 'retry' them, or ''.
--- (expand_bucket, expand_after) is how far it has come.
+-- expand_after is how far it has come.
 CREATE TABLE job (
   id TEXT NOT NULL PRIMARY KEY,
   kind TEXT NOT NULL,
@@ -368,7 +369,6 @@ CREATE TABLE job (
   finished_at_ms BIGINT,
   walk TEXT NOT NULL,
   walk_at_ms BIGINT NOT NULL,
-  expand_bucket BIGINT NOT NULL,
   expand_after TEXT NOT NULL
 );
 CREATE INDEX job_walk ON job (walk) WHERE walk <> '';

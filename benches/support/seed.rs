@@ -11,6 +11,7 @@ const CHUNK: usize = 10_000;
 /// How long the calls of a fresh fleet are overdue, and how long before that its phones came last.
 const OVERDUE_MS: i64 = 3_600_000;
 const PERIOD_MS: i64 = 10_800_000;
+const DAY_MS: i64 = 86_400_000;
 
 /// The device token of every seeded phone, made from its id.
 pub fn token(device: Id) -> Secret {
@@ -39,10 +40,13 @@ pub async fn fleet(url: &str, from: usize, to: usize) -> anyhow::Result<Vec<Id>>
         inserts.push(insert(&mut conn, table, &own.split(' ').collect::<Vec<_>>(), postgres).await?);
     }
     let mut moment = Clock::system().moment();
+    let now_ms = moment.now_ms;
     let mut ids = Vec::with_capacity(to - from);
     for start in (from..to).step_by(CHUNK) {
         let rows: Vec<Value> = (start..to.min(start + CHUNK))
             .map(|n| {
+                // Enrolled a day ago, a thousand a second: the times in the ids are as far apart as they would be.
+                moment.now_ms = now_ms - DAY_MS + n as i64;
                 let device = moment.id();
                 let channel = moment.id_beside(device);
                 ids.push(device);
@@ -50,9 +54,9 @@ pub async fn fleet(url: &str, from: usize, to: usize) -> anyhow::Result<Vec<Id>>
                 json!({"device_bucket": device.bucket(), "device_id": device, "device_hardware_id": push(n),
                     "channel_bucket": channel.bucket(), "channel_id": channel, "channel_device_id": device,
                     "channel_token_hash": token(device).hash(), "channel_push_value": push(n),
-                    "channel_last_serving_ms": moment.now_ms - OVERDUE_MS - PERIOD_MS,
+                    "channel_last_serving_ms": now_ms - OVERDUE_MS - PERIOD_MS,
                     "wakes_bucket": channel.bucket(), "wakes_channel_id": channel, "wakes_phase_s": phase_s,
-                    "wakes_due_at_ms": moment.now_ms - OVERDUE_MS})
+                    "wakes_due_at_ms": now_ms - OVERDUE_MS})
             })
             .collect();
         let rows = Value::from(rows).to_string();

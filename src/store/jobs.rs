@@ -38,7 +38,6 @@ pub struct JobRow {
     /// When the present walk was ordered.
     pub walk_at_ms: i64,
     /// Where the walk stands: the last device, or the last task, that was looked at.
-    pub expand_bucket: i64,
     pub expand_after: String,
 }
 
@@ -46,8 +45,8 @@ pub struct JobRow {
 pub async fn insert(conn: &mut Conn, job: &JobRow) -> Result<()> {
     sqlx::query(
         "INSERT INTO job (id, kind, params, lane, selector, state, tasks, unknown_devices, duplicate_devices, created_by, created_at_ms, \
-         expires_at_ms, finished_at_ms, walk, walk_at_ms, expand_bucket, expand_after) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+         expires_at_ms, finished_at_ms, walk, walk_at_ms, expand_after) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(job.id)
     .bind(&job.kind)
@@ -64,7 +63,6 @@ pub async fn insert(conn: &mut Conn, job: &JobRow) -> Result<()> {
     .bind(job.finished_at_ms)
     .bind(&job.walk)
     .bind(job.walk_at_ms)
-    .bind(job.expand_bucket)
     .bind(&job.expand_after)
     .execute(conn.raw())
     .await?;
@@ -127,19 +125,16 @@ pub async fn next_walk(conn: &mut Conn) -> Result<Option<JobRow>> {
 
 /// Writes where a job stands that the caller has locked: its state, its walk, its count of tasks.
 pub async fn put(conn: &mut Conn, job: &JobRow) -> Result<()> {
-    sqlx::query(
-        "UPDATE job SET state = $2, tasks = $3, finished_at_ms = $4, walk = $5, walk_at_ms = $6, expand_bucket = $7, expand_after = $8 WHERE id = $1",
-    )
-    .bind(job.id)
-    .bind(&job.state)
-    .bind(job.tasks)
-    .bind(job.finished_at_ms)
-    .bind(&job.walk)
-    .bind(job.walk_at_ms)
-    .bind(job.expand_bucket)
-    .bind(&job.expand_after)
-    .execute(conn.raw())
-    .await?;
+    sqlx::query("UPDATE job SET state = $2, tasks = $3, finished_at_ms = $4, walk = $5, walk_at_ms = $6, expand_after = $7 WHERE id = $1")
+        .bind(job.id)
+        .bind(&job.state)
+        .bind(job.tasks)
+        .bind(job.finished_at_ms)
+        .bind(&job.walk)
+        .bind(job.walk_at_ms)
+        .bind(&job.expand_after)
+        .execute(conn.raw())
+        .await?;
     Ok(())
 }
 
@@ -184,14 +179,13 @@ pub async fn put_duplicates(conn: &mut Conn, id: Id, duplicates: &str) -> Result
     Ok(())
 }
 
-/// Devices of everybody, of one bucket after (`bucket`, `after`), that were made no later than `made_ms`. Announced, parked and
-/// unmanaged devices are no part of a set.
-pub async fn everybody(conn: &mut Conn, bucket: i64, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
+/// Devices of everybody, after `after` by id, that were made no later than `made_ms`. Announced, parked and unmanaged devices are no
+/// part of a set.
+pub async fn everybody(conn: &mut Conn, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
     let rows = sqlx::query_scalar(
-        "SELECT d.id FROM device d WHERE d.bucket = $1 AND d.id > $2 AND d.created_at_ms <= $3 \
-           AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY d.id LIMIT $4",
+        "SELECT d.id FROM device d WHERE d.id > $1 AND d.created_at_ms <= $2 \
+           AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY d.id LIMIT $3",
     )
-    .bind(bucket)
     .bind(after)
     .bind(made_ms)
     .bind(rows_max)

@@ -122,8 +122,8 @@ mod tests {
         for id in &ids[..2] {
             sqlx::query(
                 "INSERT INTO job (id, kind, params, lane, selector, state, tasks, unknown_devices, duplicate_devices, created_by, created_at_ms, \
-                   expires_at_ms, finished_at_ms, walk, walk_at_ms, expand_bucket, expand_after) \
-                 VALUES ($1, 'lock', '{}', 'urgent', '{}', 'done', 1, '[]', '[]', 'test', 0, 0, $2, '', 0, 0, '')",
+                   expires_at_ms, finished_at_ms, walk, walk_at_ms, expand_after) \
+                 VALUES ($1, 'lock', '{}', 'urgent', '{}', 'done', 1, '[]', '[]', 'test', 0, 0, $2, '', 0, '')",
             )
             .bind(id)
             .bind(OLD_MS)

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::kind::Kind;
 use crate::model::token::hash;
-use crate::model::{Actor, BUCKETS, BULK_ABOVE, Fault, Id, Lane, Role};
+use crate::model::{Actor, BULK_ABOVE, Fault, Id, Lane, Role};
 use crate::ops::devices as device_ops;
 use crate::ops::mdm::raw;
 use crate::seal::Seal;
@@ -71,7 +71,6 @@ pub async fn create(
         finished_at_ms: None,
         walk: jobs::MAKE.into(),
         walk_at_ms: moment.now_ms,
-        expand_bucket: 0,
         expand_after: String::new(),
     };
     if waits {
@@ -182,15 +181,10 @@ async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed>
     if devices > most {
         return Ok(Aimed { found: None, users: Vec::new(), unknown: Vec::new(), selector, devices });
     }
-    let mut found = Vec::new();
-    match selector.label {
-        Some(label) => found = jobs::labelled(conn, label, "", moment.now_ms, most).await?,
-        None => {
-            for bucket in 0..BUCKETS {
-                found.extend(jobs::everybody(conn, bucket, "", moment.now_ms, most).await?);
-            }
-        }
-    }
+    let found = match selector.label {
+        Some(label) => jobs::labelled(conn, label, "", moment.now_ms, most).await?,
+        None => jobs::everybody(conn, "", moment.now_ms, most).await?,
+    };
     Ok(Aimed { devices: count_of(found.len()), found: Some(found), users: Vec::new(), unknown: Vec::new(), selector })
 }
 
@@ -203,14 +197,7 @@ async fn freeze(conn: &mut Conn, moment: &Moment, aimed: &mut Aimed) -> Result<(
     let mut listed = match (&aimed.found, aimed.selector.label) {
         (Some(found), _) => found.clone(),
         (None, Some(label)) => jobs::labelled(conn, label, "", moment.now_ms, COUNTED_MAX).await?,
-        (None, None) => {
-            let mut all = Vec::new();
-            for bucket in 0..BUCKETS {
-                let room = COUNTED_MAX - count_of(all.len());
-                all.extend(jobs::everybody(conn, bucket, "", moment.now_ms, room).await?);
-            }
-            all
-        }
+        (None, None) => jobs::everybody(conn, "", moment.now_ms, COUNTED_MAX).await?,
     };
     if count_of(listed.len()) < COUNTED_MAX {
         listed.sort_unstable();

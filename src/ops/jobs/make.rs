@@ -88,10 +88,8 @@ pub async fn make_early(conn: &mut Conn, moment: &mut Moment, came: &[(Id, i64)]
         let selector = Selector::of(&job);
         let mut covered: Vec<Id> = came.iter().filter(|(_, made_ms)| *made_ms <= job.created_at_ms).map(|(id, _)| *id).collect();
         // What the background has passed by has its task.
-        covered.retain(|id| match (&selector.devices, selector.label) {
-            (Some(listed), _) => listed.binary_search(id).is_ok() && id.to_string() > job.expand_after,
-            (None, Some(_)) => id.to_string() > job.expand_after,
-            (None, None) => (id.bucket(), id.to_string().as_str()) > (job.expand_bucket, job.expand_after.as_str()),
+        covered.retain(|id| {
+            id.to_string() > job.expand_after && selector.devices.as_ref().is_none_or(|listed| listed.binary_search(id).is_ok())
         });
         if let Some(label) = selector.label
             && !covered.is_empty()

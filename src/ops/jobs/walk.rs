@@ -8,7 +8,7 @@ use super::make::{self, Wanted};
 use super::{AT_ONCE_MAX, AWAITING, Job, RETIRE, Selector, WAITING, budget, close_if_done, get, topic};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, BUCKETS, Id, Role};
+use crate::model::{Actor, Id, Role};
 use crate::ops::{alarms, devices as device_ops, tasks as task_ops};
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, JobRow};
@@ -25,7 +25,6 @@ impl JobRow {
     pub(super) fn begin_walk(&mut self, walk: &str, now_ms: i64) {
         self.walk = walk.to_owned();
         self.walk_at_ms = now_ms;
-        self.expand_bucket = 0;
         self.expand_after.clear();
     }
 }
@@ -127,27 +126,17 @@ pub(super) async fn walk(conn: &mut Conn, moment: &mut Moment, mut job: JobRow, 
 /// Makes tasks for the next devices; true at the end.
 async fn expand(conn: &mut Conn, moment: &mut Moment, job: &mut JobRow, limit: usize) -> Result<bool> {
     let selector = Selector::of(job);
-    let mut found: Vec<Id> = Vec::new();
-    let mut ended = true;
+    let (found, ended);
     if let Some(listed) = &selector.devices {
         let from = listed.partition_point(|id| id.to_string() <= job.expand_after);
-        found.extend(listed[from..].iter().take(limit));
+        found = listed[from..].iter().take(limit).copied().collect::<Vec<Id>>();
         ended = from + found.len() >= listed.len();
     } else if let Some(label) = selector.label {
         found = jobs::labelled(conn, label, &job.expand_after, job.created_at_ms, rows(limit)).await?;
         ended = found.len() < limit;
     } else {
-        while job.expand_bucket < BUCKETS {
-            let room = rows(limit - found.len());
-            let some = jobs::everybody(conn, job.expand_bucket, &job.expand_after, job.created_at_ms, room).await?;
-            found.extend(&some);
-            if found.len() >= limit {
-                ended = false;
-                break;
-            }
-            job.expand_bucket += 1;
-            job.expand_after.clear();
-        }
+        found = jobs::everybody(conn, &job.expand_after, job.created_at_ms, rows(limit)).await?;
+        ended = found.len() < limit;
     }
     if let Some(last) = found.last()
         && !ended
