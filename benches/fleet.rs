@@ -102,9 +102,13 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let visitors = Arc::new(sample(&fleet, VISITORS));
     let idle = site.beside(&visitors, CONNECTIONS, THINK, tokio::time::sleep(Duration::from_secs(plan.seconds))).await;
     row("contacts, nothing else", idle.text());
+    let before = server.turns().await;
     job(&mut site, &fcm, &visitors, fleet.len(), &idle).await?;
+    server.tell_turns(&before).await;
     row("resident memory", server.memory());
+    let before = server.turns().await;
     policy(&site, &visitors, &idle, url).await;
+    server.tell_turns(&before).await;
     row("resident memory, and its peak", server.memory());
     server.stop().await
 }

@@ -84,6 +84,7 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     row("requests", Times(Times::of(times).0, began.elapsed().as_secs_f64()).text());
     row("sent away with 503, not heard at all", format!("{}, {lost}", heard.sent_away.load(Ordering::Relaxed)));
     row("resident memory, and its peak", server.memory());
+    server.tell_turns(&[]).await;
     let kept = seed::count(url, "SELECT COUNT(*) FROM event").await? - before;
     let said = i64::try_from(accepted * KEPT)?;
     row("events accepted, events there", format!("{said}, {kept}"));

@@ -68,6 +68,33 @@ impl Server {
         Ok(())
     }
 
+    /// SQLite's writer since the start: (class, turns, seconds). Nothing on PostgreSQL.
+    pub async fn turns(&self) -> Vec<(String, f64, f64)> {
+        let text = match reqwest::get(format!("{}/metrics", self.base)).await {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(_) => String::new(),
+        };
+        let of = |what: &str, class: &str| {
+            let name = format!("muster_writer_turn_seconds_{what}{{class=\"{class}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0.0)
+        };
+        ["results", "contacts", "nudger", "operators", "background"]
+            .into_iter()
+            .map(|class| (class.to_owned(), of("count", class), of("sum", class)))
+            .filter(|(_, turns, _)| *turns > 0.0)
+            .collect()
+    }
+
+    /// Tells what SQLite's writer did since `before`, of each class.
+    pub async fn tell_turns(&self, before: &[(String, f64, f64)]) {
+        for (class, turns, seconds) in self.turns().await {
+            let (had, took) = before.iter().find(|(name, ..)| *name == class).map_or((0.0, 0.0), |(_, turns, seconds)| (*turns, *seconds));
+            let (turns, seconds) = (turns - had, seconds - took);
+            let each = seconds / turns.max(1.0) * 1000.0;
+            crate::times::row(&format!("writer meanwhile, {class}"), format!("{turns:.0} turns of {each:.1} ms, {seconds:.1} s"));
+        }
+    }
+
     /// What Linux says of the process; elsewhere nothing.
     pub fn memory(&self) -> String {
         let id = self.child.as_ref().and_then(tokio::process::Child::id).unwrap_or_default();

@@ -101,12 +101,6 @@ pub async fn making(conn: &mut Conn) -> Result<Vec<JobRow>> {
     Ok(sqlx::query_as("SELECT * FROM job WHERE walk = 'make' ORDER BY id LIMIT 100").fetch_all(conn.raw()).await?)
 }
 
-/// True where the background has something to do; a read that spares the writer when it has not.
-pub async fn any_walk(conn: &mut Conn) -> Result<bool> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT walk_at_ms FROM job WHERE walk <> '' LIMIT 1").fetch_optional(conn.raw()).await?;
-    Ok(found.is_some())
-}
-
 // An urgent order to six hundred phones does not stand behind a message to a million.
 macro_rules! next_walk {
     ($lock:literal) => {
@@ -150,16 +144,6 @@ pub async fn decide(conn: &mut Conn, id: Id, state: &str, now_ms: i64) -> Result
     .execute(conn.raw())
     .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// True where a job waited for a second operator until its time was over; a read that spares the writer when none did.
-pub async fn any_waited_in_vain(conn: &mut Conn, now_ms: i64) -> Result<bool> {
-    let found: Option<i64> =
-        sqlx::query_scalar("SELECT expires_at_ms FROM job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1 LIMIT 1")
-            .bind(now_ms)
-            .fetch_optional(conn.raw())
-            .await?;
-    Ok(found.is_some())
 }
 
 /// Up to `rows_max` jobs that waited for a second operator until their time was over.

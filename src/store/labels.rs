@@ -82,12 +82,6 @@ pub async fn delete(conn: &mut Conn, id: Id) -> Result<()> {
     Ok(())
 }
 
-/// True where a label that is gone has left memberships.
-pub async fn any_gone(conn: &mut Conn) -> Result<bool> {
-    let found: Option<Id> = sqlx::query_scalar("SELECT id FROM label_gone LIMIT 1").fetch_optional(conn.raw()).await?;
-    Ok(found.is_some())
-}
-
 /// Removes up to `limit` memberships of a label that is gone; true where one was gone.
 pub async fn sweep(conn: &mut Conn, limit: i64) -> Result<bool> {
     let gone: Option<Id> = sqlx::query_scalar("SELECT id FROM label_gone ORDER BY id LIMIT 1").fetch_optional(conn.raw()).await?;

@@ -68,15 +68,50 @@ pub async fn drop_lease(conn: &mut Conn, name: &str, holder: &str) -> Result<()>
     Ok(())
 }
 
-/// True where the background has something to do: a job to go on with, a set to move, counts to fold, tasks to expire.
-pub async fn background_waits(conn: &mut Conn, now_ms: i64) -> Result<bool> {
-    let found: Option<i64> = sqlx::query_scalar(
-        "SELECT n FROM (SELECT 1 AS n FROM job WHERE walk <> '' UNION ALL SELECT 1 FROM label_set WHERE moving > 0 UNION ALL SELECT 1 FROM label_gone \
-         UNION ALL SELECT 1 FROM tally_in UNION ALL SELECT 1 FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 \
-         UNION ALL SELECT 1 FROM job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1) AS waiting LIMIT 1",
-    )
+/// What waits for the background.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// A job whose tasks are made, cancelled or ordered again.
+    pub walk: bool,
+    /// A label set whose channels move to another stack.
+    pub moving: bool,
+    /// Memberships that a deleted label has left.
+    pub gone: bool,
+    /// Counts to fold.
+    pub counts: bool,
+    /// Tasks whose time is over.
+    pub expired: bool,
+    /// Jobs that waited for a second operator in vain.
+    pub unapproved: bool,
+}
+
+impl Waiting {
+    pub fn anything(&self) -> bool {
+        *self != Waiting::default()
+    }
+}
+
+/// What waits for the background; one read that spares the writer when nothing does.
+pub async fn waiting(conn: &mut Conn, now_ms: i64) -> Result<Waiting> {
+    type Flags = (i64, i64, i64, i64, i64, i64);
+    macro_rules! flags {
+        ($($exists:literal),+) => {
+            concat!("SELECT ", flags!(@ $($exists),+))
+        };
+        (@ $exists:literal) => { concat!("CAST(CASE WHEN EXISTS (SELECT 1 FROM ", $exists, ") THEN 1 ELSE 0 END AS BIGINT)") };
+        (@ $exists:literal, $($more:literal),+) => { concat!(flags!(@ $exists), ", ", flags!(@ $($more),+)) };
+    }
+    let (walk, moving, gone, counts, expired, unapproved): Flags = sqlx::query_as(flags!(
+        "job WHERE walk <> ''",
+        "label_set WHERE moving > 0",
+        "label_gone",
+        "tally_in",
+        "task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1",
+        "job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1"
+    ))
     .bind(now_ms)
-    .fetch_optional(conn.raw())
+    .fetch_one(conn.raw())
     .await?;
-    Ok(found.is_some())
+    let [walk, moving, gone, counts, expired, unapproved] = [walk, moving, gone, counts, expired, unapproved].map(|flag| flag == 1);
+    Ok(Waiting { walk, moving, gone, counts, expired, unapproved })
 }

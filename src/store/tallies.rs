@@ -39,12 +39,6 @@ pub async fn add(conn: &mut Conn, moment: &mut Moment, changes: &[(String, Strin
     Ok(())
 }
 
-/// True where a change waits to be folded; a read that spares the writer when none does.
-pub async fn any(conn: &mut Conn) -> Result<bool> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT n FROM tally_in LIMIT 1").fetch_optional(conn.raw()).await?;
-    Ok(found.is_some())
-}
-
 /// The counts of several topics, exact, in one statement: (topic, key, count).
 pub async fn read_many(conn: &mut Conn, topics: &[String]) -> Result<Vec<(String, String, i64)>> {
     macro_rules! read_many {

@@ -15,15 +15,15 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{BULK_ABOVE, Lane};
 use crate::ops::{jobs as job_ops, settle, tasks as task_ops};
-use crate::store::{Class, Conn, jobs, labels, meta, stacks, tallies, tasks};
+use crate::store::{Class, Conn, labels, meta, stacks, tallies};
 
 /// Counts are exact without it and chunks follow each other without rest, so it may let many commits gather.
 const PULSE: Pulse = Pulse { tick: Duration::from_millis(200), rest: Duration::from_millis(100) };
-/// Chunks of a moving set between two looks at what else waits.
-const MOVES_A_PASS: usize = 8;
+/// Chunks of a job or of a moving set between two looks at what else waits.
+const CHUNKS_A_PASS: usize = 8;
 const LEASE_MS: i64 = 15_000;
 /// Jobs whose waiting ends in one transaction.
-const WAITED_MAX: i64 = 100;
+const WAITED_MAX: usize = 100;
 
 /// A transaction of the background; evaluates to what came of it and to when its work began, which is not when it began to wait for its turn.
 macro_rules! timed {
@@ -50,24 +50,31 @@ pub async fn pass(app: &App) -> Result<bool> {
 }
 
 async fn some(app: &App, chunks: &Chunks) -> Result<bool> {
-    if !something_waits(app).await? {
-        return Ok(false);
-    }
-    if !take_lease(app).await? {
+    let waiting = meta::waiting(&mut app.db.read().await?, app.clock.now_ms()).await?;
+    if !waiting.anything() || !take_lease(app).await? {
         return Ok(false);
     }
     // One that fails must not keep the others waiting: each is tried, and the failure is told at the end.
-    let outcomes = [
-        walk(app, chunks).await,
-        move_sets(app, chunks).await,
-        sweep(app, chunks).await,
-        expire(app, chunks).await,
-        fold(app, chunks).await,
-    ];
-    let more = outcomes.iter().any(|outcome| matches!(outcome, Ok(true)));
-    for outcome in outcomes {
-        outcome?;
+    let mut outcomes = Vec::new();
+    if waiting.walk {
+        outcomes.push(walk(app, chunks).await);
     }
+    if waiting.moving {
+        outcomes.push(move_sets(app, chunks).await);
+    }
+    if waiting.gone {
+        outcomes.push(sweep(app, chunks).await);
+    }
+    if waiting.unapproved {
+        outcomes.push(expire_jobs(app).await);
+    }
+    if waiting.expired {
+        outcomes.push(expire(app, chunks).await);
+    }
+    // What the others have counted is folded at once.
+    outcomes.push(fold(app, chunks).await);
+    let more = outcomes.iter().any(|outcome| matches!(outcome, Ok(true)));
+    outcomes.into_iter().collect::<Result<Vec<_>>>()?;
     Ok(more)
 }
 
@@ -84,22 +91,18 @@ async fn take_lease(app: &App) -> Result<bool> {
     Ok(leased)
 }
 
-/// A read that spares the writer when there is nothing to do.
-async fn something_waits(app: &App) -> Result<bool> {
-    let mut conn = app.db.read().await?;
-    meta::background_waits(&mut conn, app.clock.now_ms()).await
-}
-
-/// One chunk of the job whose turn it is: its tasks are made, cancelled or ordered again.
+/// A few chunks, each of the job whose turn it is then: its tasks are made, cancelled or ordered again.
 async fn walk(app: &App, chunks: &Chunks) -> Result<bool> {
-    if !jobs::any_walk(&mut app.db.read().await?).await? {
-        return Ok(false);
+    for _ in 0..CHUNKS_A_PASS {
+        let limit = chunks.rows(Work::Walk);
+        let (more, began) = timed!(app, |conn, moment| job_ops::step(conn, moment, limit).await)?;
+        if !more {
+            return Ok(false);
+        }
+        chunks.measured(Work::Walk, began);
+        chunks.rest(began).await;
     }
-    let limit = chunks.rows(Work::Walk);
-    let (more, began) = timed!(app, |conn, moment| job_ops::step(conn, moment, limit).await)?;
-    chunks.measured(Work::Walk, began);
-    chunks.rest(began).await;
-    Ok(more)
+    Ok(true)
 }
 
 /// A few chunks of one moving label set, each in a transaction of its own.
@@ -109,7 +112,7 @@ async fn move_sets(app: &App, chunks: &Chunks) -> Result<bool> {
     let most = i64::try_from(BULK_ABOVE).unwrap_or(i64::MAX) + 1;
     let lane = if stacks::size(&mut conn, &set.id, most).await? == most { Lane::Bulk } else { Lane::Change };
     drop(conn);
-    for _ in 0..MOVES_A_PASS {
+    for _ in 0..CHUNKS_A_PASS {
         let rows = chunks.rows(Work::Move);
         let limit = i64::try_from(rows).unwrap_or(i64::MAX);
         let (moved, began) = timed!(app, |conn, moment| settle::move_some(conn, moment, &set, limit, lane).await)?;
@@ -128,9 +131,6 @@ async fn move_sets(app: &App, chunks: &Chunks) -> Result<bool> {
 
 /// A chunk of the memberships that a deleted label has left.
 async fn sweep(app: &App, chunks: &Chunks) -> Result<bool> {
-    if !labels::any_gone(&mut app.db.read().await?).await? {
-        return Ok(false);
-    }
     let limit = i64::try_from(chunks.rows(Work::Sweep)).unwrap_or(i64::MAX);
     let (more, began) = timed!(app, |conn, _moment| labels::sweep(conn, limit).await)?;
     chunks.measured(Work::Sweep, began);
@@ -138,14 +138,14 @@ async fn sweep(app: &App, chunks: &Chunks) -> Result<bool> {
     Ok(more)
 }
 
-/// Jobs that waited for a second operator in vain, and a chunk of tasks whose time is over.
+/// Jobs that waited for a second operator in vain.
+async fn expire_jobs(app: &App) -> Result<bool> {
+    let ended = change!(app, Class::Background, |conn, moment| job_ops::expire_waiting(conn, moment, WAITED_MAX).await)?;
+    Ok(ended == WAITED_MAX)
+}
+
+/// A chunk of tasks whose time is over.
 async fn expire(app: &App, chunks: &Chunks) -> Result<bool> {
-    if jobs::any_waited_in_vain(&mut app.db.read().await?, app.clock.now_ms()).await? {
-        change!(app, Class::Background, |conn, moment| job_ops::expire_waiting(conn, moment, WAITED_MAX).await)?;
-    }
-    if !tasks::any_expired(&mut app.db.read().await?, app.clock.now_ms()).await? {
-        return Ok(false);
-    }
     let rows = chunks.rows(Work::Expire);
     let limit = i64::try_from(rows).unwrap_or(i64::MAX);
     let (ended, began) = timed!(app, |conn, moment| task_ops::expire(conn, moment, limit).await)?;
@@ -158,9 +158,6 @@ async fn expire(app: &App, chunks: &Chunks) -> Result<bool> {
 
 /// A chunk of appended counts; jobs whose tasks are all final are done in the same transaction, or nobody would look at them again.
 async fn fold(app: &App, chunks: &Chunks) -> Result<bool> {
-    if !tallies::any(&mut app.db.read().await?).await? {
-        return Ok(false);
-    }
     let limit = i64::try_from(chunks.rows(Work::Fold)).unwrap_or(i64::MAX);
     let ((more, queued), began) = timed!(app, |conn, moment| fold_some(conn, moment, limit).await)?;
     if more {

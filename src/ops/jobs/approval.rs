@@ -91,9 +91,9 @@ pub async fn reject(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
 }
 
 /// Ends up to `limit` jobs that waited until their time was over; answers how many. Their tasks expire by themselves.
-pub async fn expire_waiting(conn: &mut Conn, moment: &mut Moment, limit: i64) -> Result<usize> {
+pub async fn expire_waiting(conn: &mut Conn, moment: &mut Moment, limit: usize) -> Result<usize> {
     let mut ended = 0;
-    for id in jobs::waited_in_vain(conn, moment.now_ms, limit).await? {
+    for id in jobs::waited_in_vain(conn, moment.now_ms, i64::try_from(limit).unwrap_or(i64::MAX)).await? {
         if jobs::lock(conn, id).await?.is_some() && jobs::decide(conn, id, "rejected", moment.now_ms).await? {
             ended += 1;
             let data = json!({"job_id": id, "because": "expired", "before": {"state": AWAITING}, "after": {"state": "rejected"}});

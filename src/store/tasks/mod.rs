@@ -67,16 +67,6 @@ pub struct Ended {
 /// What an expired task says of itself.
 const EXPIRED: &str = r#"{"code":"expired","message":"the device did not finish it in time","chain":[]}"#;
 
-/// True where the time of an open task is over; a read that spares the writer when none is.
-pub async fn any_expired(conn: &mut Conn, now_ms: i64) -> Result<bool> {
-    let found: Option<i64> =
-        sqlx::query_scalar("SELECT expires_at_ms FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 LIMIT 1")
-            .bind(now_ms)
-            .fetch_optional(conn.raw())
-            .await?;
-    Ok(found.is_some())
-}
-
 /// Ends up to `limit` open tasks whose time is over.
 pub async fn expire(conn: &mut Conn, now_ms: i64, limit: i64) -> Result<Vec<Ended>> {
     let due: Vec<Ended> = sqlx::query_as(

@@ -72,21 +72,19 @@ pub async fn claim(conn: &mut Conn, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
 /// The lanes of this sender in which something is due, each with the instant since which its oldest wake waits; a read that spares the
 /// writer when nothing is.
 pub async fn due_lanes(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<(Lane, i64)>> {
-    let mut due = Vec::new();
-    for lane in Lane::ALL {
-        let oldest: Option<i64> = sqlx::query_scalar(
-            "SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = $2 AND due_at_ms <= $3 ORDER BY sender, lane, due_at_ms LIMIT 1",
-        )
-        .bind(sender)
-        .bind(lane.rank())
-        .bind(now_ms)
-        .fetch_optional(conn.raw())
-        .await?;
-        if let Some(oldest) = oldest {
-            due.push((lane, oldest));
-        }
+    macro_rules! oldest {
+        ($lane:literal) => {
+            concat!(
+                "(SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = ",
+                $lane,
+                " AND due_at_ms <= $2 ORDER BY sender, lane, due_at_ms LIMIT 1)"
+            )
+        };
     }
-    Ok(due)
+    type Oldest = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+    let text = concat!("SELECT ", oldest!(0), ", ", oldest!(1), ", ", oldest!(2), ", ", oldest!(3), ", ", oldest!(4));
+    let (urgent, change, bulk, retry, periodic): Oldest = sqlx::query_as(text).bind(sender).bind(now_ms).fetch_one(conn.raw()).await?;
+    Ok(Lane::ALL.into_iter().zip([urgent, change, bulk, retry, periodic]).filter_map(|(lane, oldest)| Some((lane, oldest?))).collect())
 }
 
 // The newest first: as long as any is left, the oldest is, and says that there is more to do. What a dead process had claimed lapsed
