@@ -1,6 +1,5 @@
 -- Muster's schema, one text for SQLite and PostgreSQL. README.md in this folder says which SQL it may use.
 -- On PostgreSQL every TEXT column gets COLLATE "C" when this file is applied, so that ids and prefixes compare as bytes on both.
--- On SQLite a table that is called clustered becomes one WITHOUT ROWID: narrow rows that are found by their key.
 
 -- ---------------------------------------------------------------- the server itself
 
@@ -154,7 +153,7 @@ CREATE TABLE enrollment_use (
   at_ms BIGINT NOT NULL,
   remote TEXT NOT NULL,
   PRIMARY KEY (bucket, device_id, token_id)
-) /* clustered */;
+);
 CREATE INDEX enrollment_use_token ON enrollment_use (token_id, at_ms);
 
 -- ---------------------------------------------------------------- devices
@@ -195,7 +194,7 @@ CREATE TABLE device_key (
   key TEXT NOT NULL,
   device_id TEXT NOT NULL,
   PRIMARY KEY (bucket, kind, key)
-) /* clustered */;
+);
 
 -- Lower-cased words a search finds a device by (serial, e-mail, name, model), for prefix scans.
 CREATE TABLE device_term (
@@ -203,7 +202,7 @@ CREATE TABLE device_term (
   device_id TEXT NOT NULL,
   term TEXT NOT NULL,
   PRIMARY KEY (bucket, device_id, term)
-) /* clustered */;
+);
 CREATE INDEX device_term_term ON device_term (term);
 
 -- One row for each way a device talks to us. Narrow, because every contact writes it.
@@ -346,7 +345,7 @@ CREATE TABLE wakes (
   phase_s BIGINT NOT NULL,
   lazy BIGINT NOT NULL,
   PRIMARY KEY (bucket, channel_id)
-) /* clustered */;
+);
 CREATE INDEX wakes_due ON wakes (sender, lane, due_at_ms);
 CREATE INDEX wakes_unanswered ON wakes (unanswered) WHERE unanswered > 0;
 
@@ -441,7 +440,7 @@ CREATE TABLE tally (
   key TEXT NOT NULL,
   n BIGINT NOT NULL,
   PRIMARY KEY (topic, key)
-) /* clustered */;
+);
 
 -- ---------------------------------------------------------------- policies
 
@@ -464,7 +463,7 @@ CREATE TABLE label_member (
   label_id TEXT NOT NULL,
   added_at_ms BIGINT NOT NULL,
   PRIMARY KEY (bucket, device_id, label_id)
-) /* clustered */;
+);
 CREATE INDEX label_member_label ON label_member (label_id, device_id);
 
 CREATE TABLE policy (
@@ -557,7 +556,7 @@ CREATE TABLE event_head (
   activation BIGINT NOT NULL,
   seq BIGINT NOT NULL,
   PRIMARY KEY (bucket, channel_id, subject)
-) /* clustered */;
+);
 
 CREATE TABLE finding (
   bucket BIGINT NOT NULL,

@@ -15,8 +15,7 @@ const POSTGRES_SETTINGS: &str = include_str!("../../migrations/postgres.sql");
 pub async fn run(conn: &mut AnyConnection, dialect: Dialect) -> Result<(), MigrateError> {
     let migrations = MIGRATIONS.iter().map(|(version, name, text)| {
         let sql = match dialect {
-            // The rows of such a table lie in the order of its key: one look finds them, not one for the key and one for the row.
-            Dialect::Sqlite => text.replace(") /* clustered */;", ") WITHOUT ROWID;"),
+            Dialect::Sqlite => (*text).to_owned(),
             // Ids and prefixes must compare as bytes whatever the cluster's locale.
             Dialect::Postgres => text.replace(" TEXT", " TEXT COLLATE \"C\""),
         };
