@@ -100,7 +100,7 @@ async fn walk(app: &App, chunks: &Chunks) -> Result<bool> {
             return Ok(false);
         }
         chunks.measured(Work::Walk, began);
-        chunks.rest(began).await;
+        chunks.rest(Work::Walk, began).await;
     }
     Ok(true)
 }
@@ -120,7 +120,7 @@ async fn move_sets(app: &App, chunks: &Chunks) -> Result<bool> {
         if moved == rows {
             chunks.measured(Work::Move, began);
         }
-        chunks.rest(began).await;
+        chunks.rest(Work::Move, began).await;
         if moved == 0 {
             change!(app, Class::Background, |conn, _moment| stacks::moved(conn, &set).await)?;
             break;
@@ -134,7 +134,7 @@ async fn sweep(app: &App, chunks: &Chunks) -> Result<bool> {
     let limit = i64::try_from(chunks.rows(Work::Sweep)).unwrap_or(i64::MAX);
     let (more, began) = timed!(app, |conn, _moment| labels::sweep(conn, limit).await)?;
     chunks.measured(Work::Sweep, began);
-    chunks.rest(began).await;
+    chunks.rest(Work::Sweep, began).await;
     Ok(more)
 }
 
@@ -151,7 +151,7 @@ async fn expire(app: &App, chunks: &Chunks) -> Result<bool> {
     let (ended, began) = timed!(app, |conn, moment| task_ops::expire(conn, moment, limit).await)?;
     if ended == rows {
         chunks.measured(Work::Expire, began);
-        chunks.rest(began).await;
+        chunks.rest(Work::Expire, began).await;
     }
     Ok(ended == rows)
 }
@@ -162,7 +162,7 @@ async fn fold(app: &App, chunks: &Chunks) -> Result<bool> {
     let ((more, queued), began) = timed!(app, |conn, moment| fold_some(conn, moment, limit).await)?;
     if more {
         chunks.measured(Work::Fold, began);
-        chunks.rest(began).await;
+        chunks.rest(Work::Fold, began).await;
     }
     app.funnel.add(Stage::Queued, queued);
     Ok(more)
