@@ -1,5 +1,7 @@
 //! Push credentials that operators bring, by the API or at the console: looked at, stored, used, then tried.
 
+use std::sync::Arc;
+
 use crate::app::{App, SEALED_PREFIX};
 use crate::change;
 use crate::clock::Moment;
@@ -8,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
 use crate::ops::{canary, credentials};
 use crate::protocol::pki::Certificate;
-use crate::push::SenderState;
 use crate::push::apns::Identity;
+use crate::push::{Sender, SenderState};
 use crate::seal::Seal;
 use crate::store::{Class, Conn};
 
@@ -41,11 +43,16 @@ pub async fn try_out(app: &App, actor: &Actor, name: &str) -> Result<()> {
     if senders.is_empty() {
         return Err(Error::NotFound("sender"));
     }
+    // All are looked at before any is tried, and all are ordered together: a call that is refused has changed nothing.
+    if let Some(bare) = senders.iter().find(|sender| sender.status().state == SenderState::Unconfigured) {
+        return Err(Error::refused("sender_unconfigured", format!("{} has no credential to be tried", bare.name())));
+    }
+    change!(app, Class::Operators, |conn, moment| order_all(conn, moment, actor, &senders).await)
+}
+
+async fn order_all(conn: &mut Conn, moment: &mut Moment, actor: &Actor, senders: &[Arc<Sender>]) -> Result<()> {
     for sender in senders {
-        if sender.status().state == SenderState::Unconfigured {
-            return Err(Error::refused("sender_unconfigured", format!("{} has no credential to be tried", sender.name())));
-        }
-        change!(app, Class::Operators, |conn, moment| canary::order(conn, moment, actor, sender.name(), false).await)?;
+        canary::order(conn, moment, actor, sender.name(), false).await?;
     }
     Ok(())
 }
