@@ -26,6 +26,7 @@ mod http2;
 mod killed;
 mod last_admin;
 mod mail;
+mod mended;
 mod metrics;
 mod offboarding;
 mod policies;

@@ -169,7 +169,7 @@ struct IdentityFields {
 /// Everything at a glance.
 #[utoipa::path(get, path = "/api/v1/overview", tag = "overview", responses((status = 200, body = Overview)))]
 pub async fn overview(State(app): State<App>, _: Caller) -> Answer<Json<serde_json::Value>> {
-    let senders = app.sender_names();
+    let senders = app.callers().names;
     let mut shown = json!(overview::get(&mut app.db.read().await?, &senders, app.clock.now_ms()).await?);
     shown["push"] = json!(app.senders.all().iter().map(|sender| sender.status()).collect::<Vec<_>>());
     Ok(Json(shown))

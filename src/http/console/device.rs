@@ -107,8 +107,8 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
     let mut conn = app.db.read().await?;
     let id = devices::resolve(&mut conn, &name).await?;
     let device = ops::view(&mut conn, id).await?;
-    let filter = Filter { device: Some(id), ..Filter::default() };
-    let all = tasks::list(&mut conn, &filter, &app.sender_names(), TASKS_SHOWN).await?;
+    let (filter, callers) = (Filter { device: Some(id), ..Filter::default() }, app.callers());
+    let all = tasks::list(&mut conn, &filter, &callers, TASKS_SHOWN).await?;
     let (open, past): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| row.finished_at_ms.is_none());
     let which = Which { device: Some(id), ..Which::default() };
     let found = findings::list(&mut conn, &which, FINDINGS_SHOWN).await?;
@@ -117,7 +117,7 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
     // An Apple device follows none before there is something to declare.
     let channels: Vec<Id> = device.channels.iter().filter(|channel| channel.desired.is_some()).map(|channel| channel.id).collect();
     let documents = settle::documents(&mut conn, Reader::Operator, &channels, now_ms).await?;
-    let next = console::next_nudge(&mut conn, id).await?;
+    let next = console::next_nudge(&mut conn, id, &callers).await?;
     let shown = DevicePage {
         id,
         path: format!("/devices/{id}"),
