@@ -193,6 +193,7 @@ async fn each_answer_has_its_class() {
         (Fault::unavailable(None), failed("ServiceUnavailable", 10_000)),
         (Fault::unavailable(Some("120")), failed("ServiceUnavailable", 120_000)),
         (Fault::html(502), failed("HTTP_5XX", 30_000)),
+        (Fault::reason(507, "SomethingNew"), failed("HTTP_5XX", 30_000)),
         (Fault::empty(500), failed("HTTP_5XX", 30_000)),
         (Fault::huge(500), failed("HTTP_5XX", 30_000)),
         (Fault::truncated(410), Answer::Suspect { reason: "HTTP_410".into() }),
