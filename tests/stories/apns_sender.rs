@@ -69,7 +69,15 @@ impl Apns {
         let sends: Vec<_> = (0..count)
             .map(|_| {
                 let (sender, nudge) = (self.sender.clone(), self.device());
-                tokio::spawn(async move { sender.send(&nudge).await })
+                tokio::spawn(async move {
+                    loop {
+                        match sender.send(&nudge).await {
+                            // A slow machine: what found no free stream in time goes again, as a server would let it.
+                            Answer::GivenBack { reason, .. } if reason == "no_stream" => {}
+                            answer => return answer,
+                        }
+                    }
+                })
             })
             .collect();
         let mut answers = Vec::new();

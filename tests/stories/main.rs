@@ -17,6 +17,7 @@ mod canary;
 mod command_line;
 mod console;
 mod contacts;
+mod day;
 mod disk_full;
 mod distributed;
 mod documents;
