@@ -139,9 +139,9 @@ mod tests {
         let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
         let (signs, enciphers) = (KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment);
         assert_eq!(issue(&|params| params.extended_key_usages = vec![server.clone(), client.clone()]), Ok(Ok(Proof::Checked)));
-        assert_eq!(issue(&|params| params.key_usages = vec![signs.clone()]), Ok(Ok(Proof::Checked)));
+        assert_eq!(issue(&|params| params.key_usages = vec![signs]), Ok(Ok(Proof::Checked)));
         assert_eq!(issue(&|params| params.extended_key_usages = vec![server.clone()]), Ok(Err(ChainFault::Unfit)));
-        assert_eq!(issue(&|params| params.key_usages = vec![enciphers.clone()]), Ok(Err(ChainFault::Unfit)));
+        assert_eq!(issue(&|params| params.key_usages = vec![enciphers]), Ok(Err(ChainFault::Unfit)));
         assert_eq!(issue(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), Ok(Err(ChainFault::Unfit)));
     }
 
