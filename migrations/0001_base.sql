@@ -321,7 +321,8 @@ CREATE INDEX certificate_device ON certificate (device_id);
 CREATE UNIQUE INDEX certificate_request ON certificate (request_hash);
 
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
--- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses.
+-- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses. work_seq counts the changes, told_seq is
+-- where it stood when the device was last called for them or came.
 CREATE TABLE wakes (
   bucket BIGINT NOT NULL,
   channel_id TEXT NOT NULL,
@@ -331,6 +332,7 @@ CREATE TABLE wakes (
   next_due_ms BIGINT,
   lease_id TEXT,
   work_seq BIGINT NOT NULL,
+  told_seq BIGINT NOT NULL DEFAULT 0,
   open_work BIGINT NOT NULL,
   urgent_open BIGINT NOT NULL,
   step BIGINT NOT NULL,

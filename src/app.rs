@@ -20,6 +20,7 @@ use crate::error::{Error, Result, Trouble};
 use crate::intake::Intake;
 use crate::intake::authority::Authorities;
 use crate::intake::refusals::Refusals;
+use crate::model::Callers;
 use crate::push::{SenderState, Senders};
 use crate::seal::Seal;
 use crate::store::{Class, Conn, Db};
@@ -116,11 +117,16 @@ impl App {
         )
     }
 
-    /// The senders of this server that have a credential, as the store asks for them: names between spaces.
-    pub fn sender_names(&self) -> String {
+    /// The senders of this server that have a credential, and which of them stand still.
+    pub fn callers(&self) -> Callers {
         let senders = self.senders.all();
         let configured = senders.iter().filter(|sender| sender.status().state != SenderState::Unconfigured);
-        configured.fold(String::from(" "), |names, sender| names + sender.name() + " ")
+        let mut callers = Callers { names: " ".into(), reopens: Vec::new() };
+        for sender in configured {
+            callers.names = callers.names + sender.name() + " ";
+            callers.reopens.extend(sender.reopens_at_ms().map(|at_ms| (sender.name().to_owned(), at_ms)));
+        }
+        callers
     }
 
     /// True where the sender of this name has a credential.

@@ -60,6 +60,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_activations_total", "Activations by outcome."),
     ("muster_scep_requests_total", "Requests for devices' identities by outcome."),
     ("muster_nudges_total", "Nudges by provider, lane, result and reason."),
+    ("muster_nudges_coalesced_total", "Changes that had no nudge of their own because one called for several, by lane."),
     ("muster_nudges_saved_total", "Nudges not sent because the device had come before."),
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
     ("muster_nudged_no_contact_total", "Nudges to channels that had been nudged for the same work and had not come, by platform and lane."),

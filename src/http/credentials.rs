@@ -1,5 +1,7 @@
 //! Push credentials that operators bring, by the API or at the console: looked at, stored, used, then tried.
 
+use std::sync::Arc;
+
 use crate::app::{App, SEALED_PREFIX};
 use crate::change;
 use crate::clock::Moment;
@@ -8,8 +10,9 @@ use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
 use crate::ops::{canary, credentials};
 use crate::protocol::pki::Certificate;
-use crate::push::SenderState;
+use crate::protocol::pki::chain::Proof;
 use crate::push::apns::Identity;
+use crate::push::{Sender, SenderState};
 use crate::seal::Seal;
 use crate::store::{Class, Conn};
 
@@ -41,27 +44,35 @@ pub async fn try_out(app: &App, actor: &Actor, name: &str) -> Result<()> {
     if senders.is_empty() {
         return Err(Error::NotFound("sender"));
     }
+    // All are looked at before any is tried, and all are ordered together: a call that is refused has changed nothing.
+    if let Some(bare) = senders.iter().find(|sender| sender.status().state == SenderState::Unconfigured) {
+        return Err(Error::refused("sender_unconfigured", format!("{} has no credential to be tried", bare.name())));
+    }
+    change!(app, Class::Operators, |conn, moment| order_all(conn, moment, actor, &senders).await)
+}
+
+async fn order_all(conn: &mut Conn, moment: &mut Moment, actor: &Actor, senders: &[Arc<Sender>]) -> Result<()> {
     for sender in senders {
-        if sender.status().state == SenderState::Unconfigured {
-            return Err(Error::refused("sender_unconfigured", format!("{} has no credential to be tried", sender.name())));
-        }
-        change!(app, Class::Operators, |conn, moment| canary::order(conn, moment, actor, sender.name(), false).await)?;
+        canary::order(conn, moment, actor, sender.name(), false).await?;
     }
     Ok(())
 }
 
-/// As [`put`], for an MDM push certificate, whose chain and topic are looked at before unless `forced`.
-pub async fn put_mdm(app: &App, actor: &Actor, bytes: &[u8], forced: bool) -> Result<()> {
+/// As [`put`], for an MDM push certificate, whose chain and topic are looked at before unless `forced`. Answers how far its issuer is
+/// proved; `None` where nobody looked.
+pub async fn put_mdm(app: &App, actor: &Actor, bytes: &[u8], forced: bool) -> Result<Option<Proof>> {
     actor.require(Role::Admin)?;
     let now_ms = app.clock.now_ms();
     let identity = Identity::current(bytes, now_ms).map_err(|error| Error::invalid("", error.to_string()))?;
+    let mut proof = None;
     if !forced {
         let chain: std::result::Result<Vec<_>, _> = identity.chain().map(Certificate::from_der).collect();
         let chain = chain.map_err(|error| Error::invalid("", error.to_string()))?;
-        credentials::preflight_chain(&chain, &given(&app.config)?, now_ms)?;
+        proof = Some(credentials::preflight_chain(&chain, &given(&app.config)?, now_ms)?);
     }
     credentials::preflight_topic(&mut app.db.read().await?, identity.topic(), forced).await?;
-    put(app, actor, &format!("push/apns_mdm/{}", identity.topic()), bytes).await
+    put(app, actor, &format!("push/apns_mdm/{}", identity.topic()), bytes).await?;
+    Ok(proof)
 }
 
 /// The CAs of `[push.apns_mdm] ca_file`: those of a stand-in, which issues its own push certificates.

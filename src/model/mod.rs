@@ -1,6 +1,7 @@
 //! Plain data, no input or output: the words of docs/architecture.md as types.
 
 mod actor;
+mod callers;
 mod denial;
 mod fault;
 mod id;
@@ -13,6 +14,7 @@ pub mod text;
 pub mod token;
 
 pub use actor::{Actor, Role};
+pub use callers::Callers;
 pub use denial::Denial;
 pub use fault::Fault;
 pub use id::{BUCKETS, Id};

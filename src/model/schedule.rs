@@ -186,16 +186,17 @@ mod tests {
 
     #[test]
     fn phases_are_even_over_the_three_hours() {
-        let mut slots = [0_u32; 180];
-        for n in 0..100_000_u32 {
+        let mut slots = vec![0_u32; 10_800];
+        for n in 0..1_000_000_u32 {
             let mut random = [0; 10];
             random[5..9].copy_from_slice(&n.to_be_bytes());
-            slots[usize::try_from(phase_s(Id::v7(NOW_MS, random)) / 60).unwrap()] += 1;
+            slots[usize::try_from(phase_s(Id::v7(NOW_MS, random))).unwrap()] += 1;
         }
-        // Chi-square with 179 degrees of freedom: 99.99 % of fair spreads stay under 254.
-        let mean = 100_000.0 / 180.0;
+        // Chi-square with 10,799 degrees of freedom: 99.99 % of fair spreads stay under 11,354.
+        let mean = 1_000_000.0 / 10_800.0;
         let chi: f64 = slots.iter().map(|n| (f64::from(*n) - mean).powi(2) / mean).sum();
-        assert!(chi < 254.0, "{chi}");
+        assert!(chi < 11_354.0, "{chi}");
+        assert!(slots.iter().all(|n| f64::from(*n) < mean + 5.0 * mean.sqrt()), "no second is anywhere near a herd");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde_json::{Map, json};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
-use crate::protocol::pki::{Certificate, chain};
+use crate::protocol::pki::Certificate;
+use crate::protocol::pki::chain::{self, Proof};
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
 use crate::store::{Conn, channels, sealed};
@@ -22,10 +23,11 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Sea
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
 }
 
-/// Looks whether a push certificate is Apple's work, or that of a CA of `given`; anything else APNs would refuse at the handshake.
-pub fn preflight_chain(chain: &[Certificate], given: &[Certificate], now_ms: i64) -> Result<()> {
+/// Looks whether a push certificate is Apple's work, or that of a CA of `given`, and how far that is proved; anything else APNs would
+/// refuse at the handshake.
+pub fn preflight_chain(chain: &[Certificate], given: &[Certificate], now_ms: i64) -> Result<Proof> {
     let fault = match chain::check(chain, given, now_ms) {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(proof)) => return Ok(proof),
         Ok(Err(fault)) => fault.to_string(),
         Err(error) => error.to_string(),
     };

@@ -25,9 +25,11 @@ pub const APP_BLOCKED: &str = "app_blocked";
 /// An app is not installed that the policy wants; the subject is the app.
 pub const APP_MISSING: &str = "app_missing";
 pub const SILENCE: &str = "silence";
+/// The device is there, by its MDM client, and our app on it does not come: removed, ended by its user, or not let into the background.
+pub const CLIENT_SILENT: &str = "client_silent";
 
 /// Every kind of finding.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     MALWARE,
     PASSWORD_OVERDUE,
     PASSWORD_NOT_SET,
@@ -40,6 +42,7 @@ pub const KINDS: [&str; 12] = [
     APP_BLOCKED,
     APP_MISSING,
     SILENCE,
+    CLIENT_SILENT,
 ];
 
 pub const HOUR_MS: i64 = 3_600_000;

@@ -19,6 +19,8 @@ const UNSENT_WAIT_MS: i64 = 10_000;
 const REFUSED_WAIT_MS: i64 = 1_000;
 /// When a nudge comes back whose request the provider calls malformed.
 const BUG_WAIT_MS: i64 = 3_600_000;
+/// A probe that found the address itself doubtful comes so long after the next one: another nudge is the next.
+const PROBED_WAIT_MS: i64 = 60_000;
 /// A nudge is given back for at least so long, also while a probe is under way.
 const REOPEN_MS_MIN: i64 = 1_000;
 /// The pause after a refusal for the whole project that names none; doubled up to the maximum while refusals follow each other.
@@ -112,14 +114,14 @@ impl Gate {
             return Some(Refusal { reason: "unconfigured", due_ms: now_ms + UNCONFIGURED_WAIT_MS });
         }
         let reopens_ms = self.reopens_at_ms(now_ms)?;
-        let reason = if self.credential.fault().is_some() {
-            "fault"
+        let (reason, due_ms) = if self.credential.fault().is_some() {
+            ("fault", now_ms)
         } else if self.paused_until_ms > now_ms {
-            "paused"
+            ("paused", reopens_ms)
         } else {
-            "breaker_open"
+            ("breaker_open", reopens_ms)
         };
-        Some(Refusal { reason, due_ms: reopens_ms })
+        Some(Refusal { reason, due_ms })
     }
 
     /// Asks for leave to send one request now.
@@ -132,9 +134,9 @@ impl Gate {
         let mut leave = Leave { epoch: self.epoch, sent_at_ms: now_ms, trial: false, probe: false, bridge_probe };
         match self.credential.admit(now_ms) {
             Ok(probe) => leave.probe = probe,
-            Err(due_ms) => {
+            Err(_) => {
                 self.end_probes(&leave, now_ms, Probe::Unclear, Probe::Unclear);
-                return Err(fault(due_ms));
+                return Err(fault(now_ms));
             }
         }
         match self.provider.admit(now_ms) {
@@ -203,7 +205,9 @@ impl Gate {
             Verdict::Suspect(reason) => {
                 self.judge(&leave, now_ms, Fate::Suspect);
                 match self.credential.fault() {
-                    Some(fault) => Answer::GivenBack { reason: reason.into(), due_ms: fault.probe_at_ms },
+                    // One whose address really is wrong must not be every probe.
+                    Some(fault) if leave.probe => Answer::GivenBack { reason: reason.into(), due_ms: fault.probe_at_ms + PROBED_WAIT_MS },
+                    Some(_) => Answer::GivenBack { reason: reason.into(), due_ms: now_ms },
                     None if leave.epoch != self.epoch => Answer::GivenBack { reason: reason.into(), due_ms: now_ms },
                     None => Answer::Suspect { reason: reason.into() },
                 }
@@ -232,9 +236,14 @@ impl Gate {
                 Answer::GivenBack { reason: reason.into(), due_ms }
             }
             Verdict::Refused { reason } => Answer::GivenBack { reason: reason.into(), due_ms: now_ms + REFUSED_WAIT_MS },
-            Verdict::Config { code, .. } => given_back(code, &self.credential, now_ms),
-            Verdict::BridgeConfig { code, .. } => given_back(code, &self.bridge, now_ms),
-            Verdict::Unauthenticated { .. } => given_back("UNAUTHENTICATED", &self.credential, now_ms),
+            // A sender at fault claims nothing but its probes, so what is due stays where it is until a probe or another credential works.
+            Verdict::Config { code, .. } => Answer::GivenBack { reason: code.into(), due_ms: now_ms },
+            Verdict::Unauthenticated { .. } => Answer::GivenBack { reason: "UNAUTHENTICATED".into(), due_ms: now_ms },
+            // Behind a bridge at fault it goes on claiming: what is for the bridge waits for the probe.
+            Verdict::BridgeConfig { code, .. } => {
+                let due_ms = self.bridge.fault().map_or(now_ms, |fault| fault.probe_at_ms);
+                Answer::GivenBack { reason: code.into(), due_ms }
+            }
             Verdict::Bug { reason, detail } => {
                 self.notices.bug(now_ms, reason, &detail);
                 Answer::GivenBack { reason: reason.into(), due_ms: now_ms + BUG_WAIT_MS }
@@ -376,8 +385,4 @@ impl Gate {
             credential_ends_at_ms: None,
         }
     }
-}
-
-fn given_back(reason: &'static str, breaker: &CredentialBreaker, now_ms: i64) -> Answer {
-    Answer::GivenBack { reason: reason.into(), due_ms: breaker.fault().map_or(now_ms, |fault| fault.probe_at_ms) }
 }

@@ -88,7 +88,7 @@ pub enum Answer {
     /// This device's try failed (5xx, timeout, 429): counts as an attempt; a longer `retry_after_ms` wins over the ladder.
     Failed { reason: String, retry_after_ms: Option<i64> },
     /// Never processed, or not this device's fault (refused stream, breaker open, credential fault, shutdown): no attempt counted,
-    /// due again at `due_ms` (Unix milliseconds).
+    /// due again at `due_ms` (Unix milliseconds); at once where the sender is at fault, which then claims nothing.
     GivenBack { reason: String, due_ms: i64 },
     /// The address is gone for good (UNREGISTERED): no nudge until the device registers again.
     Dead { reason: String },

@@ -9,7 +9,7 @@ use super::batch::rows_sql;
 use super::jobs::JobRow;
 use super::{Conn, Sql, rows_json};
 use crate::error::Result;
-use crate::model::Id;
+use crate::model::{Callers, Id};
 
 /// Open findings of one kind.
 #[derive(Clone, Debug, FromRow)]
@@ -83,13 +83,14 @@ pub async fn named(conn: &mut Conn, devices: impl IntoIterator<Item = Id>) -> Re
 }
 
 /// When the channels of a device are called next, the earliest; `None` where no push can be sent.
-pub async fn next_nudge(conn: &mut Conn, device: Id) -> Result<Option<i64>> {
-    Ok(sqlx::query_scalar(
-        "SELECT MIN(COALESCE(w.next_due_ms, w.due_at_ms)) FROM channel c JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
+pub async fn next_nudge(conn: &mut Conn, device: Id, callers: &Callers) -> Result<Option<i64>> {
+    let due: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT w.sender, COALESCE(w.next_due_ms, w.due_at_ms) FROM channel c JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
          WHERE c.bucket = $1 AND c.device_id = $2 AND w.sender <> ''",
     )
     .bind(device.bucket())
     .bind(device)
-    .fetch_one(conn.raw())
-    .await?)
+    .fetch_all(conn.raw())
+    .await?;
+    Ok(due.iter().map(|(sender, due_ms)| callers.calls_at_ms(sender, *due_ms)).min())
 }

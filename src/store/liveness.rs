@@ -18,11 +18,18 @@ pub struct Evidence {
     pub seen_ms: i64,
     /// Accepted nudges since then that no channel has answered: the fewest of its channels.
     pub unanswered: i64,
-    /// 1 where a finding of silence is open.
-    pub silence: i64,
+    /// The last contact of our app on it; before the first, its activation. `None` where it has none.
+    pub app_seen_ms: Option<i64>,
+    /// [`DEVICE_SILENT`] where a finding of silence is open, and [`APP_SILENT`] where one of its app's silence is.
+    pub silences: i64,
     /// 1 where it may not go on (unauthorized, its user disabled): its silence is no finding.
     pub denied: i64,
 }
+
+/// In [`Evidence::silences`]: a finding that the device is silent is open.
+pub const DEVICE_SILENT: i64 = 1;
+/// In [`Evidence::silences`]: a finding that its app alone is silent is open.
+pub const APP_SILENT: i64 = 2;
 
 /// Devices in the order of their keys, `rows_max` at most, from after `(bucket, after)` within one bucket.
 pub async fn page(conn: &mut Conn, bucket: i64, after: &str, rows_max: i64) -> Result<Vec<Evidence>> {
@@ -32,8 +39,10 @@ pub async fn page(conn: &mut Conn, bucket: i64, after: &str, rows_max: i64) -> R
              FROM channel c WHERE c.bucket = d.bucket AND c.device_id = d.id), d.created_at_ms) AS seen_ms, \
            COALESCE((SELECT MIN(w.unanswered) FROM channel c JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
              WHERE c.bucket = d.bucket AND c.device_id = d.id), 0) AS unanswered, \
-           COALESCE((SELECT MAX(1) FROM finding f WHERE f.bucket = d.bucket AND f.device_id = d.id AND f.kind = 'silence' \
-             AND f.closed_at_ms IS NULL), 0) AS silence, \
+           (SELECT CASE WHEN c.last_contact_ms > COALESCE(c.activated_at_ms, 0) THEN c.last_contact_ms ELSE c.activated_at_ms END \
+             FROM channel c WHERE c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '') AS app_seen_ms, \
+           COALESCE((SELECT SUM(CASE f.kind WHEN 'silence' THEN 1 ELSE 2 END) FROM finding f WHERE f.bucket = d.bucket AND f.device_id = d.id \
+             AND f.kind IN ('silence', 'client_silent') AND f.closed_at_ms IS NULL), 0) AS silences, \
            CASE WHEN d.denied IS NULL THEN 0 ELSE 1 END AS denied \
          FROM device d WHERE d.bucket = $1 AND d.id > $2 ORDER BY d.id LIMIT $3",
     )

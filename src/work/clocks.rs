@@ -12,7 +12,7 @@ use crate::change;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{BUCKETS, Id};
-use crate::ops::findings::{self, Change, DAY_MS, HOUR_MS, SILENCE, To};
+use crate::ops::findings::{self, CLIENT_SILENT, Change, DAY_MS, HOUR_MS, SILENCE, To};
 use crate::store::feed::{self, Entry};
 use crate::store::liveness::{self, Evidence, Move};
 use crate::store::{Class, Conn, alarms, findings as found, meta};
@@ -144,7 +144,7 @@ fn state_of(evidence: &Evidence, now_ms: i64) -> &'static str {
 async fn judge(app: &App, page: &[Evidence]) -> Result<()> {
     let now_ms = app.clock.now_ms();
     let mut moves = Vec::new();
-    let mut silences: Vec<(Id, Option<i64>)> = Vec::new();
+    let mut silences = Vec::new();
     for evidence in page {
         let ours = ["active", "idle", "silent"].contains(&evidence.state.as_str());
         let to_state = state_of(evidence, now_ms);
@@ -152,9 +152,14 @@ async fn judge(app: &App, page: &[Evidence]) -> Result<()> {
             let id = evidence.id;
             moves.push(Move { bucket: id.bucket(), id, from_state: evidence.state.clone(), to_state });
         }
-        let silent = ours && evidence.denied == 0 && to_state != "active";
-        if silent != (evidence.silence == 1) {
-            silences.push((evidence.id, silent.then_some(evidence.seen_ms)));
+        let judged = ours && evidence.denied == 0;
+        let silent = judged && to_state != "active";
+        if silent != (evidence.silences & liveness::DEVICE_SILENT != 0) {
+            silences.push(silence(evidence.id, SILENCE, silent.then_some(evidence.seen_ms)));
+        }
+        let app_silent = app_is_silent(evidence, judged, to_state, now_ms);
+        if app_silent != (evidence.silences & liveness::APP_SILENT != 0) {
+            silences.push(silence(evidence.id, CLIENT_SILENT, evidence.app_seen_ms.filter(|_| app_silent)));
         }
     }
     if moves.is_empty() && silences.is_empty() {
@@ -163,13 +168,30 @@ async fn judge(app: &App, page: &[Evidence]) -> Result<()> {
     change!(app, Class::Background, |conn, moment| {
         let moved = liveness::advance(conn, &moves, moment.now_ms).await;
         match moved {
-            Ok(moved) => tell(conn, moment, &moves, &moved, &silences).await,
+            Ok(moved) => tell(conn, moment, &moves, &moved, silences.clone()).await,
             Err(error) => Err(error),
         }
     })
 }
 
-async fn tell(conn: &mut Conn, moment: &mut Moment, moves: &[Move], moved: &[Id], silences: &[(Id, Option<i64>)]) -> Result<()> {
+/// Whether the app of a device is silent by itself. Of a device that nothing comes from that is known already; it is judged anew when the
+/// device is there again.
+fn app_is_silent(evidence: &Evidence, judged: bool, to_state: &str, now_ms: i64) -> bool {
+    let unheard = evidence.app_seen_ms.is_some_and(|seen_ms| now_ms - seen_ms >= ACTIVE_MS);
+    let was = evidence.silences & liveness::APP_SILENT != 0;
+    judged && unheard && (to_state == "active" || was)
+}
+
+/// A finding of silence that opens where nothing has been heard since `seen_ms`, and else closes.
+fn silence(device_id: Id, kind: &'static str, seen_ms: Option<i64>) -> Change {
+    let to = match seen_ms {
+        Some(seen_ms) => To::Open { due_at_ms: seen_ms.saturating_add(ACTIVE_MS), detail: json!({"seen_ms": seen_ms}) },
+        None => To::Closed { by: "contact".to_owned() },
+    };
+    Change { device_id, kind, subject: String::new(), to }
+}
+
+async fn tell(conn: &mut Conn, moment: &mut Moment, moves: &[Move], moved: &[Id], silences: Vec<Change>) -> Result<()> {
     let entry = |change: &Move| Entry {
         kind: "device.state",
         actor: None,
@@ -178,14 +200,7 @@ async fn tell(conn: &mut Conn, moment: &mut Moment, moves: &[Move], moved: &[Id]
     };
     let entries: Vec<Entry> = moves.iter().filter(|change| moved.contains(&change.id)).map(entry).collect();
     feed::append(conn, moment, &entries).await?;
-    let change = |(device_id, seen_ms): &(Id, Option<i64>)| {
-        let to = match seen_ms {
-            Some(seen_ms) => To::Open { due_at_ms: seen_ms.saturating_add(ACTIVE_MS), detail: json!({"seen_ms": seen_ms}) },
-            None => To::Closed { by: "contact".to_owned() },
-        };
-        Change { device_id: *device_id, kind: SILENCE, subject: String::new(), to }
-    };
-    findings::apply(conn, moment, silences.iter().map(change).collect()).await
+    findings::apply(conn, moment, silences).await
 }
 
 #[cfg(test)]

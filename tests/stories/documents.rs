@@ -1,5 +1,6 @@
 //! Documents: what is written, what wins, what is filled in, and what a phone says of itself in return.
 
+use muster::model::Role;
 use serde_json::{Value, json};
 
 use crate::support::device::TestDevice;
@@ -87,6 +88,14 @@ async fn a_document_waits_for_the_value_that_it_names_and_is_never_delivered_wit
         assert_eq!(why["considered"][0]["why"], "it is held for this device: no value for user.attributes.room");
         let shown = server.get(&format!("/devices/{}/document", phone.id)).await;
         assert_eq!((&shown["held"], &shown["document"]), (&json!(["screens"]), &others));
+        // What is held says nothing of what is not: the console shows both.
+        let version = given(&server, &phone).await["version"].clone();
+        phone.sync(&server, json!({"cause": "push", "policy": {"version": version, "details": []}})).await.expect(200);
+        let browser = server.operator("anna", Role::Viewer).await;
+        for path in ["/devices", &format!("/devices/{}", phone.id)] {
+            let page = browser.get(path).await.text;
+            assert!(page.contains(">applied</span>") && page.contains(">held</span>"), "{page}");
+        }
         let mut versions = Vec::new();
         for room in ["7 \"}}", "8"] {
             let path = format!("/users/{}", user["id"].as_str().unwrap());

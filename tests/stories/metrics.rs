@@ -7,8 +7,9 @@ use serde_json::json;
 use crate::support::server::{TestServer, each_database};
 
 /// The families that alerts and boards of operators rest on.
-const FAMILIES: [&str; 32] = [
+const FAMILIES: [&str; 33] = [
     "muster_nudges_total",
+    "muster_nudges_coalesced_total",
     "muster_nudges_saved_total",
     "muster_nudged_no_contact_total",
     "muster_retries_total",
@@ -73,6 +74,12 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
         let mut pushes = server.fcm.connect(&phone.push);
         server.post("/jobs", json!({"kind": "locate", "target": {"devices": [phone.id, gone.id]}})).await.expect(202);
         tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
+        // Three more orders in the gap: one call for all of them.
+        for _ in 0..3 {
+            server.post("/jobs", json!({"kind": "locate", "target": {"devices": [phone.id]}})).await.expect(202);
+        }
+        server.advance(10_000);
+        tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
         server
             .until("the answer is written", async || {
                 server.get(&format!("/devices/{}", gone.id)).await["channels"][0]["push_state"] == "dead"
@@ -92,6 +99,7 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
             .await;
         assert!(grown("muster_nudges_total", &["provider=\"fcm\"", "lane=\"urgent\"", "result=\"accepted\""]).await >= 2.0);
         assert!(grown("muster_nudged_no_contact_total", &lane).await >= 1.0);
+        assert!(grown("muster_nudges_coalesced_total", &["lane=\"urgent\""]).await >= 2.0);
         assert!(grown("muster_token_deaths_total", &["reason=\"UNREGISTERED\"", "state=\"dead\""]).await >= 1.0);
         assert!(samples(&server).await.keys().any(|name| name.starts_with("muster_provider_token_age_seconds{provider=\"fcm\"}")));
         server.stop().await;

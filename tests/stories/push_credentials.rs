@@ -78,9 +78,14 @@ async fn a_push_certificate_that_apple_did_not_issue_is_refused_and_stored_nowhe
         assert_eq!(set["items"], json!([]));
         // With its chain or without, the stand-in's own is taken; the other only where somebody insists.
         let whole = format!("{}{}", good.certificate, apns.ca());
-        server.put("/push/apns-mdm", body(&good.certificate, &good.key)).await.expect(200);
-        server.put("/push/apns-mdm", body(&whole, &good.key)).await.expect(200);
-        server.put("/push/apns-mdm?force=true", body(&foreign.certificate, &foreign.key)).await.expect(200);
+        for (path, certificate, issuer) in [
+            ("/push/apns-mdm", body(&good.certificate, &good.key), "checked"),
+            ("/push/apns-mdm", body(&whole, &good.key), "checked"),
+            ("/push/apns-mdm?force=true", body(&foreign.certificate, &foreign.key), "forced"),
+        ] {
+            assert_eq!(server.put(path, certificate).await.expect(200)["preflight"]["issuer"], issuer);
+        }
+        assert!(server.get("/push").await.get("preflight").is_none());
         assert_eq!(topics(&server).await, [TOPIC]);
         server.stop().await;
     })
@@ -200,7 +205,8 @@ async fn a_push_certificate_is_requested_installed_and_renewed_a_year_later_from
         assert!((text("a.key"), text("a.csr")) == (key.clone(), csr) && !at("b.key").exists() && !at("b.csr").exists());
         // What the portal gives out for it.
         std::fs::write(at("a.pem"), apns.issue_certificate_for(TOPIC, &key).unwrap().certificate).unwrap();
-        assert!(shell.said("push install --certificate a.pem --key a.key").await.contains(&format!("{TOPIC} is in use until 20")));
+        let said = shell.said("push install --certificate a.pem --key a.key").await;
+        assert!(said.contains(&format!("{TOPIC} is in use until 20")) && said.contains("every signature was checked"), "{said}");
         // A year later.
         let output = shell.run("push renew --key b.key --out b.csr --json").await;
         assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("THE TOPIC MUST STAY {TOPIC}")));

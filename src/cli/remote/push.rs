@@ -127,6 +127,9 @@ impl Push {
                 let put = call("PUT", "/push/apns-mdm").ask("force", force).with(json!({"certificate": pem, "key": key}));
                 let answer = ask(access, put).await?;
                 eprintln!("{} is in use until {}.", identity.topic(), day(identity.not_after_ms()));
+                if let Some(detail) = answer["preflight"]["detail"].as_str() {
+                    eprintln!("Its issuer: {detail}.");
+                }
                 told(access, &answer)
             }
         }

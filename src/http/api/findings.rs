@@ -23,8 +23,9 @@ pub struct Finding {
     pub id: Id,
     #[schema(value_type = String)]
     pub device_id: Id,
-    /// `malware`, `password_overdue`, `password_not_set`, `usb_debugging`, `device_admin`, `profile_changed`, `encryption_off`,
-    /// `rooted` or `silence`.
+    /// `malware`, `password_overdue`, `password_not_set`, `password_not_compliant`, `usb_debugging`, `device_admin`, `profile_changed`,
+    /// `encryption_off`, `rooted`, `app_blocked`, `app_missing`, `silence` (the device has not come for 48 hours) or `client_silent` (the
+    /// device comes by its MDM client, but our app on it has not for 48 hours).
     pub kind: String,
     /// What of its kind: the threat, the profile; empty where a device has only one.
     pub subject: String,

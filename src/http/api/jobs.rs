@@ -73,7 +73,7 @@ pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<Job
 #[utoipa::path(get, path = "/api/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path)), responses((status = 200, body = Job)))]
 pub async fn get(State(app): State<App>, _: Caller, Path(id): Path<String>) -> Answer<Json<Job>> {
     let id = parse(&id)?;
-    Ok(Json(ops::get(&mut app.db.read().await?, id, Some(&app.sender_names())).await?))
+    Ok(Json(ops::get(&mut app.db.read().await?, id, Some(&app.callers().names)).await?))
 }
 
 /// The tasks of a job, newest first.

@@ -16,6 +16,7 @@ use crate::http::credentials;
 use crate::http::error::Answer;
 use crate::http::extract::{self, QueryOf};
 use crate::model::{Id, Role};
+use crate::protocol::pki::chain::Proof;
 use crate::push::SenderStatus;
 use crate::store::canary::{self, CanaryRow};
 use crate::store::overview::{self, Overview};
@@ -26,6 +27,34 @@ const CREDENTIAL_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PushStatus {
     pub senders: Vec<SenderShown>,
+    /// Of an MDM push certificate that has just been put into use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
+}
+
+/// What a look at an MDM push certificate proved before it was used.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Preflight {
+    /// `checked`: every signature up to Apple's root or a CA of `ca_file`; `named`: the issuer did not come along and is Apple's by its
+    /// name alone; `forced`: nobody looked.
+    pub issuer: &'static str,
+    /// The same in a sentence.
+    pub detail: &'static str,
+}
+
+impl Preflight {
+    fn of(proof: Option<Proof>) -> Preflight {
+        let (issuer, detail) = match proof {
+            Some(Proof::Checked) => ("checked", "every signature was checked, up to Apple's root or to a CA of ca_file"),
+            Some(Proof::Named) => (
+                "named",
+                "the issuer bears Apple's name; it did not come along, so its signature was not checked: the canary tells whether APNs \
+                 takes the certificate",
+            ),
+            None => ("forced", "nobody looked at the issuer: the canary tells whether APNs takes the certificate"),
+        };
+        Preflight { issuer, detail }
+    }
 }
 
 /// A sender, with the last canary that was sent through it.
@@ -79,7 +108,7 @@ pub async fn get(State(app): State<App>, _: Caller) -> Answer<Json<PushStatus>> 
     let mut canaries: HashMap<String, CanaryRow> =
         canary::list(&mut app.db.read().await?).await?.into_iter().map(|row| (row.sender.clone(), row)).collect();
     let mut shown = |status: SenderStatus| SenderShown { canary: canaries.remove(&status.name).map(Canary::from), status };
-    Ok(Json(PushStatus { senders: app.senders.all().iter().map(|sender| shown(sender.status())).collect() }))
+    Ok(Json(PushStatus { senders: app.senders.all().iter().map(|sender| shown(sender.status())).collect(), preflight: None }))
 }
 
 /// Calls one device that came lately through `fcm`, `apns-app` or each topic of `apns-mdm`; `GET /push` tells what came of it. One that is
@@ -126,8 +155,8 @@ pub async fn put_apns_app(State(app): State<App>, Caller(actor): Caller, request
 }
 
 /// Puts an MDM push certificate into use: `{"certificate": PEM, "key": PEM}`. Devices hear only the topic they enrolled with, so one whose
-/// topic differs from theirs is refused unless `?force=true`, as is one that Apple did not issue; the senders of several topics stand
-/// side by side.
+/// topic differs from theirs is refused unless `?force=true`, as is one that Apple did not issue; `preflight` says how far that is proved.
+/// The senders of several topics stand side by side.
 #[utoipa::path(put, path = "/api/v1/push/apns-mdm", tag = "push", params(Forced), responses((status = 200, body = PushStatus), (status = 409, description = "enrolled devices have another topic, or Apple did not issue it"), (status = 422, description = "no MDM push certificate")))]
 pub async fn put_apns_mdm(
     State(app): State<App>,
@@ -138,8 +167,9 @@ pub async fn put_apns_mdm(
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
     extract::parse::<IdentityFields>(&bytes)?;
-    credentials::put_mdm(&app, &actor, &bytes, forced.force).await?;
-    get(State(app.clone()), Caller(actor)).await
+    let proof = credentials::put_mdm(&app, &actor, &bytes, forced.force).await?;
+    let Json(status) = get(State(app.clone()), Caller(actor)).await?;
+    Ok(Json(PushStatus { preflight: Some(Preflight::of(proof)), ..status }))
 }
 
 /// The names that a credential's body may have. Only they are read here: a fault of a value must not repeat the value.
@@ -169,7 +199,7 @@ struct IdentityFields {
 /// Everything at a glance.
 #[utoipa::path(get, path = "/api/v1/overview", tag = "overview", responses((status = 200, body = Overview)))]
 pub async fn overview(State(app): State<App>, _: Caller) -> Answer<Json<serde_json::Value>> {
-    let senders = app.sender_names();
+    let senders = app.callers().names;
     let mut shown = json!(overview::get(&mut app.db.read().await?, &senders, app.clock.now_ms()).await?);
     shown["push"] = json!(app.senders.all().iter().map(|sender| sender.status()).collect::<Vec<_>>());
     Ok(Json(shown))

@@ -55,7 +55,7 @@ pub async fn listed(app: &App, query: TaskQuery, job: Option<Id>, device: Option
         kind: one_of("?kind", query.kind, &kind::NAMES)?,
         before: page::decode(query.cursor.as_deref())?,
     };
-    let rows = tasks::list(&mut app.db.read().await?, &filter, &app.sender_names(), limit + 1).await?;
+    let rows = tasks::list(&mut app.db.read().await?, &filter, &app.callers(), limit + 1).await?;
     let now_ms = app.clock.now_ms();
     Ok(Json(List::of(rows, limit, |row| row.id).map(|row| Task::of(row, now_ms))))
 }
@@ -64,21 +64,21 @@ pub async fn listed(app: &App, query: TaskQuery, job: Option<Id>, device: Option
 #[utoipa::path(get, path = "/api/v1/tasks/{id}", tag = "tasks", params(("id" = String, Path)), responses((status = 200, body = Task)))]
 pub async fn get(State(app): State<App>, _: Caller, Path(id): Path<String>) -> Answer<Json<Task>> {
     let moment = app.clock.moment();
-    Ok(Json(ops::get(&mut app.db.read().await?, &moment, parse(&id)?, &app.sender_names()).await?))
+    Ok(Json(ops::get(&mut app.db.read().await?, &moment, parse(&id)?, &app.callers()).await?))
 }
 
 /// Cancels a task; one that was delivered may be carried out all the same.
 #[utoipa::path(post, path = "/api/v1/tasks/{id}/cancel", tag = "tasks", params(("id" = String, Path)), responses((status = 200, body = Task), (status = 409, description = "task_finished")))]
 pub async fn cancel(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>) -> Answer<Json<Task>> {
-    let (id, senders) = (parse(&id)?, app.sender_names());
-    Ok(Json(change!(app, Class::Operators, |conn, moment| ops::cancel(conn, moment, &actor, id, &senders).await)?))
+    let (id, callers) = (parse(&id)?, app.callers());
+    Ok(Json(change!(app, Class::Operators, |conn, moment| ops::cancel(conn, moment, &actor, id, &callers).await)?))
 }
 
 /// Orders a task again that failed, expired or was cancelled; the answer is the new task.
 #[utoipa::path(post, path = "/api/v1/tasks/{id}/retry", tag = "tasks", params(("id" = String, Path)), responses((status = 201, body = Task), (status = 409, description = "task_not_retryable, task_retried")))]
 pub async fn retry(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>) -> Answer<(StatusCode, Json<Task>)> {
-    let (id, senders) = (parse(&id)?, app.sender_names());
-    let task = change!(app, Class::Operators, |conn, moment| ops::retry(conn, moment, &actor, id, &senders).await)?;
+    let (id, callers) = (parse(&id)?, app.callers());
+    let task = change!(app, Class::Operators, |conn, moment| ops::retry(conn, moment, &actor, id, &callers).await)?;
     Ok((StatusCode::CREATED, Json(task)))
 }
 

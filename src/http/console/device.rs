@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use serde_json::Value;
 
 use super::confirm::confirm;
-use super::devices::{channel_standing, name_of, standing};
+use super::devices::{channel_standing, has_held, name_of, standing};
 use super::form::Posted;
 use super::format::{Badge, When, cut, fact, fact_name, pretty, relative, sentence, words};
 use super::layout::{Frame, Shown, Visitor, page, segment, told};
@@ -39,6 +39,7 @@ struct ChannelLine {
     desired: String,
     applied: String,
     standing: Badge,
+    held: Option<Badge>,
     hold: String,
     /// What it says of settings that it does not obey.
     details: Vec<(String, String)>,
@@ -107,8 +108,8 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
     let mut conn = app.db.read().await?;
     let id = devices::resolve(&mut conn, &name).await?;
     let device = ops::view(&mut conn, id).await?;
-    let filter = Filter { device: Some(id), ..Filter::default() };
-    let all = tasks::list(&mut conn, &filter, &app.sender_names(), TASKS_SHOWN).await?;
+    let (filter, callers) = (Filter { device: Some(id), ..Filter::default() }, app.callers());
+    let all = tasks::list(&mut conn, &filter, &callers, TASKS_SHOWN).await?;
     let (open, past): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| row.finished_at_ms.is_none());
     let which = Which { device: Some(id), ..Which::default() };
     let found = findings::list(&mut conn, &which, FINDINGS_SHOWN).await?;
@@ -117,7 +118,7 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
     // An Apple device follows none before there is something to declare.
     let channels: Vec<Id> = device.channels.iter().filter(|channel| channel.desired.is_some()).map(|channel| channel.id).collect();
     let documents = settle::documents(&mut conn, Reader::Operator, &channels, now_ms).await?;
-    let next = console::next_nudge(&mut conn, id).await?;
+    let next = console::next_nudge(&mut conn, id, &callers).await?;
     let shown = DevicePage {
         id,
         path: format!("/devices/{id}"),
@@ -237,12 +238,14 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
             "applied" => "It has the policy document that it should have.",
             "pending" => "It has not yet proved to have the policy document that it should have.",
             "failed" => "It has the policy document, but does not obey all of it.",
-            "held" => "A policy is held for it: a variable has no value.",
             _ if device.channels.is_empty() => "It has no channel yet.",
             _ => "No policy declares anything to it.",
         }
         .to_owned(),
     );
+    if has_held(device) {
+        parts.push("A policy is held for it beside that: a variable has no value.".to_owned());
+    }
     let count = |n: usize, one: &str, many: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {many}") };
     if open > 0 {
         parts.push(format!("{} for it.", count(open, "task waits", "tasks wait")));
@@ -280,6 +283,9 @@ fn badges(device: &Device) -> Vec<Badge> {
         badges.push(Badge::of(if device.quarantined { "quarantined" } else { "unauthorized" }));
     }
     badges.push(Badge::of(standing(device)));
+    if has_held(device) {
+        badges.push(Badge::of("held"));
+    }
     badges
 }
 
@@ -310,6 +316,7 @@ fn channel_line(channel: &crate::store::channels::ChannelView, now_ms: i64) -> C
         desired: channel.desired.clone().unwrap_or_else(|| "none".into()),
         applied: channel.applied.clone().unwrap_or_else(|| "none".into()),
         standing: Badge::of(channel_standing(channel)),
+        held: channel.hold.is_some().then(|| Badge::of("held")),
         hold: channel.hold.as_deref().map(hold_of).unwrap_or_default(),
         details: details.iter().map(|detail| (text(&detail["setting"]), text(&detail["reason"]))).collect(),
     }

@@ -34,6 +34,8 @@ pub struct Row {
     /// What stands beside its state: unauthorized, quarantined.
     pub denied: Option<Badge>,
     pub policy: Badge,
+    /// What stands beside it: a policy is held for the device.
+    pub held: Option<Badge>,
     pub push: Badge,
     pub seen: When,
     pub labels: String,
@@ -108,6 +110,7 @@ fn row(device: Device, now_ms: i64) -> Row {
         user: device.user.as_ref().map(|user| user.email.clone()).unwrap_or_default(),
         denied: device.unauthorized.then(|| Badge::of(if device.quarantined { "quarantined" } else { "unauthorized" })),
         policy: Badge::of(standing(&device)),
+        held: has_held(&device).then(|| Badge::of("held")),
         push: Badge::of(push),
         seen: When::maybe(seen, now_ms),
         labels: device.labels.join(", "),
@@ -120,16 +123,21 @@ fn row(device: Device, now_ms: i64) -> Row {
 /// How a device stands to the document that it should have: the worst of its channels.
 pub fn standing(device: &Device) -> &'static str {
     // The order of gravity; `max` keeps the last of equals, which is the same word.
-    const GRAVITY: [&str; 4] = ["applied", "pending", "failed", "held"];
+    const GRAVITY: [&str; 3] = ["applied", "pending", "failed"];
     let gravity = |channel: &&ChannelView| GRAVITY.iter().position(|word| *word == channel_standing(channel));
     device.channels.iter().max_by_key(gravity).map_or("none", channel_standing)
 }
 
-/// How one channel stands to it: `none` (it is to have none), `held`, `failed` (it has it and says that it does not obey all of it),
-/// `applied` or `pending`.
+/// True where a policy is held for one of its channels, for want of a value. It stands beside [`standing`], which tells of the document
+/// without it: one policy that is held says nothing of the others.
+pub fn has_held(device: &Device) -> bool {
+    device.channels.iter().any(|channel| channel.hold.is_some())
+}
+
+/// How one channel stands to it: `none` (it is to have none), `failed` (it has it and says that it does not obey all of it), `applied` or
+/// `pending`.
 pub fn channel_standing(channel: &ChannelView) -> &'static str {
     match channel {
-        ChannelView { hold: Some(_), .. } => "held",
         ChannelView { desired: None, .. } => "none",
         ChannelView { details: Some(_), .. } if channel.reported == channel.desired => "failed",
         _ if channel.applied == channel.desired => "applied",

@@ -77,9 +77,9 @@ pub async fn show(State(app): State<App>, asked: Asked, Path(id): Path<String>) 
     let id = parse(&id)?;
     let now_ms = app.clock.now_ms();
     let mut conn = app.db.read().await?;
-    let job = ops::get(&mut conn, id, Some(&app.sender_names())).await?;
+    let job = ops::get(&mut conn, id, Some(&app.callers().names)).await?;
     let filter = Filter { job: Some(id), state: asked.fields.some("state"), before: asked.cursor(), ..Filter::default() };
-    let found = List::of(tasks::list(&mut conn, &filter, &app.sender_names(), PAGE_ROWS + 1).await?, PAGE_ROWS, |row| row.id);
+    let found = List::of(tasks::list(&mut conn, &filter, &app.callers(), PAGE_ROWS + 1).await?, PAGE_ROWS, |row| row.id);
     let count = |states: &[&str]| states.iter().filter_map(|state| job.counts.get(*state)).sum::<i64>();
     let params = if job.params.as_object().is_some_and(serde_json::Map::is_empty) { String::new() } else { pretty(&job.params) };
     let shown = JobPage {

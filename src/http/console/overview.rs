@@ -194,7 +194,7 @@ async fn sum(app: &App, conn: &mut Conn) -> Result<Sums> {
     Ok(Sums {
         devices: liveness::counts(conn).await?,
         findings: console::findings(conn).await?,
-        reasons: tasks::reasons(conn, None, &app.sender_names(), TASKS_COUNTED_MAX).await?,
+        reasons: tasks::reasons(conn, None, &app.callers().names, TASKS_COUNTED_MAX).await?,
         addresses: console::addresses(conn).await?,
         policies: progress(conn).await?,
         funnel: funnel::steps(conn, app.clock.now_ms()).await?,

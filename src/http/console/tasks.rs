@@ -73,7 +73,7 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
         before: asked.cursor(),
         ..Filter::default()
     };
-    let rows = tasks::list(&mut conn, &filter, &app.sender_names(), PAGE_ROWS + 1).await?;
+    let rows = tasks::list(&mut conn, &filter, &app.callers(), PAGE_ROWS + 1).await?;
     let found = List::of(rows, PAGE_ROWS, |row| row.id);
     let shown = Tasks {
         next: found.next_cursor.map(|cursor| asked.next(&cursor)),
@@ -92,9 +92,9 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Shown {
 
 /// Cancels a task.
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
-    let (actor, senders) = (posted.visitor.actor(), app.sender_names());
+    let (actor, callers) = (posted.visitor.actor(), app.callers());
     let done = match parse(&id) {
-        Ok(id) => change!(app, Class::Operators, |conn, moment| ops::cancel(conn, moment, actor, id, &senders).await),
+        Ok(id) => change!(app, Class::Operators, |conn, moment| ops::cancel(conn, moment, actor, id, &callers).await),
         Err(error) => Err(error),
     };
     told(local(posted.fields.text("back"), "/tasks"), done.map(|task| format!("The task {} is cancelled.", words(&task.kind))))
@@ -102,9 +102,9 @@ pub async fn cancel(State(app): State<App>, Path(id): Path<String>, posted: Post
 
 /// Orders again what failed, expired or was cancelled.
 pub async fn retry(State(app): State<App>, Path(id): Path<String>, posted: Posted) -> Shown {
-    let (actor, senders) = (posted.visitor.actor(), app.sender_names());
+    let (actor, callers) = (posted.visitor.actor(), app.callers());
     let done = match parse(&id) {
-        Ok(id) => change!(app, Class::Operators, |conn, moment| ops::retry(conn, moment, actor, id, &senders).await),
+        Ok(id) => change!(app, Class::Operators, |conn, moment| ops::retry(conn, moment, actor, id, &callers).await),
         Err(error) => Err(error),
     };
     told(local(posted.fields.text("back"), "/tasks"), done.map(|task| format!("Ordered again: {}.", words(&task.kind))))

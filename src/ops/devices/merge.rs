@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Id, Lane, Role};
 use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
-use crate::ops::findings::{self, Change, SILENCE, To};
+use crate::ops::findings::{self, CLIENT_SILENT, Change, SILENCE, To};
 use crate::ops::settle;
 use crate::store::contacts::{self, FactsChange};
 use crate::store::devices::{self, DeviceRow, MERGED, Merge};
@@ -157,7 +157,7 @@ async fn close_twins(conn: &mut Conn, moment: &mut Moment, merge: &Merge) -> Res
     let mut changes = Vec::new();
     for met in found::open_of(conn, &[merge.from], "").await? {
         let Some(kind) = findings::KINDS.into_iter().find(|kind| *kind == met.kind) else { continue };
-        if kind == SILENCE || open_there.contains(&(met.kind, met.subject.clone())) {
+        if [SILENCE, CLIENT_SILENT].contains(&kind) || open_there.contains(&(met.kind, met.subject.clone())) {
             changes.push(Change { device_id: merge.from, kind, subject: met.subject, to: To::Closed { by: "merged".into() } });
         }
     }

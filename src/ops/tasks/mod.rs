@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, Id, Lane, Role, kind, schedule};
+use crate::model::{Actor, Callers, Id, Lane, Role, kind, schedule};
 use crate::ops::jobs;
 use crate::store::Conn;
 use crate::store::feed::{self, Entry};
@@ -37,7 +37,8 @@ pub struct Task {
     /// enrolled anew before it came). A delivered one waits for the contact that brings its result. Derived at reading, so never out of date.
     pub reason: Option<String>,
     pub reason_since_ms: Option<i64>,
-    /// When the device is called next; null for what waits for a second operator, and at the end.
+    /// When the device is called next, not before a sender that stands still goes on; null for what waits for a second operator, and at
+    /// the end.
     pub next_attempt_at_ms: Option<i64>,
     /// How often it was delivered.
     pub attempt: i64,
@@ -100,11 +101,11 @@ impl Task {
 
 /// Cancels a task. One that was delivered may be carried out all the same; its result is then kept as late. Cancelling again changes
 /// nothing.
-pub async fn cancel(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, senders: &str) -> Result<Task> {
+pub async fn cancel(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, callers: &Callers) -> Result<Task> {
     actor.require(Role::Operator)?;
     // A contact may move the task between the look and the change: it is looked at again.
     for _ in 0..LOOKS_MAX {
-        let task = tasks::get(conn, id, senders).await?.ok_or(Error::NotFound("task"))?;
+        let task = tasks::get(conn, id, callers).await?.ok_or(Error::NotFound("task"))?;
         if task.state == "cancelled" {
             return Ok(Task::of(task, moment.now_ms));
         }
@@ -116,20 +117,20 @@ pub async fn cancel(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
             break;
         }
     }
-    get(conn, moment, id, senders).await
+    get(conn, moment, id, callers).await
 }
 
 /// One task.
-pub async fn get(conn: &mut Conn, moment: &Moment, id: Id, senders: &str) -> Result<Task> {
-    let view = tasks::get(conn, id, senders).await?.ok_or(Error::NotFound("task"))?;
+pub async fn get(conn: &mut Conn, moment: &Moment, id: Id, callers: &Callers) -> Result<Task> {
+    let view = tasks::get(conn, id, callers).await?.ok_or(Error::NotFound("task"))?;
     Ok(Task::of(view, moment.now_ms))
 }
 
 /// Orders a task again that failed, expired or was cancelled: a new task of the same job. The old one keeps its state and names the
 /// new one.
-pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, senders: &str) -> Result<Task> {
+pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, callers: &Callers) -> Result<Task> {
     actor.require(Role::Operator)?;
-    let task = tasks::get(conn, id, senders).await?.ok_or(Error::NotFound("task"))?;
+    let task = tasks::get(conn, id, callers).await?.ok_or(Error::NotFound("task"))?;
     if let Some(by) = task.retried_by {
         let mut members = serde_json::Map::new();
         members.insert("retried_by".into(), json!(by));
@@ -145,5 +146,5 @@ pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, 
     let data = json!({"task_id": id, "by": fresh});
     feed::append(conn, moment, &[Entry { kind: "task.retried", actor: Some(actor.name.clone()), device_id: Some(task.device_id), data }])
         .await?;
-    get(conn, moment, fresh, senders).await
+    get(conn, moment, fresh, callers).await
 }

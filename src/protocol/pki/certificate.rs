@@ -40,10 +40,18 @@ struct Parts {
     from_ms: i64,
     until_ms: i64,
     is_ca: bool,
+    uses: Uses,
     key_id: Option<Vec<u8>>,
     /// The content of the AlgorithmIdentifier.
     algorithm: Vec<u8>,
     signature: Vec<u8>,
+}
+
+/// What a certificate says that its key is for; `None` where it says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Uses {
+    signs: Option<bool>,
+    authenticates_clients: Option<bool>,
 }
 
 /// What a certificate is made for.
@@ -87,7 +95,7 @@ impl Certificate {
         let (from_ms, until_ms) = (time(&mut validity)?, time(&mut validity)?);
         let subject = inner.read()?.raw.to_vec();
         let spki = inner.read()?.raw.to_vec();
-        let (mut is_ca, mut key_id) = (false, None);
+        let (mut is_ca, mut uses, mut key_id) = (false, Uses::default(), None);
         while !inner.is_empty() {
             let part = inner.read()?;
             if part.tag == 0xa3 {
@@ -101,6 +109,15 @@ impl Certificate {
                         BASIC_CONSTRAINTS => {
                             is_ca = value.inside(SEQUENCE)?.take_if(tlv::BOOLEAN)?.is_some_and(|flag| flag == [0xff]);
                         }
+                        // The number of unused bits, then digitalSignature as the first bit.
+                        KEY_USAGE => uses.signs = Some(value.take(tlv::BIT_STRING)?.get(1).is_some_and(|bits| bits & 0x80 != 0)),
+                        EXTENDED_KEY_USAGE => {
+                            let (mut purposes, mut found) = (value.inside(SEQUENCE)?, false);
+                            while !purposes.is_empty() {
+                                found |= [oids::CLIENT_AUTH, oids::ANY_USE].contains(&purposes.oid()?);
+                            }
+                            uses.authenticates_clients = Some(found);
+                        }
                         SUBJECT_KEY => key_id = Some(value.take(tlv::OCTET_STRING)?.to_vec()),
                         _ => {}
                     }
@@ -110,7 +127,7 @@ impl Certificate {
         let tbs = tbs.raw.to_vec();
         Ok(Certificate {
             der: der.to_vec(),
-            parts: Parts { tbs, serial, issuer, subject, spki, from_ms, until_ms, is_ca, key_id, algorithm, signature },
+            parts: Parts { tbs, serial, issuer, subject, spki, from_ms, until_ms, is_ca, uses, key_id, algorithm, signature },
         })
     }
 
@@ -181,6 +198,12 @@ impl Certificate {
 
     pub fn is_ca(&self) -> bool {
         self.parts.is_ca
+    }
+
+    /// True where it may speak for a client of TLS: no CA, and its key usages, if it names any, allow that.
+    pub fn is_for_clients(&self) -> bool {
+        let Uses { signs, authenticates_clients } = self.parts.uses;
+        !self.parts.is_ca && signs != Some(false) && authenticates_clients != Some(false)
     }
 
     /// Unix milliseconds.

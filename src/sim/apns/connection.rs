@@ -100,7 +100,7 @@ pub(super) async fn serve(inner: Arc<Inner>, stream: TlsStream<TcpStream>) {
         last_stream: AtomicU32::new(ALL_STREAMS),
         over: AtomicBool::new(false),
     });
-    let wire = Wire::new(stream, streams_max, slip.clone());
+    let wire = Wire::new(inner.clone(), stream, streams_max, slip.clone());
     let mut builder = h2::server::Builder::new();
     builder.initial_connection_window_size(WINDOW_BYTES).max_concurrent_reset_streams(STREAMS_MAX as usize * 4);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(wire).await else { return };

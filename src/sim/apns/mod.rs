@@ -96,6 +96,7 @@ struct Counters {
     connections: AtomicU64,
     requests: AtomicU64,
     refused_streams: AtomicU64,
+    over_limit: AtomicU64,
     accepted: AtomicU64,
     delivered: AtomicU64,
     stored: AtomicU64,
@@ -110,6 +111,8 @@ pub struct Counts {
     pub requests: u64,
     /// Streams refused because there were more than the connection may have.
     pub refused_streams: u64,
+    /// Streams that a client opened though it had acknowledged a limit that left no room for them.
+    pub over_limit: u64,
     /// Pushes answered with 200; each was delivered or stored.
     pub accepted: u64,
     pub delivered: u64,
@@ -306,6 +309,7 @@ impl StandIn {
             connections: get(&counts.connections),
             requests: get(&counts.requests),
             refused_streams: get(&counts.refused_streams),
+            over_limit: get(&counts.over_limit),
             accepted: get(&counts.accepted),
             delivered: get(&counts.delivered),
             stored: get(&counts.stored),

@@ -2,7 +2,7 @@
 //! GOAWAY with limits and reasons of its own; the library can do neither, so such frames are slipped in between its own here.
 //! RFC 9113.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,15 +15,21 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 
+use super::Inner;
+
 /// What a client sends first.
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
 const READ_BYTES: usize = 16_384;
 /// More waits in the library.
 const OUT_BYTES_MAX: usize = 65_536;
+const DATA: u8 = 0x0;
+const HEADERS: u8 = 0x1;
+const RST_STREAM: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const ACK: u8 = 0x1;
+const END_STREAM: u8 = 0x1;
 const MAX_CONCURRENT_STREAMS: u16 = 0x3;
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
 
@@ -88,6 +94,12 @@ fn settings(id: u16, value: u32) -> Bytes {
     frame.freeze()
 }
 
+/// The number of streams that a frame of [`settings`] allows, if it speaks of them.
+fn streams_max_of(frame: &[u8]) -> Option<u32> {
+    let (id, value) = frame.get(HEAD_BYTES..)?.split_first_chunk::<2>()?;
+    (u16::from_be_bytes(*id) == MAX_CONCURRENT_STREAMS).then(|| value.first_chunk().map(|value| u32::from_be_bytes(*value))).flatten()
+}
+
 /// The length of the whole frame at the beginning of `bytes`, once it is all there.
 fn whole_frame(bytes: &[u8]) -> Option<usize> {
     let (length, _) = bytes.split_first_chunk::<3>()?;
@@ -95,8 +107,21 @@ fn whole_frame(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= length).then_some(length)
 }
 
+/// The stream that a whole frame belongs to.
+fn stream_of(frame: &[u8]) -> u32 {
+    u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]]) & (u32::MAX >> 1)
+}
+
+/// A SETTINGS frame that the client has still to acknowledge.
+struct Unacknowledged {
+    from_library: bool,
+    /// The number of streams that it allows, if it speaks of them.
+    streams_max: Option<u32>,
+}
+
 /// A TLS connection whose frames can be added to.
 pub(super) struct Wire {
+    inner: Arc<Inner>,
     stream: TlsStream<TcpStream>,
     slip: Arc<Slip>,
     /// Added to the library's first SETTINGS.
@@ -106,13 +131,17 @@ pub(super) struct Wire {
     to_library: BytesMut,
     from_library: BytesMut,
     to_client: BytesMut,
-    /// For each SETTINGS that the client has still to acknowledge: whether the library sent it.
-    unacknowledged: VecDeque<bool>,
+    unacknowledged: VecDeque<Unacknowledged>,
+    /// The limit that the client has acknowledged.
+    streams_max: u32,
+    /// Streams that the client opened and nobody has ended.
+    open: HashSet<u32>,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TlsStream<TcpStream>, streams_at_first: u32, slip: Arc<Slip>) -> Wire {
+    pub(super) fn new(inner: Arc<Inner>, stream: TlsStream<TcpStream>, streams_at_first: u32, slip: Arc<Slip>) -> Wire {
         Wire {
+            inner,
             stream,
             slip,
             streams_at_first: Some(streams_at_first),
@@ -122,6 +151,8 @@ impl Wire {
             from_library: BytesMut::new(),
             to_client: BytesMut::new(),
             unacknowledged: VecDeque::new(),
+            streams_max: streams_at_first,
+            open: HashSet::new(),
         }
     }
 
@@ -135,19 +166,43 @@ impl Wire {
         }
         while let Some(length) = whole_frame(&self.from_client) {
             let frame = self.from_client.split_to(length);
-            let acknowledges = frame[3] == SETTINGS && frame[4] & ACK != 0;
-            if !acknowledges || self.unacknowledged.pop_front() != Some(false) {
+            let acknowledged = (frame[3] == SETTINGS && frame[4] & ACK != 0).then(|| self.unacknowledged.pop_front()).flatten();
+            match frame[3] {
+                HEADERS => self.opened(stream_of(&frame)),
+                RST_STREAM => self.ended(stream_of(&frame)),
+                _ => {}
+            }
+            if let Some(streams_max) = acknowledged.as_ref().and_then(|settings| settings.streams_max) {
+                self.streams_max = streams_max;
+            }
+            if acknowledged.is_none_or(|settings| settings.from_library) {
                 self.to_library.extend_from_slice(&frame);
             }
         }
+    }
+
+    /// The client opened a stream. One that it knew to be too many is counted: no client may do that, whatever the timing.
+    fn opened(&mut self, stream: u32) {
+        if self.open.insert(stream) && self.open.len() > self.streams_max as usize {
+            self.inner.counts.over_limit.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn ended(&mut self, stream: u32) {
+        self.open.remove(&stream);
     }
 
     /// Lines up what the library wrote, with the slipped frames between its own.
     fn line_up(&mut self) {
         while let Some(length) = whole_frame(&self.from_library) {
             let mut frame = self.from_library.split_to(length);
+            match frame[3] {
+                RST_STREAM => self.ended(stream_of(&frame)),
+                DATA | HEADERS if frame[4] & END_STREAM != 0 => self.ended(stream_of(&frame)),
+                _ => {}
+            }
             if frame[3] == SETTINGS && frame[4] & ACK == 0 {
-                self.unacknowledged.push_back(true);
+                self.unacknowledged.push_back(Unacknowledged { from_library: true, streams_max: self.streams_at_first });
                 if let Some(streams) = self.streams_at_first.take() {
                     let added = settings(MAX_CONCURRENT_STREAMS, streams);
                     frame.put_slice(&added[HEAD_BYTES..]);
@@ -168,7 +223,7 @@ impl Wire {
             && let Some(frame) = self.slip.pop()
         {
             if frame[3] == SETTINGS {
-                self.unacknowledged.push_back(false);
+                self.unacknowledged.push_back(Unacknowledged { from_library: false, streams_max: streams_max_of(&frame) });
             }
             self.to_client.put_slice(&frame);
         }

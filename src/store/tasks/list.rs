@@ -4,8 +4,8 @@
 use sqlx::FromRow;
 
 use crate::error::Result;
-use crate::model::Id;
 use crate::model::kind::OPEN_STATES;
+use crate::model::{Callers, Id};
 use crate::store::Conn;
 
 /// A task with everything that its reason is derived from.
@@ -25,6 +25,8 @@ pub struct TaskView {
     pub reason_since_ms: Option<i64>,
     /// When the server nudges next; none where it cannot.
     pub next_attempt_at_ms: Option<i64>,
+    /// Who calls it; '' for nobody.
+    pub sender: Option<String>,
     /// Where in the three hours the channel's own points lie.
     pub phase_s: Option<i64>,
     pub attempt: i64,
@@ -61,7 +63,7 @@ macro_rules! view {
                  WHEN d.state = 'silent' THEN CASE WHEN d.state_since_ms > t.state_since_ms THEN d.state_since_ms ELSE t.state_since_ms END \
                  WHEN c.push_state <> 'active' AND c.push_since_ms > t.state_since_ms THEN c.push_since_ms ELSE t.state_since_ms END AS reason_since_ms, \
                CASE WHEN t.finished_at_ms IS NOT NULL OR t.state = 'awaiting_approval' OR $1 NOT LIKE '% ' || w.sender || ' %' THEN NULL \
-                 ELSE COALESCE(w.next_due_ms, w.due_at_ms) END AS next_attempt_at_ms, w.phase_s, \
+                 ELSE COALESCE(w.next_due_ms, w.due_at_ms) END AS next_attempt_at_ms, w.sender, w.phase_s, \
                t.attempt, t.created_at_ms, t.delivered_at_ms, t.finished_at_ms, t.expires_at_ms, t.progress, t.error, t.result, t.late, t.retried_by, \
                d.serial, COALESCE(d.model, '') AS model, u.email \
              FROM task t LEFT JOIN job j ON j.id = t.job_id LEFT JOIN channel c ON c.bucket = t.bucket AND c.id = t.channel_id \
@@ -106,17 +108,23 @@ impl Filter {
 }
 
 /// One task.
-pub async fn get(conn: &mut Conn, id: Id, senders: &str) -> Result<Option<TaskView>> {
-    Ok(sqlx::query_as(view!("WHERE t.bucket = $2 AND t.id = $3) AS v"))
-        .bind(senders)
+pub async fn get(conn: &mut Conn, id: Id, callers: &Callers) -> Result<Option<TaskView>> {
+    let row: Option<TaskView> = sqlx::query_as(view!("WHERE t.bucket = $2 AND t.id = $3) AS v"))
+        .bind(&callers.names)
         .bind(id.bucket())
         .bind(id)
         .fetch_optional(conn.raw())
-        .await?)
+        .await?;
+    Ok(row.map(|row| called_by(row, callers)))
+}
+
+fn called_by(row: TaskView, callers: &Callers) -> TaskView {
+    let next_ms = row.next_attempt_at_ms.map(|due_ms| callers.calls_at_ms(row.sender.as_deref().unwrap_or_default(), due_ms));
+    TaskView { next_attempt_at_ms: next_ms, ..row }
 }
 
 /// A page, newest first. Without a device or a job and with a reason only open tasks are looked through.
-pub async fn list(conn: &mut Conn, filter: &Filter, senders: &str, limit: i64) -> Result<Vec<TaskView>> {
+pub async fn list(conn: &mut Conn, filter: &Filter, callers: &Callers, limit: i64) -> Result<Vec<TaskView>> {
     const ANY: &str = "zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz";
     let before = filter.before.map_or_else(|| ANY.to_owned(), |id| id.to_string());
     let text = match (filter.job.is_some(), filter.device.is_some(), filter.is_open()) {
@@ -138,8 +146,8 @@ pub async fn list(conn: &mut Conn, filter: &Filter, senders: &str, limit: i64) -
         ),
     };
     let which = filter.job.or(filter.device).map(|id| id.to_string()).unwrap_or_default();
-    Ok(sqlx::query_as(text)
-        .bind(senders)
+    let rows: Vec<TaskView> = sqlx::query_as(text)
+        .bind(&callers.names)
         .bind(before)
         .bind(filter.state.clone().unwrap_or_default())
         .bind(filter.kind.clone().unwrap_or_default())
@@ -147,7 +155,8 @@ pub async fn list(conn: &mut Conn, filter: &Filter, senders: &str, limit: i64) -
         .bind(which)
         .bind(limit)
         .fetch_all(conn.raw())
-        .await?)
+        .await?;
+    Ok(rows.into_iter().map(|row| called_by(row, callers)).collect())
 }
 
 /// How many open tasks wait for which reason: of a job, or of all with `None`. Counts no further than `most` tasks.

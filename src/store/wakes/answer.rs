@@ -24,6 +24,8 @@ pub struct Answered {
     pub nudged_at_ms: Option<i64>,
     /// 1 where the provider took it, else 0.
     pub accepted: i64,
+    /// The changes that it was called for, counted by `work_seq`.
+    pub told_seq: i64,
     pub high_day: i64,
     pub high_count: i64,
 }
@@ -32,6 +34,7 @@ pub struct Answered {
 // the gap since the nudge has passed.
 const ANSWER: Sql = rows_sql!(
     "UPDATE wakes AS w SET lease_id = NULL, next_due_ms = NULL, high_day = r.high_day, high_count = r.high_count, \
+       told_seq = CASE WHEN r.accepted = 1 AND r.told_seq > w.told_seq THEN r.told_seq ELSE w.told_seq END, \
        nudged_at_ms = CASE WHEN r.nudged_at_ms IS NULL THEN w.nudged_at_ms ELSE r.nudged_at_ms END, \
        lane = CASE WHEN w.next_due_ms IS NULL THEN r.lane ELSE w.lane END, \
        step = CASE WHEN w.next_due_ms IS NULL THEN r.step ELSE w.step END, \
@@ -44,7 +47,7 @@ const ANSWER: Sql = rows_sql!(
          ELSE w.next_due_ms END \
      FROM ",
     rows(bucket: bigint, channel_id: text, lease_id: text, lane: bigint, due_at_ms: bigint, step: bigint, attempt: bigint,
-         nudged_at_ms: bigint, accepted: bigint, high_day: bigint, high_count: bigint),
+         nudged_at_ms: bigint, accepted: bigint, told_seq: bigint, high_day: bigint, high_count: bigint),
     "WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.lease_id = r.lease_id"
 );
 

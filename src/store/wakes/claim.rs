@@ -29,6 +29,9 @@ pub struct Claimed {
     pub step: i64,
     pub attempt: i64,
     pub open_work: i64,
+    /// How many changes there have been, and of those how many the device was called for or came for.
+    pub work_seq: i64,
+    pub told_seq: i64,
     pub nudged_at_ms: Option<i64>,
     pub unanswered: i64,
     pub high_day: i64,
@@ -44,14 +47,14 @@ const CLAIM: Sql = Sql {
          WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5) \
        UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, next_due_ms = NULL FROM d \
        WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
-       RETURNING channel_id, lane, step, attempt, open_work, nudged_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy",
+       RETURNING channel_id, lane, step, attempt, open_work, work_seq, told_seq, nudged_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy",
     postgres: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
          WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5 \
          FOR UPDATE SKIP LOCKED) \
        UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, next_due_ms = NULL FROM d \
        WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
-       RETURNING w.channel_id, w.lane, w.step, w.attempt, w.open_work, w.nudged_at_ms, w.unanswered, w.high_day, w.high_count, \
-         w.gap_ms, w.phase_s, w.lazy",
+       RETURNING w.channel_id, w.lane, w.step, w.attempt, w.open_work, w.work_seq, w.told_seq, w.nudged_at_ms, w.unanswered, w.high_day, \
+         w.high_count, w.gap_ms, w.phase_s, w.lazy",
 };
 
 /// Leases up to `rows_max` due wakes of one sender and lane, oldest first.

@@ -133,6 +133,7 @@ impl World {
                 attempt: next.attempt,
                 nudged_at_ms: Some(since_ms),
                 accepted: 1,
+                told_seq: wake.work_seq,
                 high_day: 0,
                 high_count: 0,
             });

@@ -51,6 +51,43 @@ async fn a_device_becomes_idle_and_silent_by_the_clock_and_active_by_its_contact
 }
 
 #[tokio::test]
+async fn an_app_is_silent_by_itself_only_where_the_device_is_not() {
+    const MDM: &str = "INSERT INTO channel (bucket, id, device_id, kind, subject, platform, activation, activated_at_ms, push_state, push_since_ms, \
+        skew_ms, label_set_id, generation, stack_id, desired_at_ms, last_contact_ms) \
+        SELECT bucket, 'mdm of ' || id, device_id, 'mdm', '', 'ios', 0, NULL, 'none', 0, 0, '', 0, '', 0, $2 FROM channel WHERE id = $1";
+    const MDM_CAME: &str = "UPDATE channel SET last_contact_ms = $2 WHERE id = 'mdm of ' || $1";
+    each_database(async |db| {
+        let clock = Clock::moved(START_MS, 6);
+        let app = App::for_tests(&db, &clock);
+        let (_, agent) = device(&db, &clock).await;
+        bend(&db, MDM, agent, START_MS).await;
+        let open = async || {
+            clock.advance(LAP_MS);
+            pass(&app).await.unwrap();
+            let which = Which { open: Some(true), ..Which::default() };
+            let open = found::list(&mut db.read().await.unwrap(), &which, 10).await.unwrap();
+            open.into_iter().map(|finding| finding.kind).collect::<std::collections::BTreeSet<_>>()
+        };
+        clock.advance(47 * HOUR_MS);
+        bend(&db, MDM_CAME, agent, clock.now_ms()).await;
+        assert!(open().await.is_empty());
+        clock.advance(HOUR_MS);
+        assert!(open().await.contains("client_silent"));
+        // The whole device falls silent: both stand, and each ends with its own.
+        clock.advance(3 * DAY_MS);
+        assert_eq!(open().await.len(), 2);
+        bend(&db, MDM_CAME, agent, clock.now_ms()).await;
+        assert_eq!(open().await.into_iter().collect::<Vec<_>>(), ["client_silent"]);
+        bend(&db, CONTACT, agent, clock.now_ms()).await;
+        assert!(open().await.is_empty());
+        // Both silent from the same hour: that is the device's silence alone.
+        clock.advance(3 * DAY_MS);
+        assert_eq!(open().await.into_iter().collect::<Vec<_>>(), ["silence"]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn devices_that_are_not_expected_to_call_are_left_alone() {
     each_database(async |db| {
         let clock = Clock::moved(START_MS, 2);

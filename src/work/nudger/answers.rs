@@ -58,6 +58,10 @@ pub(super) async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     conn.commit().await?;
     let left = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer, .. } if !matches!(answer, Answer::GivenBack { .. }));
     let taken = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer: Answer::Accepted, .. });
+    for outcome in group.iter().filter(taken) {
+        let others = u64::try_from(outcome.wake.work_seq - outcome.wake.told_seq - 1).unwrap_or(0);
+        metrics::counter!("muster_nudges_coalesced_total", "lane" => Lane::from_rank(outcome.wake.lane).name()).increment(others);
+    }
     let count = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
     app.funnel.add(Stage::Sent, count(group.iter().filter(left).count()));
     app.funnel.add(Stage::Accepted, count(group.iter().filter(taken).count()));
@@ -102,6 +106,7 @@ fn answered(outcome: &Outcome, now_ms: i64, jitter: i64) -> Answered {
         attempt: next.attempt,
         nudged_at_ms,
         accepted,
+        told_seq: wake.work_seq,
         high_day: today,
         high_count: used + i64::from(high),
     }

@@ -3,6 +3,7 @@
 use muster::sim::apns::{Door, Fault, Scope, Times};
 
 use crate::support::apns::{Apns, GAP_MS};
+use crate::support::apple::TOPIC;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_goaway_in_the_middle_of_a_burst_loses_no_nudge_and_counts_no_attempt() {
@@ -22,6 +23,25 @@ async fn a_goaway_in_the_middle_of_a_burst_loses_no_nudge_and_counts_no_attempt(
         assert!(processed || world.apns.counts().connections > connections, "another connection took over");
     }
     assert_eq!(world.sender("apns_app").await["state"], "ok");
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_goodbye_that_names_the_credential_stops_its_sender_and_another_one_releases_those_who_waited() {
+    let world = Apns::start().await;
+    let mut managed = world.managed("MDM").await;
+    world.server.advance(60_000);
+    let fault = Fault::GoAway { processed: false, code: 0, reason: Some("BadCertificate") };
+    world.apns.faults().set(Scope::Topic(TOPIC.into()), Times::UntilCleared, fault);
+    world.locate(&[&managed.id]).await;
+    world.server.until("the fault", async || world.sender("apns_mdm").await["state"] == "fault").await;
+    assert!(world.sender("apns_mdm").await["reason"].to_string().contains("BadCertificate"));
+    assert_eq!(world.push_state(&managed.id).await, "active", "no token is blamed");
+    world.apns.faults().clear();
+    world.replace_certificate(&world.apns.issue_certificate(TOPIC).unwrap()).await.expect(200);
+    // The clock stands still.
+    let push = tokio::time::timeout(std::time::Duration::from_secs(60), managed.pushes.recv()).await;
+    assert!(push.unwrap().is_some());
     world.server.stop().await;
 }
 

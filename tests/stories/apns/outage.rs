@@ -49,6 +49,29 @@ async fn after_ten_minutes_without_apns_every_phone_is_nudged_once_and_the_urgen
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_does_not_resolve_holds_the_nudges_and_the_right_one_releases_them() {
+    let world = Apns::start().await;
+    let mut phone = world.iphone("astray").await;
+    let right = world.apns.endpoint();
+    let astray = world.again_at("https://muster.invalid").await;
+    astray.server.advance(GAP_MS);
+    astray.locate(&[&phone.device.id]).await;
+    let waits = async || {
+        let tasks = astray.server.get(&format!("/devices/{}/tasks?state=queued", phone.device.id)).await;
+        tasks["items"][0]["next_attempt_at_ms"].as_i64() > Some(astray.server.clock.now_ms())
+    };
+    astray.server.until("the call was given back", waits).await;
+    for _ in 0..10 {
+        astray.server.advance(60_000);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!((astray.apns.counts().requests, astray.push_state(&phone.device.id).await.as_str()), (0, "active"));
+    let world = astray.again_at(&right).await;
+    world.nudged_after_ms(&mut phone, 30_000, 60 * 60_000).await;
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_takes_connections_and_is_silent_loses_no_nudge() {
     let world = Apns::start().await;
     let mut phone = world.iphone("one").await;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::commands::task;
 use crate::support::apple::{AppleDevice, bytes, each_quiet, texts};
+use crate::support::device::TestDevice;
 use crate::support::server::{Reply, TestServer};
 
 /// The text that the policy declares to a device, as it asks for it.
@@ -21,6 +22,52 @@ async fn activate(server: &TestServer, token: &str, email: &str, hardware_id: &s
     let device = json!({"platform": "ios", "app": "org.example.agent", "hardware_id": hardware_id, "model": "iPhone", "os_version": "18.1",
         "agent_version": "1.0", "management_mode": "app"});
     server.activate(&json!({"token": token, "email": email, "device": device}), None).await
+}
+
+/// An iPhone whose app is a channel of it, as the app sees itself.
+async fn joined(server: &TestServer, phone: &AppleDevice) -> TestDevice {
+    let id = phone.enroll(server).await;
+    server.user("one@example.org").await;
+    server.post("/enrollment-tokens", json!({"name": "the app"})).await.expect(201);
+    let declared = json!([{"Type": "com.apple.management.properties", "Identifier": "app", "Payload": {"token": "{{token:the app}}"}}]);
+    server.put("/policies/app", json!({"document": {"apple": {"declarations": declared}}})).await.expect(201);
+    server.put("/policies/app/assignments", json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]})).await.expect(200);
+    let desired = async || server.get(&format!("/devices/{id}")).await["channels"][0]["desired"].clone();
+    server.until("it has something to have", async || !desired().await.is_null()).await;
+    let made = activate(server, &token_of(server, phone).await, "one@example.org", "app-1").await.expect(201);
+    TestDevice { id, token: made["device_token"].as_str().unwrap().to_owned(), push: String::new(), hardware_id: "app-1".into() }
+}
+
+#[tokio::test]
+async fn an_app_that_is_silent_on_an_iphone_that_is_not_is_a_finding_until_it_comes() {
+    each_quiet(async |server| {
+        let phone = AppleDevice::named("1");
+        let app = joined(&server, &phone).await;
+        app.visit(&server, "launch").await;
+        let since_ms = server.clock.now_ms();
+        let findings = async |kind: &str| server.get(&format!("/findings?kind={kind}")).await["items"].as_array().unwrap().clone();
+        for _ in 0..3 {
+            server.advance(16 * 3_600_000);
+            phone.idle(&server).await;
+        }
+        let told = async || {
+            server.advance(31_000);
+            findings("client_silent").await.len() == 1
+        };
+        server.until("the app is told to be silent", told).await;
+        let found = findings("client_silent").await[0].clone();
+        assert_eq!((&found["device_id"], &found["due_at_ms"]), (&json!(app.id), &json!(since_ms + 48 * 3_600_000)));
+        assert_eq!(server.get(&format!("/devices/{}", app.id)).await["state"], "active", "as alive as its liveliest channel");
+        assert!(findings("silence").await.is_empty());
+        app.visit(&server, "launch").await;
+        let closed = async || {
+            server.advance(31_000);
+            findings("client_silent").await[0]["closed_by"] == "contact"
+        };
+        server.until("it came", closed).await;
+        server.stop().await;
+    })
+    .await;
 }
 
 #[tokio::test]

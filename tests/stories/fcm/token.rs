@@ -34,8 +34,7 @@ async fn a_token_that_is_refused_is_replaced_once_for_all() {
 async fn a_second_refusal_in_a_row_is_a_fault_of_the_account() {
     let fcm = Fcm::start().await;
     fcm.stand_in.faults().set(Scope::Send, Times::Next(2), Fault::unauthenticated());
-    let due_ms = START_MS + 60_000;
-    assert_eq!(fcm.send(&fcm.device()).await, Answer::GivenBack { reason: "UNAUTHENTICATED".into(), due_ms });
+    assert_eq!(fcm.send(&fcm.device()).await, Answer::GivenBack { reason: "UNAUTHENTICATED".into(), due_ms: START_MS });
     assert_eq!(fcm.stand_in.counts().tokens_granted, 2);
     assert!(matches!(&fcm.sender.take_notices()[..], [Notice::Fault { code, .. }] if code == "UNAUTHENTICATED"));
     fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::unauthenticated());

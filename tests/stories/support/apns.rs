@@ -21,8 +21,10 @@ pub const GAP_MS: i64 = 20 * 60_000;
 pub struct Apns {
     pub server: TestServer,
     pub apns: StandIn,
-    /// Kept: the database and the credentials lie in it.
-    _folder: tempfile::TempDir,
+    /// The database and the credentials lie in it.
+    folder: tempfile::TempDir,
+    /// The push settings.
+    settings: Value,
 }
 
 /// An iPhone with our app, connected to the stand-in.
@@ -62,6 +64,10 @@ impl Apns {
                 "endpoint": apns.endpoint(), "ca_file": ca_file},
         });
         let fcm = muster::sim::fcm::StandIn::start(clock.clone()).await.unwrap();
+        Apns::at(clock, fcm, apns, folder, settings).await
+    }
+
+    async fn at(clock: Clock, fcm: muster::sim::fcm::StandIn, apns: StandIn, folder: tempfile::TempDir, settings: Value) -> Apns {
         let database = folder.path().join("muster.db");
         let change = |config: &mut Config| {
             behind_proxy(config);
@@ -70,7 +76,18 @@ impl Apns {
             config.push = serde_json::from_value(push).unwrap();
         };
         let server = TestServer::beside(&format!("sqlite://{}", database.display()), None, clock, fcm, change).await;
-        Apns { server, apns, _folder: folder }
+        Apns { server, apns, folder, settings }
+    }
+
+    /// The server started anew on the same database, with both of its senders told of another endpoint.
+    pub async fn again_at(self, endpoint: &str) -> Apns {
+        let Apns { server, apns, folder, mut settings } = self;
+        let (clock, fcm) = (server.clock.clone(), server.fcm.clone());
+        server.stop().await;
+        for name in ["apns_app", "apns_mdm"] {
+            settings[name]["endpoint"] = json!(endpoint);
+        }
+        Apns::at(clock, fcm, apns, folder, settings).await
     }
 
     /// An iPhone of a new user, activated, with its first sync behind it.

@@ -122,7 +122,14 @@ async fn every_open_task_says_why_it_waits_and_since_when() {
         assert_eq!(reason().await, ("device_silent".into(), 11));
         bend(&db, "UPDATE device SET state = 'active', state_since_ms = $2 WHERE id = $1", id, START_MS).await;
         bend(&db, "UPDATE channel SET push_state = 'active', push_since_ms = $2 WHERE id = $1", channel, START_MS).await;
-        let rows = crate::store::tasks::list(&mut db.read().await.unwrap(), &Default::default(), " fcm ", 10).await.unwrap();
+        let rows = crate::store::tasks::list(
+            &mut db.read().await.unwrap(),
+            &Default::default(),
+            &crate::model::Callers { names: " fcm ".into(), ..Default::default() },
+            10,
+        )
+        .await
+        .unwrap();
         assert_eq!((rows[0].reason.as_deref(), rows[0].next_attempt_at_ms), (Some("awaiting_contact"), Some(START_MS + 9)));
         site.sync(id, json!({})).await;
         let delivered = &site.all("/tasks?state=delivered").await[0];
