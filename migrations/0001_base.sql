@@ -322,6 +322,7 @@ CREATE UNIQUE INDEX certificate_request ON certificate (request_hash);
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
 -- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses.
 CREATE TABLE wakes (
+CREATE INDEX certificate_serial ON certificate (serial);
   bucket BIGINT NOT NULL,
   channel_id TEXT NOT NULL,
   sender TEXT NOT NULL,

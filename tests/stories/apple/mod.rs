@@ -17,5 +17,6 @@ mod recorded;
 mod scep;
 mod scep_refusals;
 mod simulated;
+mod scep_messages;
 mod tokens;
 mod topics;
