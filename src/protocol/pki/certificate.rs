@@ -40,6 +40,8 @@ struct Parts {
     from_ms: i64,
     until_ms: i64,
     is_ca: bool,
+    /// True where it names what it may be used for, and clients are not among it.
+    is_no_clients: bool,
     key_id: Option<Vec<u8>>,
     /// The content of the AlgorithmIdentifier.
     algorithm: Vec<u8>,
@@ -87,7 +89,7 @@ impl Certificate {
         let (from_ms, until_ms) = (time(&mut validity)?, time(&mut validity)?);
         let subject = inner.read()?.raw.to_vec();
         let spki = inner.read()?.raw.to_vec();
-        let (mut is_ca, mut key_id) = (false, None);
+        let (mut is_ca, mut is_no_clients, mut key_id) = (false, false, None);
         while !inner.is_empty() {
             let part = inner.read()?;
             if part.tag == 0xa3 {
@@ -101,6 +103,15 @@ impl Certificate {
                         BASIC_CONSTRAINTS => {
                             is_ca = value.inside(SEQUENCE)?.take_if(tlv::BOOLEAN)?.is_some_and(|flag| flag == [0xff]);
                         }
+                        EXTENDED_KEY_USAGE => {
+                            let mut usages = value.inside(SEQUENCE)?;
+                            is_no_clients = true;
+                            while !usages.is_empty() {
+                                // Whatever else stands there, however it is written, is something else.
+                                let usage = usages.read()?.body;
+                                is_no_clients &= [oids::CLIENT_AUTH, oids::ANY_USAGE].iter().all(|client| client.as_bytes() != usage);
+                            }
+                        }
                         SUBJECT_KEY => key_id = Some(value.take(tlv::OCTET_STRING)?.to_vec()),
                         _ => {}
                     }
@@ -110,7 +121,7 @@ impl Certificate {
         let tbs = tbs.raw.to_vec();
         Ok(Certificate {
             der: der.to_vec(),
-            parts: Parts { tbs, serial, issuer, subject, spki, from_ms, until_ms, is_ca, key_id, algorithm, signature },
+            parts: Parts { tbs, serial, issuer, subject, spki, from_ms, until_ms, is_ca, is_no_clients, key_id, algorithm, signature },
         })
     }
 
@@ -181,6 +192,11 @@ impl Certificate {
 
     pub fn is_ca(&self) -> bool {
         self.parts.is_ca
+    }
+
+    /// True where it may be a client's: no CA's, and for clients where it says what it is for (RFC 5280, 4.2.1.12).
+    pub fn is_for_clients(&self) -> bool {
+        !self.parts.is_ca && !self.parts.is_no_clients
     }
 
     /// Unix milliseconds.
