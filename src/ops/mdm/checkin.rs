@@ -33,7 +33,7 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
     }
     let is_device = checkin.from.is_device();
     match &checkin.message {
-        CheckinMessage::UserAuthenticate => Ok(Answer::NotManaged),
+        CheckinMessage::UserAuthenticate { answers } => Ok(user_authenticate(rules, &enrollment, *answers)),
         // A second farewell says nothing new.
         CheckinMessage::CheckOut if enrollment.state == "left" => Ok(Answer::Accepted),
         _ if enrollment.state == "left" => Ok(Answer::Refused("enrollment_over", "this enrollment has ended; enroll again")),
@@ -147,6 +147,19 @@ async fn set_bootstrap(
     moment: &mut Moment,
     seal: &Seal,
     enrollment: Enrollment,
+/// A user with a network account: managed without a password of this server's, where such users are managed at all. An empty challenge says
+/// that none is asked for; what a Mac answers to it all the same is taken.
+fn user_authenticate(rules: Rules, enrollment: &Enrollment, answers: bool) -> Answer {
+    if !rules.network_users || enrollment.state != "enrolled" {
+        return Answer::NotManaged;
+    }
+    if answers {
+        return Answer::Accepted;
+    }
+    let challenge = [("DigestChallenge".to_owned(), plist::Value::String(String::new()))];
+    Answer::Plist(xml(&plist::Value::Dictionary(challenge.into_iter().collect())))
+}
+
     token: Option<&Secret>,
 ) -> Result<Answer> {
     let name = secret_name(enrollment.device_id, "bootstrap_token");

@@ -42,6 +42,8 @@ pub struct Rules {
     /// The server asks a device about itself when the last answers are older; 0 for never.
     pub refresh_every_s: i64,
 }
+    /// True where users with network accounts are managed.
+    pub network_users: bool,
 
 /// The certificate with which a device speaks.
 #[derive(Clone, Debug)]
