@@ -133,6 +133,11 @@ async fn user_token_update(
     let channel = apple::put_user(conn, &new, &arrival.checkin.from.user, moment.now_ms).await?;
     let magic = seal.seal(moment, &magic_name(channel), &update.push_magic.0);
     apple::address(conn, channel, &Address { token: update.token.clone(), topic: update.topic.clone(), magic }, moment.now_ms).await?;
+    apple::awaits(conn, channel, update.awaiting_configuration).await?;
+    if update.awaiting_configuration {
+        // It is let go as soon as it comes.
+        wakes::raise(conn, &[Raise { channel_id: channel, lane: Lane::Change }], moment.now_ms).await?;
+    }
     if channel == new.id {
         settle::devices(conn, moment, &[device_id], Lane::Change).await?;
         let data = json!({"user": arrival.checkin.from.user, "short_name": arrival.checkin.from.short_name});
@@ -142,11 +147,6 @@ async fn user_token_update(
     Ok(Answer::Accepted)
 }
 
-async fn set_bootstrap(
-    conn: &mut Conn,
-    moment: &mut Moment,
-    seal: &Seal,
-    enrollment: Enrollment,
 /// A user with a network account: managed without a password of this server's, where such users are managed at all. An empty challenge says
 /// that none is asked for; what a Mac answers to it all the same is taken.
 fn user_authenticate(rules: Rules, enrollment: &Enrollment, answers: bool) -> Answer {
@@ -160,6 +160,11 @@ fn user_authenticate(rules: Rules, enrollment: &Enrollment, answers: bool) -> An
     Answer::Plist(xml(&plist::Value::Dictionary(challenge.into_iter().collect())))
 }
 
+async fn set_bootstrap(
+    conn: &mut Conn,
+    moment: &mut Moment,
+    seal: &Seal,
+    enrollment: Enrollment,
     token: Option<&Secret>,
 ) -> Result<Answer> {
     let name = secret_name(enrollment.device_id, "bootstrap_token");

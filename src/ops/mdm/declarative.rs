@@ -216,7 +216,7 @@ pub(super) async fn report(
 async fn installed(conn: &mut Conn, moment: &mut Moment, channel: Id, apps: &BTreeMap<String, String>) -> Result<()> {
     let open = tasks::open_of(conn, &[channel]).await?;
     let waiting: BTreeMap<Id, Ended> =
-        open.into_iter().filter(|(task, kind)| kind == "install_app" && task.was == "running").map(|(task, _)| (task.id, task)).collect();
+        open.into_iter().filter(|task| task.kind == "install_app" && task.was == "running").map(|task| (task.id, task)).collect();
     let spoken = waiting.keys().map(|id| Spoken { bucket: id.bucket(), channel_id: channel, id: Some(*id), command_uuid: id.to_string() });
     let mut endings = Vec::new();
     for command in tasks::commands(conn, &spoken.collect::<Vec<_>>()).await? {

@@ -46,7 +46,8 @@ async fn close(conn: &mut Conn, moment: &mut Moment, channels: Vec<Id>, enrollme
     let agent = channels::credentials(conn, device_id).await?.map(|agent| agent.id);
     let ours: Vec<Id> = channels.into_iter().filter(|channel| Some(*channel) != agent).collect();
     apple::leave(conn, device_id).await?;
-    apple::put(conn, &Enrollment { state: "left".into(), unlock_token: None, bootstrap_token: None, ..enrollment }).await?;
+    let gone = Enrollment { state: "left".into(), unlock_token: None, bootstrap_token: None, lost_mode: None, ..enrollment };
+    apple::put(conn, &gone).await?;
     tasks::end_open(conn, moment, &ours, cause).await?;
     Ok(agent.is_some())
 }

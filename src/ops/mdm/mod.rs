@@ -6,6 +6,7 @@ pub mod checkin;
 pub mod command_id;
 pub mod declarative;
 mod leave;
+pub mod lost;
 pub mod own;
 pub mod plan;
 pub mod profiles;
@@ -41,9 +42,9 @@ pub struct Rules {
     pub reenrollment: bool,
     /// The server asks a device about itself when the last answers are older; 0 for never.
     pub refresh_every_s: i64,
-}
     /// True where users with network accounts are managed.
     pub network_users: bool,
+}
 
 /// The certificate with which a device speaks.
 #[derive(Clone, Debug)]
