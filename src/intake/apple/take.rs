@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
-use crate::ops::mdm::declarative::assigned;
+use crate::ops::mdm::declarative::{assigned, profile_answered};
 use crate::ops::mdm::lost::{self, Lost};
 use crate::ops::mdm::plan::{self, Progress, Took};
 use crate::ops::mdm::profiles::{self, Listed};
@@ -42,8 +42,8 @@ struct Changes {
     told: Vec<Told>,
     /// Channels that cannot have any, with the version that they were told of and their own words.
     refused: Vec<(Id, String, Vec<Value>)>,
-    /// Answers about profiles: the channel, whether it was to be installed, its PayloadUUID.
-    profiles: Vec<(Id, bool, String, Report)>,
+    /// Answers about profiles: the device and its channel, whether it was to be installed, its PayloadUUID.
+    profiles: Vec<(Id, Id, bool, String, Report)>,
 }
 
 /// Takes the reports in; answers the facts that they told, by device.
@@ -92,7 +92,7 @@ pub(in crate::intake) async fn take(
             None => tracing::debug!(device = %visit.standing.device_id, "a report names a command that is not known"),
         }
     }
-    changes.write(conn, moment).await?;
+    changes.write(app, conn, moment).await?;
     listed(app, conn, moment, visits, &told).await?;
     Ok(told)
 }
@@ -159,7 +159,7 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, is_heard: bool, now
     if let Some((installs, profile)) = own::profile_of(uuid) {
         visit.reported.results = 1;
         visit.fruitful = true;
-        changes.profiles.push((visit.standing.id, installs, profile.to_owned(), report.clone()));
+        changes.profiles.push((visit.standing.device_id, visit.standing.id, installs, profile.to_owned(), report.clone()));
         return;
     }
     if uuid == own::user_configured_id(visit.standing.id) {
@@ -278,7 +278,7 @@ impl Changes {
         }
     }
 
-    async fn write(self, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
+    async fn write(self, app: &App, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
         let mut rows = self.tasks;
         rows.sort_by_key(|row| (row.bucket, row.id));
         let took: HashSet<Id> = tasks::apply(conn, &rows, moment.now_ms).await?.into_iter().map(|applied| applied.id).collect();
@@ -315,8 +315,9 @@ impl Changes {
         for (channel, version, chain) in &self.refused {
             profiles::refused(conn, moment, *channel, version, chain).await?;
         }
-        for (channel, installs, uuid, report) in &self.profiles {
+        for (device, channel, installs, uuid, report) in &self.profiles {
             profiles::answered(conn, *channel, *installs, uuid, report).await?;
+            profile_answered(conn, moment, &app.seal, *device, *channel).await?;
         }
         for (device, detail) in &self.alarms {
             alarms::open(conn, moment, FORMAT_ALARM, &device.to_string(), detail).await?;
