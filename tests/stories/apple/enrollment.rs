@@ -253,11 +253,11 @@ async fn without_a_certificate_that_this_server_issued_nobody_new_comes_in() {
 #[tokio::test]
 async fn a_certificate_that_is_not_for_clients_lets_nobody_in_whoever_issued_it() {
     const FOR: [(&str, &str, u16); 5] = [
-        ("servers", include_str!("fixtures/usage_server.pem"), 403),
+        ("servers", include_str!("fixtures/throwaway_usage_server.pem"), 403),
         ("the CA itself", include_str!("fixtures/throwaway_ca.pem"), 403),
-        ("servers and clients", include_str!("fixtures/usage_client.pem"), 200),
-        ("anything", include_str!("fixtures/usage_any.pem"), 200),
-        ("it does not say what", include_str!("fixtures/usage_none.pem"), 200),
+        ("servers and clients", include_str!("fixtures/throwaway_usage_client.pem"), 200),
+        ("anything", include_str!("fixtures/throwaway_usage_any.pem"), 200),
+        ("it does not say what", include_str!("fixtures/throwaway_usage_none.pem"), 200),
     ];
     each(async |server| {
         for (name, pem, status) in FOR {
