@@ -273,6 +273,8 @@ pub struct Aim {
     /// ordered then waits for the push address.
     pub mdm_id: Option<Id>,
     pub platform: String,
+    /// `user_enrollment` where a person brought the device along.
+    pub management_mode: String,
     pub denied: Option<String>,
 }
 
@@ -283,7 +285,7 @@ struct Key {
 }
 
 const AIMS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, c.id AS agent_id, m.id AS mdm_id, d.platform, d.denied FROM ",
+    "SELECT d.id AS device_id, c.id AS agent_id, m.id AS mdm_id, d.platform, d.management_mode, d.denied FROM ",
     rows(bucket: bigint, id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.id \
      LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' \
@@ -292,7 +294,7 @@ const AIMS: Sql = rows_sql!(
 );
 
 const AIMS_OF_USERS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, CAST(NULL AS TEXT) AS agent_id, c.id AS mdm_id, d.platform, d.denied FROM ",
+    "SELECT d.id AS device_id, CAST(NULL AS TEXT) AS agent_id, c.id AS mdm_id, d.platform, d.management_mode, d.denied FROM ",
     rows(bucket: bigint, id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id AND c.kind = 'mdm' AND c.subject <> '' \
      JOIN apple_enrollment e ON e.bucket = c.bucket AND e.device_id = c.device_id AND e.state <> 'left' \

@@ -15,7 +15,7 @@ use crate::store::feed::{self, Entry};
 use crate::store::{Conn, channels};
 
 /// How a device is managed that tells only its EnrollmentID.
-pub(super) const USER_ENROLLMENT: &str = "user_enrollment";
+pub const USER_ENROLLMENT: &str = "user_enrollment";
 
 /// What a parked newcomer is found by again.
 pub(super) fn parked_key(kind: &str, identifier: &str, user: Option<Id>) -> String {

@@ -15,7 +15,7 @@ pub mod topics;
 
 pub use authenticate::authenticate;
 pub use checkin::checkin;
-pub use leave::{admitted, forget};
+pub use leave::{USER_ENROLLMENT, admitted, forget};
 
 use crate::error::Result;
 use crate::model::Id;

@@ -39,6 +39,11 @@ async fn a_device_that_a_person_brought_along_is_known_by_its_enrollment_alone()
         assert_eq!(says(&server, &phone, &[("Status", "Idle")]).await.request(), (lock.clone(), "DeviceLock".into()));
         assert!(says(&server, &phone, &[("Status", "Acknowledged"), ("CommandUUID", &lock)]).await.command().is_none());
         assert_eq!(state(&server, &lock).await, "done");
+        // What only the owner of a phone may do is not even tried.
+        for kind in ["wipe", "clear_passcode", "restart", "locate"] {
+            let refused = server.get(&format!("/tasks/{}", task(&server, kind, json!({}), &id).await)).await;
+            assert_eq!((&refused["state"], &refused["error"]["code"]), (&json!("failed"), &json!("unsupported")), "{kind}");
+        }
         // What a Mac's user is called there.
         let user = [("EnrollmentUserID", "a user")];
         says(&server, &phone, &[("Status", "Idle"), user[0]]).await.expect(403);
