@@ -246,6 +246,8 @@ CREATE TABLE channel (
   applied TEXT,
   applied_at_ms BIGINT,
   details TEXT,
+  -- 1 for a user of a Shared iPad who is kept waiting until it is told that everything was said.
+  awaiting_configuration BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (bucket, id)
 );
 CREATE UNIQUE INDEX channel_device ON channel (bucket, device_id, kind, subject);
@@ -276,6 +278,8 @@ CREATE TABLE apple_enrollment (
   refresh_started_ms BIGINT,
   refresh_step BIGINT NOT NULL,
   refreshed_at_ms BIGINT,
+  -- By whom the device is in lost mode: 'operator', the id of a locate task, or 'kept' where it did not take the command that ends it.
+  lost_mode TEXT,
   PRIMARY KEY (bucket, device_id)
 );
 
@@ -319,6 +323,7 @@ CREATE TABLE certificate (
 );
 CREATE INDEX certificate_device ON certificate (device_id);
 CREATE UNIQUE INDEX certificate_request ON certificate (request_hash);
+CREATE INDEX certificate_serial ON certificate (serial);
 
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
 -- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses. work_seq counts the changes, told_seq is

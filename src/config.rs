@@ -128,6 +128,8 @@ pub struct Mdm {
     pub allow_reenrollment: bool,
     /// Whether devices sign their messages, for servers that do not see the devices' TLS.
     pub sign_message: bool,
+    /// Whether users with network accounts are managed on Macs as local ones are.
+    pub network_users: bool,
 }
 
 impl Default for Mdm {
@@ -140,6 +142,7 @@ impl Default for Mdm {
             refresh_every_s: 10_800,
             allow_reenrollment: false,
             sign_message: true,
+            network_users: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use muster::protocol::apple::scep::{Asked, message_of};
+use muster::protocol::cms::Whose;
 use muster::protocol::pki::request::Request;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -13,4 +14,5 @@ fuzz_target!(|bytes: &[u8]| {
         Asked::read(&message).ok();
     }
     Request::from_der(bytes).ok();
+    Whose::from_der(bytes).ok();
 });

@@ -13,9 +13,11 @@ use crate::error::Result;
 use crate::model::kind::Kind;
 use crate::model::schedule::{self, DOCUMENT_PATIENCE_MS, OpenWork, PERIOD_S, Rhythm};
 use crate::model::{Id, Lane};
+use crate::ops::mdm::lost::Lost;
 use crate::ops::{jobs, settle as documents};
 use crate::protocol::agent::{DeniedMembers, EventsAnswer, PolicyAnswer, SyncAnswer, TASKS_MAX, TaskAnswer};
 use crate::store::apple::{self as store, Refresh};
+use crate::store::certificates::{self, Challenge};
 use crate::store::contacts::Carried;
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Key, OpenTask, TaskChange};
@@ -91,6 +93,10 @@ pub(super) struct Out {
     pub refreshes: Vec<Refresh>,
     /// Devices whose identity is renewed, and when it is tried again.
     pub renewals: Vec<(Id, i64)>,
+    /// The challenges of the profiles that renew them.
+    pub challenges: Vec<Challenge>,
+    /// Devices that a `locate` marks as lost.
+    pub lost: Vec<(Id, Lost)>,
 }
 
 impl Out {
@@ -103,6 +109,12 @@ impl Out {
         store::refresh(conn, &self.refreshes).await?;
         for (device, at_ms) in &self.renewals {
             store::renew_at(conn, *device, *at_ms).await?;
+        }
+        for challenge in &self.challenges {
+            certificates::put_challenge(conn, challenge).await?;
+        }
+        for (device, lost) in &self.lost {
+            store::lost_mode(conn, *device, Some(&lost.text())).await?;
         }
         tallies::add(conn, moment, &self.counts).await?;
         feed::append(conn, moment, &self.entries).await

@@ -108,8 +108,8 @@ async fn open(app: &App) -> Result<Arc<Authority>> {
     Ok(Arc::new(Authority { ca, transport }))
 }
 
-/// True where the CA of this server, or one that it has taken the place of, issued a certificate that is good now. Makes no CA: what is not
-/// there has issued nothing.
+/// True where the CA of this server, or one that it has taken the place of, issued a certificate that is good now and is for clients. Makes no
+/// CA: what is not there has issued nothing.
 pub async fn vouches_for(app: &App, der: &[u8]) -> Result<bool> {
     let Ok(certificate) = Certificate::from_der(der) else { return Ok(false) };
     let ca = match app.authorities.at_hand() {
@@ -117,7 +117,8 @@ pub async fn vouches_for(app: &App, der: &[u8]) -> Result<bool> {
         None => given_or_stored(app).await?,
     };
     let is_issued = |ca: &Pair| ca.chain.iter().any(|above| certificate.is_issued_by(above));
-    Ok(certificate.is_valid_at(app.clock.now_ms()) && ca.as_ref().is_some_and(is_issued))
+    let is_good = certificate.is_valid_at(app.clock.now_ms()) && certificate.is_for_clients();
+    Ok(is_good && ca.as_ref().is_some_and(is_issued))
 }
 
 async fn given_or_stored(app: &App) -> Result<Option<Pair>> {

@@ -69,6 +69,7 @@ impl Kind for Checkins {
             known_certificate: config.mdm.require_known_certificate,
             reenrollment: config.mdm.allow_reenrollment,
             refresh_every_s: config.mdm.refresh_every_s,
+            network_users: config.mdm.network_users,
         };
         let mut moment = self.app.clock.moment();
         let mut conn = self.app.db.begin(Class::Results).await?;

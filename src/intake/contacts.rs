@@ -43,6 +43,8 @@ pub enum Heard {
     Command(Option<Vec<u8>>),
     /// The next command, of this id, installs a profile: [`super::authority::installation`] signs it.
     Profile(String, Box<Unsigned>),
+    /// 403, upon which the device itself ends its management.
+    Unrecognized,
     Events(EventsAnswer),
     /// 403, with what to do about it.
     Denied(Box<DeniedMembers>),

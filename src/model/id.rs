@@ -56,6 +56,15 @@ impl Id {
         Id(Uuid::from_bytes(bytes))
     }
 
+    /// The same id in each of the buckets: one of them is what it is after its device was merged into another.
+    pub fn in_each_bucket(self) -> impl Iterator<Item = Id> {
+        (0..=0x3f).map(move |bucket| {
+            let mut bytes = *self.0.as_bytes();
+            bytes[15] = (bytes[15] & 0xc0) | bucket;
+            Id(Uuid::from_bytes(bytes))
+        })
+    }
+
     /// 0..63: the first column of the primary key of every per-device table.
     pub fn bucket(self) -> i64 {
         i64::from(self.0.as_bytes()[15] & 0x3f)

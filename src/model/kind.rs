@@ -218,6 +218,16 @@ impl Kind {
         self.apple.contains(&platform)
     }
 
+    /// True where Apple's own channel can do it on a device that a person brought along (user enrollment): nobody but its owner takes its
+    /// passcode away, erases, restarts or finds it, or locks a Mac.
+    pub fn fits_user_enrollment(&self, platform: &str) -> bool {
+        match self.name {
+            "clear_passcode" | "wipe" | "restart" | "locate" => false,
+            "lock" => platform != "macos",
+            _ => true,
+        }
+    }
+
     /// True where a device of this platform with channels of these kinds (`agent`, `mdm`) can do it.
     pub fn is_for<'a>(&self, platform: &str, channels: impl IntoIterator<Item = &'a str>) -> bool {
         channels.into_iter().any(|channel| if channel == "agent" { self.fits(platform) } else { self.fits_apple(platform) })

@@ -125,9 +125,15 @@ pub async fn put(
     };
     let hash = policy::hash(&input.document);
     if let Some(n) = row.published.filter(|_| !draft)
-        && policies::version(conn, row.id, n).await?.is_some_and(|version| version.hash == hash)
+        && let Some(in_force) = policies::version(conn, row.id, n).await?
     {
-        return Ok(Stored { version: n, published: true, made: false });
+        if in_force.hash == hash {
+            return Ok(Stored { version: n, published: true, made: false });
+        }
+        let faults = policy::apple::retyped(&parsed(&in_force.document), &input.document, "/document");
+        if !faults.is_empty() {
+            return Err(Error::Invalid(faults));
+        }
     }
     let latest = policies::version(conn, row.id, row.latest).await?;
     let equal = latest.filter(|version| version.hash == hash);

@@ -1,10 +1,10 @@
 //! What a document says to Apple's own MDM clients: declarations for a device, and for its users.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::catalog::DECLARATION;
 use super::settings::{self, fault};
@@ -85,6 +85,67 @@ fn check_reference(reference: &Value, pointer: &str, faults: &mut Vec<Fault>) {
     }
 }
 
+/// An activation names what it puts in force; its predicate is evaluated by devices alone, but one that cannot be read is found here.
+fn check_activation(payload: &Map<String, Value>, pointer: &str, faults: &mut Vec<Fault>) {
+    let names = payload.get("StandardConfigurations").and_then(Value::as_array);
+    if !names.is_some_and(|names| names.iter().all(Value::is_string)) {
+        fault(faults, &format!("{pointer}/StandardConfigurations"), "an activation needs a list of configurations' Identifiers");
+    }
+    let Some(predicate) = payload.get("Predicate") else { return };
+    let why = predicate.as_str().map_or(Some("must be a text"), unreadable);
+    why.into_iter().for_each(|why| fault(faults, &format!("{pointer}/Predicate"), why));
+}
+
+/// Why no device could read a predicate: its parentheses and quotes do not match, or what it asks for has no name.
+fn unreadable(predicate: &str) -> Option<&'static str> {
+    let (mut quote, mut depth) = (None, 0_u32);
+    let mut rest = predicate.chars();
+    while let Some(c) = rest.next() {
+        match (quote, c) {
+            (Some(_), '\\') => drop(rest.next()),
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '(') => depth += 1,
+            (None, ')') if depth == 0 => return Some("a parenthesis closes that was not opened"),
+            (None, ')') => depth -= 1,
+            (None, '@') if ["status()", "property()", "key()"].iter().any(|empty| rest.as_str().starts_with(empty)) => {
+                return Some("@status, @property and @key need a name in their parentheses");
+            }
+            _ => {}
+        }
+    }
+    match (quote, depth) {
+        (Some(_), _) => Some("a quoted text has no end"),
+        (None, 1..) => Some("a parenthesis is not closed"),
+        _ => None,
+    }
+}
+
+/// Declarations that keep their Identifier and change their Type: devices compare by Identifier and would keep the one as the other. Each is
+/// told by its place in the document.
+pub fn retyped(before: &Value, after: &Value, pointer: &str) -> Vec<Fault> {
+    let of_list = |list| retyped_in(&before["apple"][list], &after["apple"][list], &format!("{pointer}/apple/{list}"));
+    LISTS.into_iter().flat_map(of_list).collect()
+}
+
+fn retyped_in(before: &Value, after: &Value, pointer: &str) -> Vec<Fault> {
+    let listed = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let before: BTreeMap<String, String> =
+        listed(before).iter().filter_map(|one| Some((one["Identifier"].as_str()?.to_owned(), one["Type"].as_str()?.to_owned()))).collect();
+    let is_other = |one: &Value| before.get(one["Identifier"].as_str().unwrap_or_default()).is_some_and(|was| one["Type"] != was.as_str());
+    let mut faults = Vec::new();
+    for (at, one) in listed(after).iter().enumerate().filter(|(_, one)| is_other(one)) {
+        let was = one["Identifier"].as_str().map(|identifier| before[identifier].clone()).unwrap_or_default();
+        fault(
+            &mut faults,
+            &format!("{pointer}/{at}/Type"),
+            format!("this Identifier is a {was} in the version before; take another for another Type"),
+        );
+    }
+    faults
+}
+
 /// Checks a list of declarations.
 pub fn check(value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
     let Some(declarations) = value.as_array() else { return fault(faults, pointer, "must be a list") };
@@ -112,6 +173,11 @@ pub fn check(value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
             && let Some(reference) = one.get("Payload").and_then(|payload| payload.get("Reference"))
         {
             check_reference(reference, &format!("{at}/Payload/Reference"), faults);
+        }
+        if kind == Some("activation")
+            && let Some(payload) = one.get("Payload").and_then(Value::as_object)
+        {
+            check_activation(payload, &format!("{at}/Payload"), faults);
         }
         if one["Identifier"].as_str().is_some_and(|identifier| identifier.starts_with(OWN)) {
             fault(faults, &format!("{at}/Identifier"), format!("{OWN} is how the server's own begin"));
@@ -155,6 +221,38 @@ mod tests {
         let mut faults = Vec::new();
         check_payloads(&json!([{"PayloadType": "com.apple.wifi.managed"}, {}, {"PayloadType": "com.apple.mdm"}, 5]), "", &mut faults);
         assert_eq!(faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>(), ["/1", "/2/PayloadType", "/3"]);
+    }
+
+    #[test]
+    fn an_activation_names_configurations_and_its_predicate_can_be_read() {
+        let activation = |payload: Value| pointers(json!([{"Type": "com.apple.activation.simple", "Identifier": "a", "Payload": payload}]));
+        let with = |predicate: &str| activation(json!({"StandardConfigurations": ["b"], "Predicate": predicate}));
+        for right in [
+            "(@status(device.operating-system.family) == 'iOS') AND (@status(passcode.is-present) == TRUE)",
+            "@property(ring) <= 25",
+            "SUBQUERY(@status(mdm.app), $a, ($a.@key(identifier) == 'org.example.app') AND ($a.@key(state) == \"managed\")).@count > 0",
+            "@property(x) == ':-) it\\'s'",
+            "",
+        ] {
+            assert_eq!(with(right), [""; 0], "{right}");
+        }
+        for wrong in ["(@property(ring) <= 25", "TRUE)", ") TRUE (", "@property(x) == 'y", "@status() == 1", "'a' == \"b'"] {
+            assert_eq!(with(wrong), ["/0/Payload/Predicate"], "{wrong}");
+        }
+        assert_eq!(activation(json!({"Predicate": 5})), ["/0/Payload/StandardConfigurations", "/0/Payload/Predicate"]);
+        assert_eq!(activation(json!({"StandardConfigurations": [1]})), ["/0/Payload/StandardConfigurations"]);
+    }
+
+    #[test]
+    fn an_identifier_keeps_its_type() {
+        let one = |identifier: &str, kind: &str| json!({"Identifier": identifier, "Type": kind});
+        let of = |list: &str, declared: Value| json!({"apple": {list: declared}});
+        let before = of("declarations", json!([one("a", "x"), one("b", "x")]));
+        let places = |after: Value| retyped(&before, &after, "/d").into_iter().map(|fault| fault.pointer).collect::<Vec<_>>();
+        let after = json!([one("b", "x"), one("c", "y"), one("a", "y")]);
+        assert_eq!(places(of("declarations", after.clone())), ["/d/apple/declarations/2/Type"]);
+        assert_eq!(places(of("userDeclarations", after)), [""; 0], "a user's are others");
+        assert_eq!((places(json!(null)), places(of("declarations", json!([5, {}])))), (vec![], vec![]));
     }
 
     #[test]

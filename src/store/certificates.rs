@@ -96,6 +96,11 @@ pub async fn find(conn: &mut Conn, hash: &str) -> Result<Option<Certificate>> {
     Ok(sqlx::query_as(select!("WHERE hash = $1")).bind(hash).fetch_optional(conn.raw()).await?)
 }
 
+/// Identities of a serial number, lower-case hex.
+pub async fn of_serial(conn: &mut Conn, serial: &str, rows_max: i64) -> Result<Vec<Certificate>> {
+    Ok(sqlx::query_as(select!("WHERE serial = $1 LIMIT $2")).bind(serial).bind(rows_max).fetch_all(conn.raw()).await?)
+}
+
 /// The identity that a request was answered with.
 pub async fn answered(conn: &mut Conn, request_hash: &str) -> Result<Option<Certificate>> {
     Ok(sqlx::query_as(select!("WHERE request_hash = $1")).bind(request_hash).fetch_optional(conn.raw()).await?)

@@ -53,6 +53,8 @@ pub struct Standing {
     pub phase_s: i64,
     pub lazy: i64,
     pub skew_ms: i64,
+    /// 1 for a user of an Apple device who waits until everything was said.
+    pub awaiting_configuration: i64,
     /// How many jobs are still making their tasks.
     pub making: i64,
 }
@@ -107,6 +109,7 @@ const OPEN: Sql = rows_sql!(
        c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
        w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms, \
+       c.awaiting_configuration, \
        (SELECT COUNT(*) FROM job WHERE walk <> '' AND walk = 'make') AS making \
      FROM ",
     rows(bucket: bigint, device_id: text, kind: text, subject: text),

@@ -247,9 +247,12 @@ pub struct Aim {
     pub device_id: Id,
     /// The agent's channel; none where the device has not activated.
     pub agent_id: Option<Id>,
-    /// Apple's own channel; none where the device is not enrolled.
+    /// Apple's own channel; none where the device has not enrolled or has left. Between Authenticate and TokenUpdate it is there: what is
+    /// ordered then waits for the push address.
     pub mdm_id: Option<Id>,
     pub platform: String,
+    /// `user_enrollment` where a person brought the device along.
+    pub management_mode: String,
     pub denied: Option<String>,
 }
 
@@ -260,19 +263,19 @@ struct Key {
 }
 
 const AIMS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, c.id AS agent_id, m.id AS mdm_id, d.platform, d.denied FROM ",
+    "SELECT d.id AS device_id, c.id AS agent_id, m.id AS mdm_id, d.platform, d.management_mode, d.denied FROM ",
     rows(bucket: bigint, id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.id \
      LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' \
-     LEFT JOIN apple_enrollment e ON e.bucket = d.bucket AND e.device_id = d.id AND e.state = 'enrolled' \
+     LEFT JOIN apple_enrollment e ON e.bucket = d.bucket AND e.device_id = d.id AND e.state <> 'left' \
      LEFT JOIN channel m ON m.bucket = e.bucket AND m.device_id = e.device_id AND m.kind = 'mdm' AND m.subject = '' ORDER BY d.bucket, d.id"
 );
 
 const AIMS_OF_USERS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, CAST(NULL AS TEXT) AS agent_id, c.id AS mdm_id, d.platform, d.denied FROM ",
+    "SELECT d.id AS device_id, CAST(NULL AS TEXT) AS agent_id, c.id AS mdm_id, d.platform, d.management_mode, d.denied FROM ",
     rows(bucket: bigint, id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id AND c.kind = 'mdm' AND c.subject <> '' \
-     JOIN apple_enrollment e ON e.bucket = c.bucket AND e.device_id = c.device_id AND e.state = 'enrolled' \
+     JOIN apple_enrollment e ON e.bucket = c.bucket AND e.device_id = c.device_id AND e.state <> 'left' \
      JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id ORDER BY c.bucket, c.id"
 );
 

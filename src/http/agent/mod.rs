@@ -62,7 +62,7 @@ async fn contact(app: &App, request: Request, parse: fn(&[u8]) -> Result<Said, P
             Problem::from(Error::refused("device_unknown", "there is no such device; activate again if you hold an enrollment token"))
                 .into_response()
         }
-        Heard::Command(_) | Heard::Profile(..) => {
+        Heard::Command(_) | Heard::Profile(..) | Heard::Unrecognized => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "an agent was answered a command").into_response()
         }
         Heard::TokenReplaced => Problem::from(Error::refused(

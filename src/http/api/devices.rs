@@ -115,7 +115,7 @@ pub async fn sync(State(app): State<App>, Caller(actor): Caller, Path(name): Pat
 
 /// Joins the device that an app on iOS made for itself to the one that Apple's MDM manages: the app becomes its agent channel, and goes on
 /// with the token that it has. Tasks keep what they are, with other ids; the former id leads to the merged device.
-#[utoipa::path(post, path = "/api/v1/devices/{id}/merge", tag = "devices", params(("id" = String, Path)), request_body = MergeInto, responses((status = 200, body = Device), (status = 409, description = "device_conflict, ambiguous_device"), (status = 422, description = "invalid")))]
+#[utoipa::path(post, path = "/api/v1/devices/{id}/merge", tag = "devices", params(("id" = String, Path)), request_body = MergeInto, responses((status = 200, body = Device), (status = 409, description = "device_conflict, ambiguous_device, job_expanding"), (status = 422, description = "invalid")))]
 pub async fn merge(
     State(app): State<App>,
     Caller(actor): Caller,

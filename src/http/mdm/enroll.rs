@@ -49,7 +49,7 @@ pub async fn profile(State(app): State<App>, Path(value): Path<String>) -> Resul
         return Err(Trouble(Problem::new(StatusCode::CONFLICT, "push_unconfigured", detail)));
     };
     let authority = authority::authority(&app).await?;
-    let secret = change!(app, Class::Operators, |conn, moment| ca::challenge(conn, moment, Some(row.id), None).await)?;
+    let secret = change!(app, Class::Operators, |conn, moment| ca::challenge(conn, moment, row.id).await)?;
     let profile = authority::profile(&app.config, &authority, app.clock.now_ms(), &topic, secret.reveal());
     let headers = [
         (header::CONTENT_TYPE, "application/x-apple-aspen-config"),

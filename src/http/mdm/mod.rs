@@ -107,6 +107,7 @@ async fn report(app: &App, report: Report, presented: Presented) -> Result<Respo
     match app.intake.contact(Contact { device_id, way, token_hash: presented.hash, said }).await? {
         Heard::Command(Some(bytes)) => Ok(plist(bytes)),
         Heard::Command(None) => Ok(empty()),
+        Heard::Unrecognized => Ok(refusal::unrecognized()),
         Heard::Profile(uuid, profile) => Ok(plist(authority::installation(app, uuid, *profile).await?)),
         _ => Err(unknown()),
     }

@@ -1,8 +1,10 @@
-//! What a device is told that is turned away: a status and a sentence for whoever reads its log. A body with a `code` of Apple's would
-//! make it act, so there is none.
+//! What a device is told that is turned away: a status and a sentence for whoever reads its log. A body with a `code` of Apple's makes it act,
+//! so there is one only where it shall.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+
+use serde_json::json;
 
 use crate::error::Error;
 use crate::http::error::Problem;
@@ -20,6 +22,13 @@ impl Refusal {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Refusal {
         Refusal { status, detail: detail.into(), retry_after_s: None }
     }
+}
+
+/// The one refusal that a device acts on: it ends its management, where its system is new enough to know the word. Only for one that an
+/// operator has dismissed for good.
+pub fn unrecognized() -> Response {
+    let body = json!({"code": "com.apple.unrecognized.device", "description": "this device is not managed any more"}).to_string();
+    (StatusCode::FORBIDDEN, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 impl From<MessageError> for Refusal {

@@ -22,7 +22,7 @@ use crate::error::{Error, Result as Outcome};
 use crate::intake::authority;
 use crate::ops::ca::Authority;
 use crate::ops::ca::issue::{self, Read};
-use crate::protocol::apple::scep::{self, FailInfo, MESSAGE_BYTES_MAX};
+use crate::protocol::apple::scep::{self, FailInfo, Kind, MESSAGE_BYTES_MAX};
 use crate::protocol::cms::certificates_only;
 use crate::store::Class;
 
@@ -124,12 +124,22 @@ async fn answer(app: &App, authority: Arc<Authority>, message: Bytes) -> Result<
     })?;
     let (asked, cipher, decided) = match read {
         Read::Refused(asked, why) => (*asked, None, Err(why)),
+        Read::Search(search) => {
+            let found = issue::find(&mut app.db.read().await?, &app.clock.moment(), &search).await?;
+            (search.asked, Some(search.cipher), found)
+        }
         Read::Wish(wish) => {
             let decided = change!(app, Class::Results, |conn, moment| issue::decide(conn, moment, &wish).await)?;
             (wish.asked, Some(wish.cipher), decided)
         }
     };
-    count(if decided.is_ok() { "issued" } else { "refused" });
+    count(if decided.is_err() {
+        "refused"
+    } else if asked.kind == Kind::GetCert {
+        "found"
+    } else {
+        "issued"
+    });
     if let Err(why) = &decided {
         tracing::info!(?why, "a device is issued no identity");
     }

@@ -8,12 +8,13 @@ use crate::app::App;
 use crate::clock::Moment;
 use crate::model::kind::Kind;
 use crate::model::schedule::{DOCUMENT_PATIENCE_MS, OpenWork};
-use crate::model::{Denial, Lane};
-use crate::ops::jobs;
-use crate::ops::mdm::own::{self, Keep, Own, Words};
+use crate::model::{Denial, Id, Lane};
+use crate::ops::mdm::lost::{self, Lost};
+use crate::ops::mdm::own::{self, Keep, Own, Renewal, Words};
 use crate::ops::mdm::plan::{self, Facing, Next, Progress};
 use crate::ops::mdm::{checkin, command_id};
-use crate::protocol::apple::{Status, profile};
+use crate::ops::{ca, jobs};
+use crate::protocol::apple::{Report, Status, profile};
 use crate::store::feed::Entry;
 use crate::store::tasks::{OpenTask, TaskChange};
 
@@ -24,6 +25,8 @@ const PUT_OFF_FIRST_MS: i64 = 5 * 60_000;
 const PUT_OFF_LAST_MS: i64 = 6 * 3_600_000;
 /// A command that was put off is given once more in the same conversation, not oftener.
 const PER_SESSION_MAX: u32 = 2;
+const LOCATE: &str = "locate";
+const RETIRE: &str = "retire";
 
 /// A command on its way.
 struct Going {
@@ -40,10 +43,17 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
     let mut open: Vec<OpenTask> =
         open.into_iter().filter(|task| !is_denied || Kind::named(&task.kind).is_some_and(|kind| kind.for_denied)).collect();
     let facing = facing(app, visit);
+    let lost_by = lost::left_by(visit.reported.enrollment.as_ref().filter(|_| visit.standing.subject.is_empty()), &open);
     let mut going = None;
-    let mut at = 0;
+    // Between Authenticate and TokenUpdate what was ordered waits: the enrollment may still fail.
+    let is_enrolled = visit.reported.enrollment.as_ref().is_some_and(|enrollment| enrollment.state == "enrolled");
+    let mut at = if is_enrolled { 0 } else { open.len() };
     while going.is_none() && at < open.len() {
         let task = &open[at];
+        if task.kind == RETIRE && lost_by.is_some() && speaks(visit, status) {
+            // Nobody could end its lost mode once it is managed no more.
+            break;
+        }
         let progress = Progress::read(task.progress.as_deref());
         if is_skipped(task, &progress, status) {
             at += 1;
@@ -63,15 +73,18 @@ pub(in crate::intake) fn answer(app: &App, moment: &mut Moment, visit: &mut Visi
         }
     }
     if going.is_none() {
-        going = by_itself(app, visit, status, &facing, now_ms, out).map(|own| Going { uuid: own.uuid, words: own.words, task: None });
+        let own = by_itself(app, moment, visit, (status, lost_by), &facing, out);
+        going = own.map(|own| Going { uuid: own.uuid, words: own.words, task: None });
     }
-    let fresh = going.as_ref().and_then(|going| going.task).map_or(0, |at| deliver(visit, &open[at], status, out));
+    let fresh = going.as_ref().map_or(0, |going| deliver(visit, going, &open, status, out));
     visit.fruitful |= fresh > 0;
     visit.steps.served += fresh;
-    let work = left_open(visit, &open, going.as_ref(), status, now_ms);
+    let asks = lost_by.is_some() || visit.reported.own_put_off || going.as_ref().is_some_and(|going| going.task.is_none());
+    let work = left_open(&open, asks, status, now_ms);
     reset(moment, visit, work, out);
     note(moment, visit, fresh, None, out);
     match going {
+        None if keeps_its_management(visit) => Heard::Unrecognized,
         None => Heard::Command(None),
         Some(Going { uuid, words: Words::Command(command), .. }) => Heard::Command(Some(command.to_xml(&uuid))),
         Some(Going { uuid, words: Words::Profile(profile), .. }) => Heard::Profile(uuid, Box::new(profile)),
@@ -83,7 +96,20 @@ fn facing(app: &App, visit: &Visit<'_>) -> Facing {
     let name = checkin::secret_name(standing.device_id, "unlock_token");
     let sealed = visit.reported.enrollment.as_ref().and_then(|enrollment| enrollment.unlock_token.as_ref());
     let unlock_token = sealed.and_then(|sealed| app.seal.open(&name, sealed).ok());
-    Facing { platform: standing.platform.clone(), unlock_token, profile: profile::identifier(&app.config.public_url) }
+    let is_lost = lost::is_not_ours(visit.reported.enrollment.as_ref());
+    Facing { platform: standing.platform.clone(), unlock_token, profile: profile::identifier(&app.config.public_url), is_lost }
+}
+
+/// True where the server may say something by itself in this conversation.
+fn speaks(visit: &Visit<'_>, status: Status) -> bool {
+    status != Status::NotNow && !visit.reported.own_put_off
+}
+
+/// True where a device that was dismissed for good has just refused to remove its management, as one does whose profile nobody may remove.
+fn keeps_its_management(visit: &Visit<'_>) -> bool {
+    let refuses = |report: &Report| report.status == Status::Error && report.command_uuid.as_deref().is_some_and(own::is_removal);
+    let denial = visit.standing.denied.as_deref().and_then(Denial::named);
+    denial.is_some_and(Denial::is_for_good) && visit.report().is_some_and(refuses)
 }
 
 /// After a NotNow nothing that was put off is given; after any other status it is, but not for ever in one conversation.
@@ -96,23 +122,41 @@ fn is_skipped(task: &OpenTask, progress: &Progress, status: Status) -> bool {
     }
 }
 
-/// What the server wants by itself, behind every task: a management that is over is removed, a device is asked about itself.
-fn by_itself(app: &App, visit: &mut Visit<'_>, status: Status, facing: &Facing, now_ms: i64, out: &mut Out) -> Option<Own> {
-    if status == Status::NotNow || visit.reported.own_put_off {
+/// What the server wants by itself, behind every task: what a `locate` has left lost is found, a management that is over is removed, a device
+/// is asked about itself.
+fn by_itself(
+    app: &App,
+    moment: &mut Moment,
+    visit: &mut Visit<'_>,
+    (status, lost_by): (Status, Option<Id>),
+    facing: &Facing,
+    out: &mut Out,
+) -> Option<Own> {
+    if !speaks(visit, status) {
         return None;
     }
-    let (renewal, news) = (visit.reported.renewal.take(), visit.reported.news.take());
+    if let Some(task) = lost_by {
+        return Some(own::lost_mode_off(task));
+    }
+    let news = visit.reported.news.take();
     let enrollment = visit.reported.enrollment.as_ref()?;
     if !visit.standing.subject.is_empty() {
-        // A user is told of declarations and asked nothing.
-        return news.filter(|_| enrollment.state == "enrolled").map(own::tell);
+        // A user is told of declarations, then that this was everything, and asked nothing.
+        let configured = (visit.standing.awaiting_configuration == 1).then(|| own::user_configured(visit.standing.id));
+        return news.map(own::tell).or(configured).filter(|_| enrollment.state == "enrolled");
     }
     if let Some(denied) = &visit.standing.denied {
         // Once a conversation: its own report asks for the next command too.
         let is_over = Denial::named(denied).is_some_and(Denial::is_for_good) && status == Status::Idle;
         return is_over.then(|| own::removal(enrollment, &facing.profile));
     }
-    let own = own::next(enrollment, app.config.mdm.refresh_every_s, renewal, news, now_ms)?;
+    // Only a profile that goes out has a challenge.
+    let renewal = visit.reported.is_to_be_renewed.then(|| {
+        let (challenge, row) = ca::unkept_challenge(moment, enrollment.token_id, Some(enrollment.device_id));
+        out.challenges.push(row);
+        Renewal { topic: enrollment.topic.clone(), challenge }
+    });
+    let own = own::next(enrollment, app.config.mdm.refresh_every_s, renewal, news, moment.now_ms)?;
     match &own.keep {
         Keep::Nothing => {}
         Keep::Refresh(row) => out.refreshes.push(row.clone()),
@@ -121,8 +165,9 @@ fn by_itself(app: &App, visit: &mut Visit<'_>, status: Status, facing: &Facing, 
     Some(own)
 }
 
-/// Notes that a task goes out; answers 1 where it does so for the first time.
-fn deliver(visit: &Visit<'_>, task: &OpenTask, status: Status, out: &mut Out) -> i64 {
+/// Notes that a task goes out, where one does; answers 1 where it does so for the first time.
+fn deliver(visit: &Visit<'_>, going: &Going, open: &[OpenTask], status: Status, out: &mut Out) -> i64 {
+    let Some(task) = going.task.and_then(|at| open.get(at)) else { return 0 };
     let mut change = TaskChange::delivered(task.id);
     let mut progress = Progress::read(task.progress.as_deref());
     if status == Status::Idle
@@ -132,6 +177,15 @@ fn deliver(visit: &Visit<'_>, task: &OpenTask, status: Status, out: &mut Out) ->
         // A new conversation: what it may be given is counted anew. Its state stays as it is.
         not_now.in_this_session = 0;
         change.progress = Some(progress.text());
+    }
+    if task.kind == LOCATE {
+        progress.given += 1;
+        change.progress = Some(progress.text());
+        let marks = matches!(&going.words, Words::Command(command) if command.request_type() == "EnableLostMode");
+        if marks && visit.standing.subject.is_empty() {
+            // It may hear it and its answer be lost: from now on it is the task's.
+            out.lost.push((visit.standing.device_id, Lost::Locate(task.id)));
+        }
     }
     out.deliveries.push(change);
     if task.state != "queued" {
@@ -163,7 +217,7 @@ fn fail(visit: &Visit<'_>, task: &OpenTask, code: &str, message: &str, out: &mut
     out.entries.push(Entry { kind: "task.failed", actor: None, device_id: Some(visit.standing.device_id), data });
 }
 
-fn left_open(visit: &Visit<'_>, open: &[OpenTask], going: Option<&Going>, status: Status, now_ms: i64) -> Vec<OpenWork> {
+fn left_open(open: &[OpenTask], asks: bool, status: Status, now_ms: i64) -> Vec<OpenWork> {
     let mut work: Vec<OpenWork> = open
         .iter()
         .map(|task| {
@@ -176,8 +230,7 @@ fn left_open(visit: &Visit<'_>, open: &[OpenTask], going: Option<&Going>, status
             OpenWork { last_ms: now_ms, patience_ms, urgent: task.lane == Lane::Urgent.rank() && task.state != "not_now" }
         })
         .collect();
-    let is_asked = going.is_some_and(|going| going.task.is_none()) || visit.reported.own_put_off;
-    if is_asked {
+    if asks {
         work.push(OpenWork { last_ms: now_ms, patience_ms: DOCUMENT_PATIENCE_MS, urgent: false });
     }
     work

@@ -15,10 +15,10 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
 use crate::ops::mdm::declarative;
-use crate::ops::mdm::own::{self, Announcement, News, Renewal};
+use crate::ops::mdm::own::{self, Announcement, News};
 use crate::ops::mdm::profiles::{self, Step};
+use crate::ops::settle;
 use crate::ops::settle::is_kept;
-use crate::ops::{ca, settle};
 use crate::protocol::apple::Report;
 use crate::protocol::apple::configuration::{self, Profile};
 use crate::store::Conn;
@@ -31,8 +31,8 @@ pub struct Reported {
     pub results: i64,
     /// The enrollment that the channel belongs to.
     pub enrollment: Option<Enrollment>,
-    /// The profile that renews its identity, where that is to be renewed.
-    pub renewal: Option<Renewal>,
+    /// True where its identity is to be renewed, and can be.
+    pub is_to_be_renewed: bool,
     /// What it is to be told of its document, where that is another than it was told of.
     pub news: Option<News>,
     /// The requests that it need not be asked, as it tells the answers by itself.
@@ -41,8 +41,8 @@ pub struct Reported {
     pub own_put_off: bool,
 }
 
-/// Reads the enrollments of the devices that report, and makes the challenges for those whose identity is to be renewed.
-pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<()> {
+/// Reads the enrollments of the devices that report, and finds those whose identity is to be renewed.
+pub(super) async fn open(app: &App, conn: &mut Conn, moment: &Moment, visits: &mut [Visit<'_>]) -> Result<()> {
     let ids: Vec<Id> = visits.iter().filter(|visit| visit.report().is_some()).map(|visit| visit.standing.device_id).collect();
     if ids.is_empty() {
         return Ok(());
@@ -61,13 +61,10 @@ pub(super) async fn open(app: &App, conn: &mut Conn, moment: &mut Moment, visits
         let Some(enrollment) = known.remove(&visit.standing.device_id) else { continue };
         if visit.standing.subject.is_empty() && visit.standing.denied.is_none() && own::is_to_be_renewed(&enrollment, moment.now_ms) {
             // Where it is not at hand yet it will be for the next report; making it here would wait for this very transaction.
-            if app.authorities.at_hand().is_none() {
+            visit.reported.is_to_be_renewed = app.authorities.at_hand().is_some();
+            if !visit.reported.is_to_be_renewed {
                 authority::prepare(app);
-                visit.reported.enrollment = Some(enrollment);
-                continue;
             }
-            let challenge = ca::challenge(conn, moment, enrollment.token_id, Some(enrollment.device_id)).await?;
-            visit.reported.renewal = Some(Renewal { topic: enrollment.topic.clone(), challenge });
         }
         visit.reported.enrollment = Some(enrollment);
     }

@@ -9,7 +9,8 @@ use crate::app::App;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
-use crate::ops::mdm::declarative::assigned;
+use crate::ops::mdm::declarative::{assigned, profile_answered};
+use crate::ops::mdm::lost::{self, Lost};
 use crate::ops::mdm::plan::{self, Progress, Took};
 use crate::ops::mdm::profiles::{self, Listed};
 use crate::ops::mdm::{command_id, own};
@@ -32,13 +33,17 @@ struct Changes {
     entries: Vec<Entry>,
     refreshes: Vec<store::Refresh>,
     configured: Vec<Id>,
+    /// Channels of users who were told the same.
+    users_configured: Vec<Id>,
+    /// Devices that are lost by somebody else now: before and after.
+    lost: Vec<(Id, Option<Lost>, Option<Lost>)>,
     alarms: Vec<(Id, String)>,
     /// Channels that have heard of their declarations.
     told: Vec<Told>,
     /// Channels that cannot have any, with the version that they were told of and their own words.
     refused: Vec<(Id, String, Vec<Value>)>,
-    /// Answers about profiles: the channel, whether it was to be installed, its PayloadUUID.
-    profiles: Vec<(Id, bool, String, Report)>,
+    /// Answers about profiles: the device and its channel, whether it was to be installed, its PayloadUUID.
+    profiles: Vec<(Id, Id, bool, String, Report)>,
 }
 
 /// Takes the reports in; answers the facts that they told, by device.
@@ -61,6 +66,8 @@ pub(in crate::intake) async fn take(
         let Some(report) = visit.report().cloned() else { continue };
         let Some(uuid) = report.command_uuid.clone() else { continue };
         let mut facts = if report.status == Status::Acknowledged { facts::of(&report) } else { BTreeMap::new() };
+        let is_lost = facts.get("lost_mode").and_then(Value::as_bool);
+        changes.note_lost(visit, |was| lost::told(was, is_lost));
         if own::is_own(&uuid) {
             if !facts.is_empty() {
                 told.insert(visit.standing.device_id, facts);
@@ -85,7 +92,7 @@ pub(in crate::intake) async fn take(
             None => tracing::debug!(device = %visit.standing.device_id, "a report names a command that is not known"),
         }
     }
-    changes.write(conn, moment).await?;
+    changes.write(app, conn, moment).await?;
     listed(app, conn, moment, visits, &told).await?;
     Ok(told)
 }
@@ -152,7 +159,21 @@ fn asked(visit: &mut Visit<'_>, report: &Report, uuid: &str, is_heard: bool, now
     if let Some((installs, profile)) = own::profile_of(uuid) {
         visit.reported.results = 1;
         visit.fruitful = true;
-        changes.profiles.push((visit.standing.id, installs, profile.to_owned(), report.clone()));
+        changes.profiles.push((visit.standing.device_id, visit.standing.id, installs, profile.to_owned(), report.clone()));
+        return;
+    }
+    if uuid == own::user_configured_id(visit.standing.id) {
+        visit.reported.results = 1;
+        visit.fruitful = true;
+        visit.standing.awaiting_configuration = 0;
+        changes.users_configured.push(visit.standing.id);
+        return;
+    }
+    if let Some(task) = own::lost_mode_of(uuid) {
+        visit.reported.results = 1;
+        visit.fruitful = true;
+        let is_off = report.status == Status::Acknowledged;
+        changes.note_lost(visit, |was| if was == Some(Lost::Locate(task)) { (!is_off).then_some(Lost::Kept) } else { was });
         return;
     }
     if own::announced(uuid).is_some() {
@@ -195,6 +216,12 @@ fn told(visit: &mut Visit<'_>, report: &Report, changes: &mut Changes) {
 
 fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, params: &Value, now_ms: i64, changes: &mut Changes) {
     visit.reported.results = 1;
+    let mut progress = Progress::read(task.progress.as_deref());
+    let is_present = progress.step == step || task.command_uuid.is_some();
+    let is_lost = lost::is_not_ours(visit.reported.enrollment.as_ref());
+    if is_present {
+        changes.note_lost(visit, |was| lost::after(was, task, params, &progress, report.status));
+    }
     if task.finished_at_ms.is_some() {
         // What comes after a cancelling or an expiry is kept; a repeat of the end says nothing new.
         if task.late.is_none() && !matches!(task.state.as_str(), "done" | "failed") && report.status != Status::NotNow {
@@ -204,8 +231,7 @@ fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, pa
         }
         return;
     }
-    let mut progress = Progress::read(task.progress.as_deref());
-    if progress.step != step && task.command_uuid.is_none() {
+    if !is_present {
         return;
     }
     visit.fruitful = true;
@@ -222,7 +248,7 @@ fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, pa
     if report.status == Status::CommandFormatError {
         changes.alarms.push((task.device_id, format!("the device cannot read the command of task {} ({})", task.id, task.kind)));
     }
-    let (state, progress, error, result) = match plan::take(&task.kind, params, &progress, report, now_ms) {
+    let (state, progress, error, result) = match plan::take(&task.kind, params, &progress, report, is_lost, now_ms) {
         Took::Goes(progress) => ("running", Some(progress.text()), None, None),
         Took::Done(result) => ("done", None, None, Some(result.to_string())),
         Took::Failed(error) => ("failed", None, Some(error), None),
@@ -241,13 +267,37 @@ fn of_task(visit: &mut Visit<'_>, task: &Command, step: u32, report: &Report, pa
 }
 
 impl Changes {
-    async fn write(self, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
+    /// Notes who has the device in lost mode now.
+    fn note_lost(&mut self, visit: &mut Visit<'_>, now: impl FnOnce(Option<Lost>) -> Option<Lost>) {
+        let Some(enrollment) = visit.reported.enrollment.as_mut().filter(|_| visit.standing.subject.is_empty()) else { return };
+        let was = Lost::of(enrollment);
+        let is = now(was);
+        if is != was {
+            enrollment.lost_mode = is.map(Lost::text);
+            self.lost.push((enrollment.device_id, was, is));
+        }
+    }
+
+    async fn write(self, app: &App, conn: &mut Conn, moment: &mut Moment) -> Result<()> {
         let mut rows = self.tasks;
         rows.sort_by_key(|row| (row.bucket, row.id));
         let took: HashSet<Id> = tasks::apply(conn, &rows, moment.now_ms).await?.into_iter().map(|applied| applied.id).collect();
         store::refresh(conn, &self.refreshes).await?;
         for device in self.configured {
             store::configured(conn, device).await?;
+        }
+        for channel in self.users_configured {
+            store::awaits(conn, channel, false).await?;
+        }
+        for (device, was, is) in self.lost {
+            store::lost_mode(conn, device, is.map(Lost::text).as_deref()).await?;
+            let subject = device.to_string();
+            if is == Some(Lost::Kept) {
+                let detail = "the device answered DisableLostMode with an error after it was located: it may still be in lost mode";
+                alarms::open(conn, moment, lost::ALARM, &subject, detail).await?;
+            } else if was == Some(Lost::Kept) {
+                alarms::close(conn, moment, lost::ALARM, &subject).await?;
+            }
         }
         let counts: Vec<(String, String, i64)> = self
             .moves
@@ -265,8 +315,9 @@ impl Changes {
         for (channel, version, chain) in &self.refused {
             profiles::refused(conn, moment, *channel, version, chain).await?;
         }
-        for (channel, installs, uuid, report) in &self.profiles {
+        for (device, channel, installs, uuid, report) in &self.profiles {
             profiles::answered(conn, *channel, *installs, uuid, report).await?;
+            profile_answered(conn, moment, &app.seal, *device, *channel).await?;
         }
         for (device, detail) in &self.alarms {
             alarms::open(conn, moment, FORMAT_ALARM, &device.to_string(), detail).await?;

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::model::{Id, token};
 use crate::ops::mdm::{self, CERTIFICATE};
 use crate::protocol::apple::scep::{Asked, FailInfo, Kind};
-use crate::protocol::cms::Cipher;
+use crate::protocol::cms::{Cipher, Whose};
 use crate::protocol::pki::request::Request;
 use crate::protocol::pki::signature::PublicKey;
 use crate::protocol::pki::{self, Certificate, PkiError};
@@ -21,6 +21,8 @@ use crate::store::{Conn, apple, devices};
 
 /// Smaller RSA keys are not certified.
 const RSA_BITS_MIN: usize = 2048;
+/// Certificates of one serial number that are looked at; it has 128 random bits.
+const OF_SERIAL_MAX: i64 = 4;
 
 /// A request that was understood, with the certificate that it gets if it may have one.
 #[derive(Clone, Debug)]
@@ -33,10 +35,19 @@ pub struct Wish {
     certificate: Certificate,
 }
 
+/// A request for a certificate that was issued before.
+#[derive(Clone, Debug)]
+pub struct Search {
+    pub asked: Asked,
+    pub cipher: Cipher,
+    whose: Whose,
+}
+
 /// What becomes of a message that is SCEP.
 #[derive(Clone, Debug)]
 pub enum Read {
     Wish(Box<Wish>),
+    Search(Box<Search>),
     /// No database is needed to say no.
     Refused(Box<Asked>, FailInfo),
 }
@@ -45,20 +56,18 @@ pub enum Read {
 /// for what is no SCEP message at all.
 pub fn read(moment: &mut Moment, authority: &Authority, bytes: &[u8]) -> pki::Result<Read> {
     let asked = Asked::read(bytes)?;
-    match wish(moment, authority, &asked) {
-        Ok((hash, cipher, challenge, certificate)) => Ok(Read::Wish(Box::new(Wish { asked, cipher, hash, challenge, certificate }))),
-        Err(why) => Ok(Read::Refused(Box::new(asked), why)),
-    }
+    let understood = match asked.kind {
+        Kind::First | Kind::Renewal | Kind::Update => wish(moment, authority, &asked),
+        Kind::GetCert => search(moment, authority, &asked),
+        // There is no transaction that it could be about.
+        Kind::Poll => Err(FailInfo::BadCertId),
+        Kind::GetCrl | Kind::Other => Err(FailInfo::BadRequest),
+    };
+    Ok(understood.unwrap_or_else(|why| Read::Refused(Box::new(asked), why)))
 }
 
-fn wish(
-    moment: &mut Moment,
-    authority: &Authority,
-    asked: &Asked,
-) -> std::result::Result<(String, Cipher, Option<String>, Certificate), FailInfo> {
-    if asked.kind == Kind::Other {
-        return Err(FailInfo::BadRequest);
-    }
+/// What the envelope of a message holds, and its cipher.
+fn opened(moment: &mut Moment, authority: &Authority, asked: &Asked) -> std::result::Result<(Vec<u8>, Cipher), FailInfo> {
     let envelope = asked.envelope().map_err(|error| match error {
         PkiError::Unsupported(_) => FailInfo::BadAlg,
         _ => FailInfo::BadMessageCheck,
@@ -66,6 +75,17 @@ fn wish(
     let transport = &authority.transport;
     // Whatever is wrong up to here and with the request inside is answered alike: it says nothing about how far decrypting came.
     let plain = envelope.open(moment, transport.certificate(), &transport.key).map_err(|_| FailInfo::BadMessageCheck)?;
+    Ok((plain, envelope.cipher()))
+}
+
+fn search(moment: &mut Moment, authority: &Authority, asked: &Asked) -> std::result::Result<Read, FailInfo> {
+    let (plain, cipher) = opened(moment, authority, asked)?;
+    let whose = Whose::from_der(&plain).map_err(|_| FailInfo::BadMessageCheck)?;
+    Ok(Read::Search(Box::new(Search { asked: asked.clone(), cipher, whose })))
+}
+
+fn wish(moment: &mut Moment, authority: &Authority, asked: &Asked) -> std::result::Result<Read, FailInfo> {
+    let (plain, cipher) = opened(moment, authority, asked)?;
     let request = Request::from_der(&plain).map_err(|_| FailInfo::BadMessageCheck)?;
     let key = PublicKey::from_spki(&request.spki).map_err(|_| FailInfo::BadAlg)?;
     if key.rsa_bits().is_some_and(|bits| bits < RSA_BITS_MIN) {
@@ -76,9 +96,26 @@ fn wish(
         hash.update(part.len().to_be_bytes());
         hash.update(part);
     }
-    let hash = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&hash.finalize());
     let certificate = authority.certify(moment, &request.spki).map_err(|_| FailInfo::BadRequest)?;
-    Ok((hash, envelope.cipher(), request.challenge, certificate))
+    Ok(Read::Wish(Box::new(Wish { asked: asked.clone(), cipher, hash, challenge: request.challenge, certificate })))
+}
+
+/// The certificate that is looked for. It is given to the device alone whose it is or was, which signs with one that it has: anybody else is
+/// told that there is none.
+pub async fn find(conn: &mut Conn, moment: &Moment, search: &Search) -> Result<std::result::Result<Certificate, FailInfo>> {
+    let signer = &search.asked.signer;
+    let is_known = certificates::find(conn, &signer.hash()).await?.is_some_and(|known| known.revoked_at_ms.is_none());
+    let device = devices::by_key(conn, CERTIFICATE, &signer.hash()).await?.filter(|_| is_known && signer.is_valid_at(moment.now_ms));
+    let Whose::IssuerAndSerial(_, serial) = &search.whose else { return Ok(Err(FailInfo::BadCertId)) };
+    let Some(device) = device else { return Ok(Err(FailInfo::BadCertId)) };
+    for row in certificates::of_serial(conn, &hex(serial), OF_SERIAL_MAX).await? {
+        let Ok(certificate) = again(&row) else { continue };
+        if search.whose.is(&certificate) && devices::by_key(conn, CERTIFICATE, &row.hash).await? == Some(device) {
+            return Ok(Ok(certificate));
+        }
+    }
+    Ok(Err(FailInfo::BadCertId))
 }
 
 /// The certificate that answers a wish, or why there is none. The same request gets the same certificate again.
@@ -88,7 +125,7 @@ pub async fn decide(conn: &mut Conn, moment: &mut Moment, wish: &Wish) -> Result
     }
     let from = match &wish.challenge {
         Some(challenge) => by_challenge(conn, moment, challenge).await?,
-        None if wish.asked.kind == Kind::Renewal => by_certificate(conn, moment, &wish.asked.signer, &wish.certificate).await?,
+        None if wish.asked.kind.renews() => by_certificate(conn, moment, &wish.asked.signer, &wish.certificate).await?,
         None => Err(FailInfo::BadRequest),
     };
     let (token_id, device_id) = match from {
@@ -103,6 +140,10 @@ pub async fn decide(conn: &mut Conn, moment: &mut Moment, wish: &Wish) -> Result
     let data = json!({"serial": row.serial, "enrollment_token": token_id, "expires_at_ms": row.expires_at_ms});
     feed::append(conn, moment, &[Entry { kind: "certificate.issued", actor: None, device_id, data }]).await?;
     Ok(Ok(wish.certificate.clone()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn again(before: &Row) -> std::result::Result<Certificate, FailInfo> {

@@ -16,7 +16,7 @@ use crate::ops::settle;
 use crate::store::contacts::{self, FactsChange};
 use crate::store::devices::{self, DeviceRow, MERGED, Merge};
 use crate::store::findings as found;
-use crate::store::{Conn, channels, channels_lock, labels, users};
+use crate::store::{Conn, channels, channels_lock, jobs, labels, users};
 
 /// Open tasks that the entry of a merger names, each with the id it had.
 const TOLD_TASKS_MAX: usize = 100;
@@ -47,6 +47,10 @@ pub async fn merge(conn: &mut Conn, moment: &mut Moment, actor: &Actor, from: Id
     channels_lock(conn, &of_both).await?;
     let (source, mut target) = (row(conn, from).await?, row(conn, into).await?);
     let channel = fitting(conn, &source, &target).await?;
+    if !jobs::making(conn).await?.is_empty() {
+        // It may have made a task for the one and not yet for the other: the device would get two.
+        return Err(Error::refused("job_expanding", "a job's tasks are still being made; merge when it is running"));
+    }
     let before = told_of(conn, &source, &target).await?;
     let merge = Merge { from, into, channel };
     merge.channel(conn).await?;

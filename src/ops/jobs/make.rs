@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::kind::Kind;
 use crate::model::{Id, Lane};
-use crate::ops::mdm::raw;
+use crate::ops::mdm::{USER_ENROLLMENT, raw};
 use crate::ops::tasks as task_ops;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, Aim, JobRow};
@@ -218,7 +218,8 @@ fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now
 /// Who carries a kind out: Apple's own channel before the agent.
 fn doer(kind: Option<&Kind>, aim: &Aim) -> Option<Id> {
     let kind = kind?;
-    let apple = aim.mdm_id.filter(|_| kind.fits_apple(&aim.platform));
+    let is_theirs = aim.management_mode == USER_ENROLLMENT;
+    let apple = aim.mdm_id.filter(|_| kind.fits_apple(&aim.platform) && (!is_theirs || kind.fits_user_enrollment(&aim.platform)));
     apple.or(aim.agent_id.filter(|_| kind.fits(&aim.platform)))
 }
 

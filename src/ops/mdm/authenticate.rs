@@ -173,6 +173,7 @@ pub(super) async fn begin(
         refresh_started_ms: None,
         refresh_step: 0,
         refreshed_at_ms: None,
+        lost_mode: None,
     };
     apple::put(conn, &row).await?;
     let agents = crate::store::channels::credentials(conn, device.id).await?.map(|agent| agent.id);

@@ -33,7 +33,7 @@ pub async fn checkin(conn: &mut Conn, moment: &mut Moment, seal: &Seal, rules: R
     }
     let is_device = checkin.from.is_device();
     match &checkin.message {
-        CheckinMessage::UserAuthenticate => Ok(Answer::NotManaged),
+        CheckinMessage::UserAuthenticate { answers } => Ok(user_authenticate(rules, &enrollment, *answers)),
         // A second farewell says nothing new.
         CheckinMessage::CheckOut if enrollment.state == "left" => Ok(Answer::Accepted),
         _ if enrollment.state == "left" => Ok(Answer::Refused("enrollment_over", "this enrollment has ended; enroll again")),
@@ -133,6 +133,11 @@ async fn user_token_update(
     let channel = apple::put_user(conn, &new, &arrival.checkin.from.user, moment.now_ms).await?;
     let magic = seal.seal(moment, &magic_name(channel), &update.push_magic.0);
     apple::address(conn, channel, &Address { token: update.token.clone(), topic: update.topic.clone(), magic }, moment.now_ms).await?;
+    apple::awaits(conn, channel, update.awaiting_configuration).await?;
+    if update.awaiting_configuration {
+        // It is let go as soon as it comes.
+        wakes::raise(conn, &[Raise { channel_id: channel, lane: Lane::Change }], moment.now_ms).await?;
+    }
     if channel == new.id {
         settle::devices(conn, moment, &[device_id], Lane::Change).await?;
         let data = json!({"user": arrival.checkin.from.user, "short_name": arrival.checkin.from.short_name});
@@ -140,6 +145,19 @@ async fn user_token_update(
         feed::append(conn, moment, &[Entry { kind: "device.user_enrolled", actor, device_id: Some(device_id), data }]).await?;
     }
     Ok(Answer::Accepted)
+}
+
+/// A user with a network account: managed without a password of this server's, where such users are managed at all. An empty challenge says
+/// that none is asked for; what a Mac answers to it all the same is taken.
+fn user_authenticate(rules: Rules, enrollment: &Enrollment, answers: bool) -> Answer {
+    if !rules.network_users || enrollment.state != "enrolled" {
+        return Answer::NotManaged;
+    }
+    if answers {
+        return Answer::Accepted;
+    }
+    let challenge = [("DigestChallenge".to_owned(), plist::Value::String(String::new()))];
+    Answer::Plist(xml(&plist::Value::Dictionary(challenge.into_iter().collect())))
 }
 
 async fn set_bootstrap(

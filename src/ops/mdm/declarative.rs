@@ -59,10 +59,11 @@ pub async fn assigned(conn: &mut Conn, seal: &Seal, channels: &[Id], now_ms: i64
             let row = said.get(&one.channel_id);
             let status = row.map(|row| Status::from_json(&row.status)).unwrap_or_default();
             let manifest = |supported: Option<&BTreeSet<String>>| Manifest::of(&one.document, supported, &address);
-            let (all, manifest) = (manifest(None), manifest(status.supported().as_ref()));
+            let (all, supported) = (manifest(None), manifest(status.supported().as_ref()));
+            let by_command = ByCommand::of(row, &one.version, &one.document, &address);
+            let manifest = if by_command.is_beside_declarations() { supported.without_profile() } else { supported };
             let served = manifest.with_subscriptions(&status);
             let is_held = one.document.is_null();
-            let by_command = ByCommand::of(row, &one.version, &one.document, &address);
             (one.channel_id, Assigned { version: one.version, all, manifest, served, is_held, tokens: one.tokens, by_command })
         })
         .collect())
@@ -216,7 +217,7 @@ pub(super) async fn report(
 async fn installed(conn: &mut Conn, moment: &mut Moment, channel: Id, apps: &BTreeMap<String, String>) -> Result<()> {
     let open = tasks::open_of(conn, &[channel]).await?;
     let waiting: BTreeMap<Id, Ended> =
-        open.into_iter().filter(|(task, kind)| kind == "install_app" && task.was == "running").map(|(task, _)| (task.id, task)).collect();
+        open.into_iter().filter(|task| task.kind == "install_app" && task.was == "running").map(|task| (task.id, task)).collect();
     let spoken = waiting.keys().map(|id| Spoken { bucket: id.bucket(), channel_id: channel, id: Some(*id), command_uuid: id.to_string() });
     let mut endings = Vec::new();
     for command in tasks::commands(conn, &spoken.collect::<Vec<_>>()).await? {
@@ -230,11 +231,27 @@ async fn installed(conn: &mut Conn, moment: &mut Moment, channel: Id, apps: &BTr
     end(conn, moment, endings, None).await.map(drop)
 }
 
+/// A channel that knows declarations has answered for the profile that it gets by command: what both prove together is written.
+pub async fn profile_answered(conn: &mut Conn, moment: &mut Moment, seal: &Seal, device_id: Id, channel: Id) -> Result<()> {
+    let Some(row) = store::of_channels(conn, &[channel]).await?.pop() else { return Ok(()) };
+    let assigned = assigned(conn, seal, &[channel], moment.now_ms).await?.remove(&channel);
+    let beside = |assigned: &Assigned| assigned.by_command.is_beside_declarations() && !assigned.is_held;
+    let Some(assigned) = assigned.filter(beside) else { return Ok(()) };
+    prove(conn, moment, device_id, channel, &Status::from_json(&row.status), assigned).await
+}
+
 async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id, status: &Status, assigned: Assigned) -> Result<()> {
     if status.declarations().is_none() {
         return Ok(());
     }
-    let proof = status.prove(&assigned.all, &assigned.manifest);
+    let mut proof = status.prove(&assigned.all, &assigned.manifest);
+    if assigned.by_command.is_beside_declarations() {
+        proof = status.prove(&assigned.all.without_profile(), &assigned.manifest);
+        let details = assigned.by_command.details(&assigned.all);
+        proof.has_all &= assigned.by_command.is_settled();
+        proof.applies &= proof.has_all && details.is_empty();
+        proof.details.extend(details);
+    }
     let version = Some(assigned.version);
     let proved = Proved {
         id: channel,

@@ -15,7 +15,7 @@ use crate::store::feed::{self, Entry};
 use crate::store::{Conn, channels};
 
 /// How a device is managed that tells only its EnrollmentID.
-pub(super) const USER_ENROLLMENT: &str = "user_enrollment";
+pub const USER_ENROLLMENT: &str = "user_enrollment";
 
 /// What a parked newcomer is found by again.
 pub(super) fn parked_key(kind: &str, identifier: &str, user: Option<Id>) -> String {
@@ -46,7 +46,8 @@ async fn close(conn: &mut Conn, moment: &mut Moment, channels: Vec<Id>, enrollme
     let agent = channels::credentials(conn, device_id).await?.map(|agent| agent.id);
     let ours: Vec<Id> = channels.into_iter().filter(|channel| Some(*channel) != agent).collect();
     apple::leave(conn, device_id).await?;
-    apple::put(conn, &Enrollment { state: "left".into(), unlock_token: None, bootstrap_token: None, ..enrollment }).await?;
+    let gone = Enrollment { state: "left".into(), unlock_token: None, bootstrap_token: None, lost_mode: None, ..enrollment };
+    apple::put(conn, &gone).await?;
     tasks::end_open(conn, moment, &ours, cause).await?;
     Ok(agent.is_some())
 }

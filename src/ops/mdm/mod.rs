@@ -6,6 +6,7 @@ pub mod checkin;
 pub mod command_id;
 pub mod declarative;
 mod leave;
+pub mod lost;
 pub mod own;
 pub mod plan;
 pub mod profiles;
@@ -14,7 +15,7 @@ pub mod topics;
 
 pub use authenticate::authenticate;
 pub use checkin::checkin;
-pub use leave::{admitted, forget};
+pub use leave::{USER_ENROLLMENT, admitted, forget};
 
 use crate::error::Result;
 use crate::model::Id;
@@ -41,6 +42,8 @@ pub struct Rules {
     pub reenrollment: bool,
     /// The server asks a device about itself when the last answers are older; 0 for never.
     pub refresh_every_s: i64,
+    /// True where users with network accounts are managed.
+    pub network_users: bool,
 }
 
 /// The certificate with which a device speaks.

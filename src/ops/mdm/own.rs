@@ -5,6 +5,7 @@
 //! announced here too: the device then fetches them by itself.
 
 use super::plan;
+use crate::model::Id;
 use crate::model::token::Secret;
 use crate::protocol::apple::command::Command;
 use crate::store::apple::{Enrollment, Refresh};
@@ -16,6 +17,8 @@ const DECLARE: &str = "declare";
 const REMOVE: &str = "remove";
 const INSTALL: &str = "install";
 const UNINSTALL: &str = "uninstall";
+const LOST_MODE_OFF: &str = "lost_mode_off";
+const OWN: [&str; 8] = [REFRESH, CONFIGURED, RENEW, REMOVE, DECLARE, INSTALL, UNINSTALL, LOST_MODE_OFF];
 /// After a profile that renews an identity was given, so long passes until it is given again.
 const RENEW_AGAIN_MS: i64 = 86_400_000;
 
@@ -150,6 +153,22 @@ pub fn removal(enrollment: &Enrollment, profile: &str) -> Own {
     Own { uuid, words: Words::Command(Command::remove_profile(profile)), keep: Keep::Nothing }
 }
 
+/// The command that ends the lost mode which this task has left on.
+pub fn lost_mode_off(task: Id) -> Own {
+    Own { uuid: format!("{LOST_MODE_OFF}.{task}"), words: Words::Command(Command::new("DisableLostMode")), keep: Keep::Nothing }
+}
+
+/// The task whose lost mode a command of [`lost_mode_off`] was to end.
+pub fn lost_mode_of(command_uuid: &str) -> Option<Id> {
+    let (_, task) = command_uuid.split_once('.').filter(|(word, _)| *word == LOST_MODE_OFF)?;
+    task.parse().ok()
+}
+
+/// True for a command of [`removal`].
+pub fn is_removal(command_uuid: &str) -> bool {
+    command_uuid.split_once('.').is_some_and(|(word, _)| word == REMOVE)
+}
+
 fn question(enrollment: &Enrollment, every_s: i64, now_ms: i64) -> Option<Own> {
     if every_s <= 0 {
         return None;
@@ -169,6 +188,16 @@ fn configured(enrollment: &Enrollment) -> Option<Own> {
     let is_waiting = enrollment.awaiting_configuration == 1;
     let words = || Words::Command(Command::new("DeviceConfigured"));
     is_waiting.then(|| Own { uuid: configured_id(enrollment), words: words(), keep: Keep::Nothing })
+}
+
+/// The same for a user of a Shared iPad.
+pub fn user_configured(channel: Id) -> Own {
+    Own { uuid: user_configured_id(channel), words: Words::Command(Command::new("UserConfigured")), keep: Keep::Nothing }
+}
+
+/// The id of the command that tells this user's channel.
+pub fn user_configured_id(channel: Id) -> String {
+    format!("{CONFIGURED}.{channel}")
 }
 
 /// What a final status changes.
@@ -204,7 +233,7 @@ pub fn take(enrollment: &Enrollment, command_uuid: &str, covered: &[&str], now_m
 
 /// True for an id of such a command, present or past.
 pub fn is_own(command_uuid: &str) -> bool {
-    command_uuid.split_once('.').is_some_and(|(word, _)| [REFRESH, CONFIGURED, RENEW, REMOVE, DECLARE, INSTALL, UNINSTALL].contains(&word))
+    command_uuid.split_once('.').is_some_and(|(word, _)| OWN.contains(&word))
 }
 
 fn question_id(started_ms: i64, step: i64) -> String {

@@ -17,6 +17,9 @@ const LOOK_LAST_MS: i64 = 30 * 60_000;
 const RESULT_BYTES_MAX: usize = 256 * 1024;
 /// What Macs take for a PIN.
 const PIN_DIGITS: usize = 6;
+/// The phases of `locate` in which lost mode is turned on and off.
+pub(super) const LOST_ON: u32 = 1;
+pub(super) const LOST_OFF: u32 = 3;
 /// What a lost device shows while it is located.
 const LOST_MESSAGE: &str = "This device is being located by its organisation.";
 /// The keys of a report that say nothing of the command.
@@ -41,6 +44,9 @@ pub struct Progress {
     pub step: u32,
     /// Where in its kind's sequence the task stands.
     pub phase: u32,
+    /// How often the present command of a `locate` was given.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub given: u32,
     /// Looks at an app that were in vain.
     #[serde(skip_serializing_if = "is_zero")]
     pub looks: u32,
@@ -96,6 +102,8 @@ pub struct Facing {
     pub unlock_token: Option<Vec<u8>>,
     /// The identifier of the enrollment profile.
     pub profile: String,
+    /// True where the device is lost by somebody else than a `locate`, whose business that is.
+    pub is_lost: bool,
 }
 
 /// What comes next of a task.
@@ -146,7 +154,9 @@ pub fn next(kind: &str, params: &Value, progress: &Progress, facing: &Facing, no
         }),
         ("retire", _) => Command::remove_profile(&facing.profile),
         ("locate", 0 | 2) => Command::new("DeviceLocation"),
-        ("locate", 1) => Command::enable_lost_mode(LOST_MESSAGE),
+        ("locate", LOST_ON) => Command::enable_lost_mode(LOST_MESSAGE),
+        // Somebody has marked it as lost meanwhile: it stays so, and the answer to this ends the task as well.
+        ("locate", _) if facing.is_lost => Command::new("DeviceLocation"),
         ("locate", _) => Command::new("DisableLostMode"),
         ("install_app", 0) => {
             if text("url").is_some_and(|url| !url.starts_with("https://")) {
@@ -191,19 +201,20 @@ pub fn refresh(what: Option<&str>) -> Vec<Command> {
     }
 }
 
-/// What a final status does to a task.
-pub fn take(kind: &str, params: &Value, progress: &Progress, report: &Report, now_ms: i64) -> Took {
+/// What a final status does to a task. `is_lost` as in [`Facing`].
+pub fn take(kind: &str, params: &Value, progress: &Progress, report: &Report, is_lost: bool, now_ms: i64) -> Took {
     let acknowledged = report.status == Status::Acknowledged;
-    let onward = |phase: u32| Progress { step: progress.step + 1, phase, wait_until_ms: None, not_now: None, ..progress.clone() };
+    let onward = |phase: u32| Progress { step: progress.step + 1, phase, given: 0, wait_until_ms: None, not_now: None, ..progress.clone() };
     match (kind, progress.phase, acknowledged) {
         ("locate", 0, true) => Took::Done(location(report)),
-        ("locate", 0, false) if report.status == Status::Error => Took::Goes(onward(1)),
-        ("locate", 1, true) => Took::Goes(onward(2)),
+        // Where it is lost already, it does not know where it is.
+        ("locate", 0, false) if report.status == Status::Error && !is_lost => Took::Goes(onward(LOST_ON)),
+        ("locate", LOST_ON, true) => Took::Goes(onward(2)),
         ("locate", 2, _) => {
             let kept = if acknowledged { json!({"done": location(report)}) } else { json!({"failed": failure(report)}) };
-            Took::Goes(Progress { kept: Some(kept), ..onward(3) })
+            Took::Goes(Progress { kept: Some(kept), ..onward(LOST_OFF) })
         }
-        ("locate", 3, _) => match progress.kept.as_ref().map(|kept| (kept.get("done"), kept.get("failed"))) {
+        ("locate", LOST_OFF, _) => match progress.kept.as_ref().map(|kept| (kept.get("done"), kept.get("failed"))) {
             Some((Some(found), _)) => Took::Done(found.clone()),
             Some((_, Some(failed))) => Took::Failed(failed.clone()),
             _ => Took::Failed(failure(report)),

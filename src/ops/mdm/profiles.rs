@@ -1,5 +1,5 @@
-//! Policies' payloads of devices that know no declarations: a profile that is given by command, and counts as applied only when the device
-//! says that it took it, or lists it.
+//! Policies' payloads of devices that know no declarations, or none that brings a profile: a profile that is given by command, and counts as
+//! applied only when the device says that it took it, or lists it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -11,6 +11,7 @@ use crate::model::Id;
 use crate::protocol::agent::Detail;
 use crate::protocol::apple::Report;
 use crate::protocol::apple::configuration::{self, Profile};
+use crate::protocol::apple::declarative::content::is_of_profile;
 use crate::protocol::apple::declarative::{Manifest, content};
 use crate::store::Conn;
 use crate::store::apple::declarative::{self as store, Proved, StatusRow, Told};
@@ -41,10 +42,12 @@ pub struct ByCommand {
     /// PayloadUUID of the one that it has.
     installed: Option<String>,
     failed: Option<Failure>,
-    /// The one that it should have, where it knows no declarations.
+    /// The one that it should have, where no declaration brings it.
     wanted: Option<Profile>,
-    /// True where its declarations bring the profile, and are in force.
+    /// True where it has said which declarations it knows.
     is_declaring: bool,
+    /// True where none of them brings a profile.
+    lacks_profiles: bool,
 }
 
 /// What comes next.
@@ -64,9 +67,11 @@ impl ByCommand {
     pub fn of(row: Option<&StatusRow>, version: &str, document: &Value, base: &str) -> ByCommand {
         let Some(row) = row else { return ByCommand::default() };
         let refused = read::<Refusal>(row.refused.as_deref()).filter(|refused| refused.version == version);
-        let payloads: Vec<&Map<String, Value>> = match &refused {
-            Some(_) => document["payloads"].as_array().into_iter().flatten().filter_map(Value::as_object).collect(),
-            None => Vec::new(),
+        let lacks_profiles = refused.is_none() && lacks_profiles(row);
+        let payloads: Vec<&Map<String, Value>> = if refused.is_some() || lacks_profiles {
+            document["payloads"].as_array().into_iter().flatten().filter_map(Value::as_object).collect()
+        } else {
+            Vec::new()
         };
         let wanted = (!payloads.is_empty()).then(|| configuration::profile(&configuration::commanded(base), &payloads));
         ByCommand {
@@ -75,20 +80,32 @@ impl ByCommand {
             failed: read(row.failed.as_deref()),
             wanted,
             is_declaring: row.supported.is_some(),
+            lacks_profiles,
+        }
+    }
+
+    /// True where the device knows declarations and gets its profile by command all the same.
+    pub fn is_beside_declarations(&self) -> bool {
+        self.lacks_profiles
+    }
+
+    /// True where it has by command what it should have, or took that as far as it ever will.
+    pub fn is_settled(&self) -> bool {
+        match &self.wanted {
+            Some(wanted) => self.installed.as_ref() == Some(&wanted.uuid) || self.has_failed(wanted),
+            None => self.installed.is_none(),
         }
     }
 
     /// What comes next; `is_applied` says that the channel has proved the present version.
     pub fn step(&self, is_applied: bool) -> Step {
-        match (&self.refused, &self.wanted, &self.installed) {
+        match (self.refused.is_some() || self.lacks_profiles, &self.wanted, &self.installed) {
             // What it has by command goes only when the declarations that take its place are in force.
-            (None, _, Some(installed)) if self.is_declaring && is_applied => Step::Uninstall(installed.clone()),
-            (None, _, _) => Step::Declare,
-            (Some(_), Some(wanted), installed) if installed.as_ref() != Some(&wanted.uuid) && !self.has_failed(wanted) => {
-                Step::Install(wanted.clone())
-            }
-            (Some(_), None, Some(installed)) => Step::Uninstall(installed.clone()),
-            (Some(_), _, _) => Step::Settled,
+            (false, _, Some(installed)) if self.is_declaring && is_applied => Step::Uninstall(installed.clone()),
+            (true, Some(wanted), _) if !self.is_settled() => Step::Install(wanted.clone()),
+            (true, None, Some(installed)) => Step::Uninstall(installed.clone()),
+            _ if self.refused.is_some() => Step::Settled,
+            _ => Step::Declare,
         }
     }
 
@@ -97,18 +114,20 @@ impl ByCommand {
     }
 
     /// What of the document the device does not have, and why.
-    fn details(&self, all: &Manifest) -> Vec<Detail> {
+    pub fn details(&self, all: &Manifest) -> Vec<Detail> {
         let detail =
             |setting: &str, chain: &[Value]| Detail { setting: setting.into(), reason: "Error".into(), current: Some(json!(chain)) };
-        let has_declarations = all.declarations().iter().any(|one| !is_of_profile(&one.identifier));
+        let has_declarations = !all.without_profile().declarations().is_empty();
         let refused = self.refused.as_ref().filter(|_| has_declarations).map(|refused| detail("declarations", &refused.chain));
         let failed = self.failed.as_ref().filter(|_| self.wanted.as_ref().is_some_and(|wanted| self.has_failed(wanted)));
         refused.into_iter().chain(failed.map(|failed| detail("payloads", &failed.chain))).collect()
     }
 
-    /// The state of a declaration that operators are shown, of a channel that knows none.
+    /// The state of a declaration that operators are shown, where it is not the device's declarations that tell it.
     pub fn shown(&self, identifier: &str) -> Option<&'static str> {
-        self.refused.as_ref()?;
+        if self.refused.is_none() && !(self.lacks_profiles && is_of_profile(identifier)) {
+            return None;
+        }
         Some(match &self.wanted {
             Some(wanted) if is_of_profile(identifier) => match &self.installed {
                 _ if self.has_failed(wanted) => "invalid",
@@ -120,8 +139,9 @@ impl ByCommand {
     }
 }
 
-fn is_of_profile(identifier: &str) -> bool {
-    identifier == content::PROFILE || identifier == content::PROFILE_ACTIVATION
+/// True where a device has said which declarations it knows, and none of them brings a profile.
+fn lacks_profiles(row: &StatusRow) -> bool {
+    read::<Vec<String>>(row.supported.as_deref()).is_some_and(|supported| !supported.iter().any(|one| one == content::PROFILE_TYPE))
 }
 
 fn read<T: for<'a> Deserialize<'a>>(text: Option<&str>) -> Option<T> {
@@ -176,7 +196,7 @@ pub async fn listed(conn: &mut Conn, moment: &Moment, base: &str, lists: &[Liste
             refused(conn, moment, *channel, version, &[]).await?;
         }
         store::given(conn, *channel, listed, None).await?;
-        if row.supported.is_some() {
+        if row.supported.is_some() && !lacks_profiles(row) {
             // Its declarations prove themselves.
             store::told(conn, &[Told { bucket: channel.bucket(), id: *channel, version: None }]).await?;
         } else {

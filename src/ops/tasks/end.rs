@@ -7,14 +7,16 @@ use serde_json::json;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::kind::Kind;
-use crate::model::{Actor, Id};
+use crate::model::{Actor, Id, Lane};
 use crate::ops::{alarms, jobs};
 use crate::store::feed::{self, Entry};
 use crate::store::tasks::{self, Ended, Ending};
-use crate::store::{Conn, tallies};
+use crate::store::wakes::{self, Raise};
+use crate::store::{Conn, apple, tallies};
 
 /// More tasks than this that end together are not told one by one.
 const TOLD_EACH_MAX: usize = 50;
+const LOCATE: &str = "locate";
 /// The alarm of a wipe that waits for an operator; its subject is the device.
 pub const WIPE_UNDELIVERED: &str = "wipe_undelivered";
 
@@ -52,11 +54,11 @@ impl EndCause {
 pub async fn end_open(conn: &mut Conn, moment: &mut Moment, channels: &[Id], cause: EndCause) -> Result<()> {
     let mut endings = Vec::new();
     let gone = cause != EndCause::Retired;
-    for (was, kind) in tasks::open_of(conn, channels).await? {
-        if !gone && Kind::named(&kind).is_some_and(|kind| kind.for_denied) {
+    for was in tasks::open_of(conn, channels).await? {
+        if !gone && Kind::named(&was.kind).is_some_and(|kind| kind.for_denied) {
             continue;
         }
-        let (state, message) = match (kind.as_str(), is_delivered(&was.was)) {
+        let (state, message) = match (was.kind.as_str(), is_delivered(&was.was)) {
             ("wipe", true) if cause == EndCause::ReEnrolled => ("done", "the device enrolled anew after the wipe was delivered"),
             // The device has removed its management, as it was told.
             ("retire", true) if cause == EndCause::Left => ("done", "the device left after it was told to"),
@@ -78,7 +80,8 @@ pub async fn end_open(conn: &mut Conn, moment: &mut Moment, channels: &[Id], cau
             result: is_done.then(|| json!({"evidence": cause.code()}).to_string()),
         });
     }
-    end(conn, moment, endings, None).await.map(drop)
+    // What the device has of them is over with its enrollment.
+    finish(conn, moment, endings, None).await.map(drop)
 }
 
 /// A task that is cancelled, with honest words: what was delivered may be carried out all the same.
@@ -97,7 +100,20 @@ fn is_delivered(state: &str) -> bool {
 }
 
 /// Ends tasks that are still in the state they were seen in, moves their counts and tells of them; answers how many.
+///
+/// A device that one of them has marked as lost is called: the server ends that by itself.
 pub async fn end(conn: &mut Conn, moment: &mut Moment, endings: Vec<Ending>, actor: Option<&Actor>) -> Result<usize> {
+    let locating: Vec<(Id, Id)> =
+        endings.iter().map(|ending| &ending.ended).filter(|ended| ended.kind == LOCATE).map(|ended| (ended.device_id, ended.id)).collect();
+    if !locating.is_empty() {
+        let lost = apple::lost_to(conn, &locating).await?;
+        let raises: Vec<Raise> = lost.into_iter().map(|channel_id| Raise { channel_id, lane: Lane::Urgent }).collect();
+        wakes::raise(conn, &raises, moment.now_ms).await?;
+    }
+    finish(conn, moment, endings, actor).await
+}
+
+async fn finish(conn: &mut Conn, moment: &mut Moment, endings: Vec<Ending>, actor: Option<&Actor>) -> Result<usize> {
     let states: HashMap<Id, &'static str> = endings.iter().map(|ending| (ending.ended.id, ending.state)).collect();
     let ended = tasks::end(conn, endings, moment.now_ms).await?;
     let ended: Vec<(Ended, &'static str)> =
@@ -106,12 +122,11 @@ pub async fn end(conn: &mut Conn, moment: &mut Moment, endings: Vec<Ending>, act
     Ok(ended.len())
 }
 
-/// Ends up to `limit` tasks whose time is over; answers how many. Wakes are left alone: the next contact finds nothing open.
+/// Ends up to `limit` tasks whose time is over; answers how many. Wakes are left alone but for what was being located: the next contact
+/// finds nothing open.
 pub async fn expire(conn: &mut Conn, moment: &mut Moment, limit: i64) -> Result<usize> {
-    let ended = tasks::expire(conn, moment.now_ms, limit).await?;
-    let ended: Vec<(Ended, &'static str)> = ended.into_iter().map(|ended| (ended, "expired")).collect();
-    told(conn, moment, &ended, None).await?;
-    Ok(ended.len())
+    let over = tasks::expired(conn, moment.now_ms, limit).await?;
+    end(conn, moment, over, None).await
 }
 
 /// Moves counts and tells: one entry each for a few, one for each kind of end of many.

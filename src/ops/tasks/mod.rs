@@ -105,14 +105,15 @@ pub async fn cancel(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
     actor.require(Role::Operator)?;
     // A contact may move the task between the look and the change: it is looked at again.
     for _ in 0..LOOKS_MAX {
-        let task = tasks::get(conn, id, callers).await?.ok_or(Error::NotFound("task"))?;
+        let task = found(conn, id, callers).await?;
         if task.state == "cancelled" {
             return Ok(Task::of(task, moment.now_ms));
         }
         if task.finished_at_ms.is_some() {
             return Err(Error::refused("task_finished", format!("the task is {} already", task.state)));
         }
-        let ended = Ended { id, job_id: task.job_id, device_id: task.device_id, channel_id: task.channel_id, was: task.state };
+        let TaskView { id, job_id, device_id, channel_id, kind, state: was, .. } = task;
+        let ended = Ended { id, job_id, device_id, channel_id, kind, was };
         if end::end(conn, moment, vec![cancelling(ended)], Some(actor)).await? == 1 {
             break;
         }
@@ -122,15 +123,23 @@ pub async fn cancel(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id,
 
 /// One task.
 pub async fn get(conn: &mut Conn, moment: &Moment, id: Id, callers: &Callers) -> Result<Task> {
-    let view = tasks::get(conn, id, callers).await?.ok_or(Error::NotFound("task"))?;
-    Ok(Task::of(view, moment.now_ms))
+    Ok(Task::of(found(conn, id, callers).await?, moment.now_ms))
+}
+
+/// A task by its id, or by the one that it had before its device was merged into another.
+async fn found(conn: &mut Conn, id: Id, callers: &Callers) -> Result<TaskView> {
+    if let Some(task) = tasks::get(conn, id, callers).await? {
+        return Ok(task);
+    }
+    let moved = tasks::moved(conn, id).await?.ok_or(Error::NotFound("task"))?;
+    tasks::get(conn, moved, callers).await?.ok_or(Error::NotFound("task"))
 }
 
 /// Orders a task again that failed, expired or was cancelled: a new task of the same job. The old one keeps its state and names the
 /// new one.
 pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, callers: &Callers) -> Result<Task> {
     actor.require(Role::Operator)?;
-    let task = tasks::get(conn, id, callers).await?.ok_or(Error::NotFound("task"))?;
+    let task = found(conn, id, callers).await?;
     if let Some(by) = task.retried_by {
         let mut members = serde_json::Map::new();
         members.insert("retried_by".into(), json!(by));
@@ -139,11 +148,11 @@ pub async fn retry(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id, 
     if !matches!(task.state.as_str(), "failed" | "expired" | "cancelled") {
         return Err(Error::refused("task_not_retryable", "only a task that failed, expired or was cancelled can be ordered again"));
     }
-    let over = Over { id, device_id: task.device_id, channel_id: task.channel_id, state: task.state };
+    let over = Over { id: task.id, device_id: task.device_id, channel_id: task.channel_id, state: task.state };
     let Some(fresh) = jobs::again(conn, moment, task.job_id, over).await? else {
         return Err(Error::refused("task_not_retryable", "the device cannot do this now, or the task was ordered again in this instant"));
     };
-    let data = json!({"task_id": id, "by": fresh});
+    let data = json!({"task_id": task.id, "by": fresh});
     feed::append(conn, moment, &[Entry { kind: "task.retried", actor: Some(actor.name.clone()), device_id: Some(task.device_id), data }])
         .await?;
     get(conn, moment, fresh, callers).await

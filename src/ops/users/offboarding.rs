@@ -106,7 +106,7 @@ async fn state(conn: &mut Conn, ids: &[Id]) -> Result<State> {
         state.devices.extend(devices::get(conn, *id).await?);
     }
     let channels = devices::channels_of(conn, ids).await?;
-    for (task, _) in tasks::open_of(conn, &channels).await? {
+    for task in tasks::open_of(conn, &channels).await? {
         *state.tasks.entry(task.device_id).or_default() += 1;
     }
     for finding in findings::open_of(conn, ids, "").await? {

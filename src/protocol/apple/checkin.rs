@@ -24,11 +24,17 @@ pub enum CheckinMessage {
     Authenticate(Authenticate),
     TokenUpdate(TokenUpdate),
     CheckOut,
-    UserAuthenticate,
+    /// A user with a network account logs in on a Mac; `answers` where the Mac has been asked for more.
+    UserAuthenticate {
+        answers: bool,
+    },
     SetBootstrapToken(Option<Secret>),
     GetBootstrapToken,
     GetToken,
-    DeclarativeManagement { endpoint: String, data: Option<Vec<u8>> },
+    DeclarativeManagement {
+        endpoint: String,
+        data: Option<Vec<u8>>,
+    },
 }
 
 /// The first message of an enrollment.
@@ -74,7 +80,7 @@ impl Checkin {
             "Authenticate" => CheckinMessage::Authenticate(authenticate(message)?),
             "TokenUpdate" => CheckinMessage::TokenUpdate(token_update(message)?),
             "CheckOut" => CheckinMessage::CheckOut,
-            "UserAuthenticate" => CheckinMessage::UserAuthenticate,
+            "UserAuthenticate" => CheckinMessage::UserAuthenticate { answers: message.0.contains_key("DigestResponse") },
             "SetBootstrapToken" => {
                 let token = message.data("BootstrapToken", SECRET_BYTES_MAX)?.filter(|token| !token.is_empty());
                 CheckinMessage::SetBootstrapToken(token.map(Secret))

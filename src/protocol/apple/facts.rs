@@ -22,6 +22,8 @@ const PLAIN: &[(&str, &str)] = &[
     ("OSVersion", "os_version"),
     ("SupplementalOSVersionExtra", "os_version_extra"),
     ("BuildVersion", "build_version"),
+    ("SupplementalBuildVersion", "build_version_extra"),
+    ("ModelNumber", "model_number"),
     ("SerialNumber", "serial"),
     ("DeviceName", "device_name"),
     ("ProductName", "product_name"),
@@ -40,6 +42,9 @@ const PLAIN: &[(&str, &str)] = &[
     ("BluetoothMAC", "bluetooth_mac"),
     ("EthernetMAC", "ethernet_mac"),
     ("CellularTechnology", "cellular_technology"),
+    ("DataRoamingEnabled", "data_roaming"),
+    ("PersonalHotspotEnabled", "personal_hotspot"),
+    ("iTunesStoreAccountIsActive", "store_account"),
 ];
 
 /// Lists that are of everything, where the command asked for everything.
@@ -106,6 +111,9 @@ fn device_information(answers: &Dictionary, facts: &mut Facts) {
     if let Some(model) = text(answers, "ProductName").or_else(|| text(answers, "ModelName")).or_else(|| text(answers, "Model")) {
         facts.insert("model".into(), json!(model));
     }
+    if let Some(Value::Array(subscriptions)) = answers.get("ServiceSubscriptions") {
+        facts.insert("sims".into(), rows(subscriptions, subscription));
+    }
     if let Some(level) = number(answers, "BatteryLevel") {
         // -1 stands for not known.
         let percent = if (0.0..=1.0).contains(&level) { json!((level * 100.0).round() as i64) } else { json!(null) };
@@ -123,6 +131,7 @@ fn security_info(security: &Dictionary, facts: &mut Facts) {
     let present = flag("PasscodePresent");
     // The rules of profiles and those of accounts: whoever breaks one of them does not comply.
     let compliant = flag("PasscodeCompliant").map(|all| all && flag("PasscodeCompliantWithProfiles") != Some(false));
+    let firewall = security.get("FirewallSettings").and_then(Value::as_dictionary);
     // Data protection of an iPhone works with a passcode alone.
     let protected = number(security, "HardwareEncryptionCaps").map(|caps| caps >= 3.0 && present == Some(true));
     let status = security.get("ManagementStatus").and_then(Value::as_dictionary);
@@ -133,6 +142,9 @@ fn security_info(security: &Dictionary, facts: &mut Facts) {
         ("passcode_compliant_with_profiles", flag("PasscodeCompliantWithProfiles")),
         ("encrypted", flag("FDE_Enabled").or(protected)),
         ("system_integrity_protection", flag("SystemIntegrityProtectionEnabled")),
+        ("recovery_key_personal", flag("FDE_HasPersonalRecoveryKey")),
+        ("recovery_key_institutional", flag("FDE_HasInstitutionalRecoveryKey")),
+        ("firewall", firewall.and_then(|settings| settings.get("FirewallEnabled")).and_then(truth)),
         ("remote_desktop", flag("RemoteDesktopEnabled")),
         ("recovery_lock", flag("IsRecoveryLockEnabled")),
         ("enrolled_automatically", enrolled("EnrolledViaDEP")),
@@ -167,6 +179,15 @@ fn rows(values: &[Value], row: fn(&Dictionary) -> serde_json::Value) -> serde_js
     let mut rows: Vec<serde_json::Value> = values.iter().take(ENTRIES_MAX).filter_map(Value::as_dictionary).map(row).collect();
     rows.sort_by_cached_key(serde_json::Value::to_string);
     rows.into()
+}
+
+/// A SIM and its subscription. What changes on every journey is left out: it would write the facts anew each time.
+fn subscription(one: &Dictionary) -> serde_json::Value {
+    json!({
+        "slot": text(one, "Slot"), "label": text(one, "Label"), "imei": text(one, "IMEI"), "meid": text(one, "MEID"),
+        "eid": text(one, "EID"), "iccid": text(one, "ICCID"), "phone_number": text(one, "PhoneNumber"),
+        "carrier": text(one, "SIMCarrierNetwork"), "data": one.get("IsDataPreferred").and_then(truth),
+    })
 }
 
 fn profile(profile: &Dictionary) -> serde_json::Value {
@@ -205,6 +226,15 @@ mod tests {
         );
         let security = "<key>SecurityInfo</key><dict><key>HardwareEncryptionCaps</key><integer>3</integer><key>PasscodePresent</key><false/><key>PasscodeCompliant</key><string>false</string></dict>";
         assert_eq!(facts(security), json!({"password_set": false, "passcode_compliant": false, "encrypted": false}));
+        let mac = "<key>SecurityInfo</key><dict><key>FDE_Enabled</key><true/><key>FirewallSettings</key><dict><key>FirewallEnabled</key><true/></dict></dict>";
+        assert_eq!(facts(mac), json!({"encrypted": true, "firewall": true}));
+        let sims = "<key>QueryResponses</key><dict><key>ServiceSubscriptions</key><array><dict><key>Slot</key><string>CTSubscriptionSlotOne</string><key>IMEI</key><string>35 000000 000000 0</string><key>PhoneNumber</key><string>+490000</string><key>IsRoaming</key><true/><key>IsDataPreferred</key><true/></dict><string>no</string></array></dict>";
+        let known = facts(sims)["sims"][0].clone();
+        assert_eq!(
+            (&known["slot"], &known["phone_number"], &known["data"]),
+            (&json!("CTSubscriptionSlotOne"), &json!("+490000"), &json!(true))
+        );
+        assert!(known["iccid"].is_null() && known.get("roaming").is_none());
         let apps = "<key>InstalledApplicationList</key><array><dict><key>Identifier</key><string>b</string></dict><dict><key>Identifier</key><string>a</string><key>ShortVersion</key><string>2</string><key>Name</key><string>A</string></dict><string>no</string></array>";
         assert_eq!(facts(apps)["apps"], json!([{"id": "a", "name": "A", "version": "2"}, {"id": "b", "name": null, "version": null}]));
         let managed = "<key>ManagedApplicationList</key><dict><key>a</key><dict><key>Status</key><string>Managed</string></dict></dict>";

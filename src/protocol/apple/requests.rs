@@ -18,11 +18,13 @@ enum Shape {
     Word(&'static [&'static str]),
     /// A dictionary of these keys.
     Of(Keys),
+    /// A list of dictionaries of these keys.
+    List(Keys),
     /// A list of dictionaries that are told apart by this key; each has keys of its own.
     Items(&'static str, &'static [(&'static str, Keys)]),
 }
 
-use Shape::{Data, Dict, Flag, Items, Of, Text, Texts, Whole, Word};
+use Shape::{Data, Dict, Flag, Items, List, Of, Text, Texts, Whole, Word};
 
 /// A key of a command.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,27 @@ const SETTINGS: &[(&str, Keys)] = &[
     ("HostName", &[must("HostName", Text)]),
 ];
 
+const ASSET: Keys = &[must("url", Text), may("sha256-size", Whole), may("sha256s", Texts), may("md5-size", Whole), may("md5s", Texts)];
+
+/// The manifest of an app that an organisation serves itself, where it stands in the command.
+const MANIFEST: Keys = &[must(
+    "items",
+    List(&[
+        must("assets", Items("kind", &[("software-package", ASSET), ("display-image", ASSET), ("full-size-image", ASSET)])),
+        must(
+            "metadata",
+            Of(&[
+                must("bundle-identifier", Text),
+                must("kind", Word(&["software"])),
+                must("title", Text),
+                may("bundle-version", Text),
+                may("subtitle", Text),
+                may("sizeInBytes", Whole),
+            ]),
+        ),
+    ]),
+)];
+
 /// The commands whose keys are known.
 const REQUESTS: &[(&str, Keys)] = &[
     ("DeviceInformation", &[must("Queries", Texts), may("DeviceAttestationNonce", Data)]),
@@ -87,7 +110,7 @@ const REQUESTS: &[(&str, Keys)] = &[
             may("iOSApp", Flag),
         ],
     ),
-    ("InstallEnterpriseApplication", &[may("Manifest", Dict), may("ManifestURL", Text)]),
+    ("InstallEnterpriseApplication", &[may("Manifest", Of(MANIFEST)), may("ManifestURL", Text)]),
     ("RemoveApplication", IDENTIFIER),
     ("ManagedApplicationList", &[may("Identifiers", Texts)]),
     ("ManagedApplicationConfiguration", OF_APPS),
@@ -115,6 +138,7 @@ const REQUESTS: &[(&str, Keys)] = &[
 /// Keys of which a command has one, and whether it may have more.
 const ALTERNATIVES: &[(&str, &[&str], bool)] = &[
     ("InstallApplication", &["iTunesStoreID", "Identifier", "ManifestURL"], false),
+    ("InstallEnterpriseApplication", &["Manifest", "ManifestURL"], false),
     ("EnableLostMode", &["Message", "PhoneNumber"], true),
 ];
 
@@ -144,6 +168,12 @@ fn wrong(keys: Keys, of: &Dictionary) -> Option<(String, String)> {
 fn deeper(shape: Shape, value: &Value) -> Option<(String, String)> {
     match shape {
         Of(keys) => wrong(keys, value.as_dictionary()?),
+        List(keys) => value
+            .as_array()?
+            .iter()
+            .filter_map(Value::as_dictionary)
+            .enumerate()
+            .find_map(|(at, item)| wrong(keys, item).map(|(path, what)| (format!("{at}/{path}"), what))),
         Items(by, known) => value.as_array()?.iter().filter_map(Value::as_dictionary).enumerate().find_map(|(at, item)| {
             let Some(name) = item.get(by).and_then(Value::as_string) else {
                 return Some((format!("{at}/{by}"), format!("needs {by}, a text, in each of its items")));
@@ -163,7 +193,7 @@ fn fits(shape: Shape, value: &Value) -> bool {
         Data => value.as_data().is_some(),
         Dict | Of(_) => value.as_dictionary().is_some(),
         Texts => value.as_array().is_some_and(|items| items.iter().all(|item| item.as_string().is_some())),
-        Items(..) => value.as_array().is_some_and(|items| items.iter().all(|item| item.as_dictionary().is_some())),
+        List(_) | Items(..) => value.as_array().is_some_and(|items| items.iter().all(|item| item.as_dictionary().is_some())),
         Word(known) => value.as_string().is_some_and(|word| known.contains(&word)),
     }
 }
@@ -176,7 +206,7 @@ fn words(shape: Shape) -> String {
         Data => "bytes, {\"$data\": \"base64\"}".into(),
         Dict | Of(_) => "a dictionary".into(),
         Texts => "a list of texts".into(),
-        Items(..) => "a list of dictionaries".into(),
+        List(_) | Items(..) => "a list of dictionaries".into(),
         Word(known) => format!("one of {}", known.join(", ")),
     }
 }
@@ -232,6 +262,15 @@ mod tests {
         assert_eq!(place(json!({"RequestType": "RestartDevice", "NotifyUser": 1})), "NotifyUser");
         assert_eq!(place(json!({"RequestType": "InstallApplication", "Options": {}})), "");
         assert_eq!(place(json!({"RequestType": "InstallApplication", "Identifier": "a.b", "ManifestURL": "https://example.org"})), "");
+        assert_eq!(place(json!({"RequestType": "InstallEnterpriseApplication"})), "");
+        let inline = |item: Json| json!({"RequestType": "InstallEnterpriseApplication", "Manifest": {"items": [item]}});
+        let metadata = json!({"bundle-identifier": "org.example.app", "kind": "software", "title": "App"});
+        let package = json!({"kind": "software-package", "url": "https://example.org/app.pkg", "sha256-size": 10, "sha256s": ["00"]});
+        assert_eq!(found(inline(json!({"assets": [package], "metadata": metadata}))), None);
+        let without = json!({"assets": [{"kind": "software-package"}], "metadata": metadata});
+        assert_eq!(place(inline(without)), "Manifest/items/0/assets/0/url");
+        assert_eq!(place(inline(json!({"assets": [package], "metadata": {}}))), "Manifest/items/0/metadata/bundle-identifier");
+        assert_eq!(place(json!({"RequestType": "InstallEnterpriseApplication", "Manifest": {}})), "Manifest/items");
         assert_eq!(place(json!({"RequestType": "EnableLostMode", "Footnote": "x"})), "");
     }
 }

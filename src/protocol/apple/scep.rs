@@ -36,10 +36,42 @@ pub const CAPABILITIES: &str = "POSTPKIOperation\nSHA-1\nSHA-256\nAES\nDES3\nSCE
 pub enum Kind {
     /// PKCSReq, 19: a first certificate, signed with a key that nobody knows.
     First,
-    /// RenewalReq, 17, and UpdateReq, 18: another certificate, signed with the present one.
+    /// RenewalReq, 17: another certificate, signed with the present one.
     Renewal,
-    /// Anything else; this server does not do it.
+    /// UpdateReq, 18, of the drafts before the RFC: what is a RenewalReq now, and taken for one.
+    Update,
+    /// CertPoll, 20: what became of a request that was put off. This server puts none off.
+    Poll,
+    /// GetCert, 21: a certificate that was issued before, by issuer and serial number.
+    GetCert,
+    /// GetCRL, 22. This server makes no lists of what is revoked: it looks itself.
+    GetCrl,
+    /// Anything else.
     Other,
+}
+
+impl Kind {
+    const ALL: [(Kind, &'static [u8]); 6] = [
+        (Kind::First, b"19"),
+        (Kind::Renewal, b"17"),
+        (Kind::Update, b"18"),
+        (Kind::Poll, b"20"),
+        (Kind::GetCert, b"21"),
+        (Kind::GetCrl, b"22"),
+    ];
+
+    fn of(number: &[u8]) -> Kind {
+        Kind::ALL.into_iter().find(|(_, known)| *known == number).map_or(Kind::Other, |(kind, _)| kind)
+    }
+
+    fn number(self) -> &'static [u8] {
+        Kind::ALL.into_iter().find(|(kind, _)| *kind == self).map_or(b"99", |(_, number)| number)
+    }
+
+    /// True for what is signed with the certificate that a device has.
+    pub fn renews(self) -> bool {
+        matches!(self, Kind::Renewal | Kind::Update)
+    }
 }
 
 /// Why a request fails (RFC 8894, 3.2.1.4).
@@ -69,11 +101,7 @@ impl Asked {
     /// Reads a PKIMessage, BER, and checks its signature.
     pub fn read(bytes: &[u8]) -> Result<Asked> {
         let verified = SignedData::parse(bytes)?.verify(None)?;
-        let kind = match text(&verified.attributes, MESSAGE_TYPE)? {
-            b"19" => Kind::First,
-            b"17" | b"18" => Kind::Renewal,
-            _ => Kind::Other,
-        };
+        let kind = Kind::of(text(&verified.attributes, MESSAGE_TYPE)?);
         let transaction = text(&verified.attributes, TRANSACTION)?.to_vec();
         let nonce = octets(&verified.attributes, SENDER_NONCE).unwrap_or_default().to_vec();
         if transaction.len() > TRANSACTION_BYTES_MAX || nonce.len() > NONCE_BYTES_MAX {
@@ -160,18 +188,13 @@ pub enum Answer {
 }
 
 impl Asking<'_> {
-    /// A PKIMessage around a certification request, and its nonce.
+    /// A PKIMessage around a certification request, or around whatever its kind asks with, and its nonce.
     pub fn message(&self, moment: &mut Moment, request: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
         let content = Enveloped::seal(moment, self.recipient, self.cipher, request)?;
         let nonce = moment.secret()[..NONCE_BYTES].to_vec();
         let printable = |value: &[u8]| tlv::wrap(PRINTABLE_STRING, &[value]);
-        let number: &[u8] = match self.kind {
-            Kind::First => b"19",
-            Kind::Renewal => b"17",
-            Kind::Other => b"21",
-        };
         let attributes = [
-            (MESSAGE_TYPE, printable(number)),
+            (MESSAGE_TYPE, printable(self.kind.number())),
             (TRANSACTION, printable(self.transaction.as_bytes())),
             (SENDER_NONCE, tlv::wrap(OCTET_STRING, &[&nonce])),
         ];

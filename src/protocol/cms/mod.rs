@@ -37,6 +37,17 @@ impl Whose {
         Ok(Whose::IssuerAndSerial(issuer, pair.take(tlv::INTEGER)?.to_vec()))
     }
 
+    /// Reads an IssuerAndSerialNumber, DER; nothing may follow.
+    pub fn from_der(der: &[u8]) -> Result<Whose> {
+        let mut whole = Reader::new(der);
+        let whose = Whose::read(&mut whole)?;
+        whole.end()?;
+        match whose {
+            Whose::IssuerAndSerial(..) => Ok(whose),
+            Whose::KeyId(_) => Err(PkiError::Malformed("an issuer and a serial number are expected")),
+        }
+    }
+
     /// True where it means this certificate.
     pub fn is(&self, certificate: &Certificate) -> bool {
         match self {
@@ -47,7 +58,7 @@ impl Whose {
 }
 
 /// A certificate by issuer and serial number, as it is written.
-fn issuer_and_serial(certificate: &Certificate) -> Vec<u8> {
+pub fn issuer_and_serial(certificate: &Certificate) -> Vec<u8> {
     tlv::wrap(SEQUENCE, &[certificate.issuer(), &tlv::wrap(tlv::INTEGER, &[certificate.serial()])])
 }
 

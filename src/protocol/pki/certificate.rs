@@ -112,9 +112,11 @@ impl Certificate {
                         // The number of unused bits, then digitalSignature as the first bit.
                         KEY_USAGE => uses.signs = Some(value.take(tlv::BIT_STRING)?.get(1).is_some_and(|bits| bits & 0x80 != 0)),
                         EXTENDED_KEY_USAGE => {
-                            let (mut purposes, mut found) = (value.inside(SEQUENCE)?, false);
-                            while !purposes.is_empty() {
-                                found |= [oids::CLIENT_AUTH, oids::ANY_USE].contains(&purposes.oid()?);
+                            let (mut usages, mut found) = (value.inside(SEQUENCE)?, false);
+                            while !usages.is_empty() {
+                                // Whatever else stands there, however it is written, is something else.
+                                let usage = usages.read()?.body;
+                                found |= [oids::CLIENT_AUTH, oids::ANY_USAGE].iter().any(|client| client.as_bytes() == usage);
                             }
                             uses.authenticates_clients = Some(found);
                         }
@@ -200,7 +202,7 @@ impl Certificate {
         self.parts.is_ca
     }
 
-    /// True where it may speak for a client of TLS: no CA, and its key usages, if it names any, allow that.
+    /// True where it may be a client's: no CA's, and its key usages, where it names any, allow that (RFC 5280, 4.2.1.3 and 4.2.1.12).
     pub fn is_for_clients(&self) -> bool {
         let Uses { signs, authenticates_clients } = self.parts.uses;
         !self.parts.is_ca && signs != Some(false) && authenticates_clients != Some(false)

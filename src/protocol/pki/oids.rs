@@ -39,5 +39,5 @@ pub const AES128_CBC: ObjectIdentifier = oid("2.16.840.1.101.3.4.1.2");
 pub const AES256_CBC: ObjectIdentifier = oid("2.16.840.1.101.3.4.1.42");
 
 /// anyExtendedKeyUsage.
-pub const ANY_USE: ObjectIdentifier = oid("2.5.29.37.0");
+pub const ANY_USAGE: ObjectIdentifier = oid("2.5.29.37.0");
 pub const CLIENT_AUTH: ObjectIdentifier = oid("1.3.6.1.5.5.7.3.2");

@@ -9,6 +9,8 @@ use super::{CHECKIN, Iphone, Trouble, texts};
 use crate::protocol::apple::reading;
 use crate::protocol::cms::SignedData;
 
+/// The declaration that brings a profile.
+const PROFILE: &str = "com.apple.configuration.legacy";
 /// The types that this system knows, by kind.
 const KNOWN: [(&str, &[&str]); 4] = [
     ("activations", &["com.apple.activation.simple"]),
@@ -16,7 +18,7 @@ const KNOWN: [(&str, &[&str]); 4] = [
     (
         "configurations",
         &[
-            "com.apple.configuration.legacy",
+            PROFILE,
             "com.apple.configuration.management.status-subscriptions",
             "com.apple.configuration.management.test",
             "com.apple.configuration.passcode.settings",
@@ -148,7 +150,7 @@ impl Iphone {
     /// The profiles that its declarations have installed: identifier and UUID.
     pub fn declared_profiles(&self) -> Vec<(String, String)> {
         let declarations = &self.state.declarations;
-        let legacy = declarations.held.values().filter(|one| one.declaration_type == "com.apple.configuration.legacy");
+        let legacy = declarations.held.values().filter(|one| one.declaration_type == PROFILE);
         legacy.filter_map(|one| name_of(declarations.contents.get(&one.server_token)?.as_ref().ok()?)).collect()
     }
 
@@ -156,6 +158,12 @@ impl Iphone {
     fn apps(&self) -> Value {
         let word = |status: &str| if status == "Managed" { "managed" } else { "installing" };
         self.state.apps.iter().map(|(id, status)| json!({"identifier": id, "name": id, "state": word(status)})).collect()
+    }
+
+    /// The types that its system knows.
+    fn known(&self) -> BTreeMap<&'static str, Vec<&'static str>> {
+        let is_known = |one: &&str| !self.state.lacks_profiles || *one != PROFILE;
+        KNOWN.into_iter().map(|(kind, types)| (kind, types.iter().copied().filter(is_known).collect())).collect()
     }
 
     /// What it says of itself: what it is able to do once, how its declarations stand always.
@@ -175,7 +183,7 @@ impl Iphone {
             Ok(_) => None,
         };
         let stands = |identifier: &str, one: &Declaration| {
-            let is_known = KNOWN.iter().any(|(_, types)| types.contains(&one.declaration_type.as_str()));
+            let is_known = self.known().values().any(|types| types.contains(&one.declaration_type.as_str()));
             let (active, valid, reason) = match one.kind.as_str() {
                 _ if !is_known => (false, "invalid", Some("Error.ConfigurationNotSupported")),
                 _ if fault(one).is_some() => (false, "invalid", fault(one)),
@@ -194,7 +202,7 @@ impl Iphone {
         let mut management = json!({"declarations": {"activations": list("activation"), "assets": list("asset"),
             "configurations": list("configuration"), "management": list("management")}});
         if !declarations.introduced {
-            let types: BTreeMap<&str, &[&str]> = KNOWN.into_iter().collect();
+            let types = self.known();
             management["client-capabilities"] = json!({"supported-versions": ["1.0.0"], "supported-features": {}, "supported-payloads": {"declarations": types, "status-items": ITEMS}});
         }
         let passcode = json!({"is-present": self.state.has_passcode, "is-compliant": self.state.has_passcode});

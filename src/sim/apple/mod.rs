@@ -20,8 +20,8 @@ use crate::sim::uplink::{Ask, End, Uplink};
 
 /// The kind of a check-in's body.
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
-/// How long the server may take.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the server may take: where it makes keys for many phones on a slow machine, that is long.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Commands of one conversation at most: a server that never ends is no server.
 const COMMANDS_MAX: usize = 1000;
 
@@ -82,6 +82,8 @@ pub struct State {
     pub push_token: Vec<u8>,
     /// False where its system is older than declarative management.
     pub knows_declarations: bool,
+    /// True where none of the declarations that its system knows brings a profile.
+    pub lacks_profiles: bool,
     pub declarations: declarative::Declarations,
     /// True where its last word was that it cannot now.
     pub put_off: bool,

@@ -144,6 +144,17 @@ pub async fn address(conn: &mut Conn, id: Id, address: &Address, now_ms: i64) ->
     wakes::readdress(conn, &[Readdress { bucket: id.bucket(), channel_id: id, sender }], now_ms).await
 }
 
+/// Notes whether a user waits until everything was said.
+pub async fn awaits(conn: &mut Conn, id: Id, awaits: bool) -> Result<()> {
+    sqlx::query("UPDATE channel SET awaiting_configuration = $3 WHERE bucket = $1 AND id = $2")
+        .bind(id.bucket())
+        .bind(id)
+        .bind(i64::from(awaits))
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
 /// The user channels of a device are nudged no more until each tells where it is.
 pub async fn end_users(conn: &mut Conn, device: Id) -> Result<()> {
     end(conn, device, "<>").await

@@ -3,7 +3,7 @@
 mod channels;
 pub mod declarative;
 
-pub use channels::{Address, NewChannel, address, channel_of, end_users, leave, pin, put_user, reset};
+pub use channels::{Address, NewChannel, address, awaits, channel_of, end_users, leave, pin, put_user, reset};
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -41,6 +41,8 @@ pub struct Enrollment {
     pub refresh_started_ms: Option<i64>,
     pub refresh_step: i64,
     pub refreshed_at_ms: Option<i64>,
+    /// By whom it is in lost mode, as `ops::mdm::lost` has it.
+    pub lost_mode: Option<String>,
 }
 
 impl Enrollment {
@@ -54,7 +56,7 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT device_id, identifier, state, token_id, certificate_hash, former_certificate_hash, renew_at_ms, topic, unlock_token, bootstrap_token, \
-               awaiting_configuration, authenticated_at_ms, enrolled_at_ms, refresh_started_ms, refresh_step, refreshed_at_ms \
+               awaiting_configuration, authenticated_at_ms, enrolled_at_ms, refresh_started_ms, refresh_step, refreshed_at_ms, lost_mode \
              FROM apple_enrollment WHERE bucket = $1 AND device_id = $2",
             $tail
         )
@@ -84,7 +86,7 @@ struct Key {
 const OF: Sql = rows_sql!(
     "SELECT e.device_id, e.identifier, e.state, e.token_id, e.certificate_hash, e.former_certificate_hash, e.renew_at_ms, e.topic, e.unlock_token, \
        e.bootstrap_token, e.awaiting_configuration, e.authenticated_at_ms, e.enrolled_at_ms, e.refresh_started_ms, e.refresh_step, \
-       e.refreshed_at_ms FROM ",
+       e.refreshed_at_ms, e.lost_mode FROM ",
     rows(bucket: bigint, id: text),
     "JOIN apple_enrollment e ON e.bucket = r.bucket AND e.device_id = r.id WHERE ($2 < 0 OR e.bucket = $2)"
 );
@@ -100,13 +102,13 @@ pub async fn put(conn: &mut Conn, row: &Enrollment) -> Result<()> {
     sqlx::query(
         "INSERT INTO apple_enrollment (bucket, device_id, identifier, state, token_id, certificate_hash, former_certificate_hash, topic, \
            unlock_token, bootstrap_token, awaiting_configuration, authenticated_at_ms, enrolled_at_ms, refresh_started_ms, refresh_step, \
-           refreshed_at_ms, renew_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+           refreshed_at_ms, renew_at_ms, lost_mode) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
          ON CONFLICT (bucket, device_id) DO UPDATE SET identifier = excluded.identifier, state = excluded.state, token_id = excluded.token_id, \
            certificate_hash = excluded.certificate_hash, former_certificate_hash = excluded.former_certificate_hash, topic = excluded.topic, \
            unlock_token = excluded.unlock_token, bootstrap_token = excluded.bootstrap_token, \
            awaiting_configuration = excluded.awaiting_configuration, authenticated_at_ms = excluded.authenticated_at_ms, \
            enrolled_at_ms = excluded.enrolled_at_ms, refresh_started_ms = excluded.refresh_started_ms, refresh_step = excluded.refresh_step, \
-           refreshed_at_ms = excluded.refreshed_at_ms, renew_at_ms = excluded.renew_at_ms",
+           refreshed_at_ms = excluded.refreshed_at_ms, renew_at_ms = excluded.renew_at_ms, lost_mode = excluded.lost_mode",
     )
     .bind(row.device_id.bucket())
     .bind(row.device_id)
@@ -125,6 +127,7 @@ pub async fn put(conn: &mut Conn, row: &Enrollment) -> Result<()> {
     .bind(row.refresh_step)
     .bind(row.refreshed_at_ms)
     .bind(row.renew_at_ms)
+    .bind(&row.lost_mode)
     .execute(conn.raw())
     .await?;
     Ok(())
@@ -149,6 +152,37 @@ pub async fn renew_at(conn: &mut Conn, device: Id, at_ms: i64) -> Result<()> {
         .execute(conn.raw())
         .await?;
     Ok(())
+}
+
+/// Notes by whom a device is in lost mode; `None` where it is not.
+pub async fn lost_mode(conn: &mut Conn, device: Id, lost_mode: Option<&str>) -> Result<()> {
+    sqlx::query("UPDATE apple_enrollment SET lost_mode = $3 WHERE bucket = $1 AND device_id = $2")
+        .bind(device.bucket())
+        .bind(device)
+        .bind(lost_mode)
+        .execute(conn.raw())
+        .await?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct LostKey {
+    bucket: i64,
+    id: Id,
+    task: Id,
+}
+
+const LOST_TO: Sql = rows_sql!(
+    "SELECT c.id FROM ",
+    rows(bucket: bigint, id: text, task: text),
+    "JOIN apple_enrollment e ON e.bucket = r.bucket AND e.device_id = r.id AND e.lost_mode = r.task \
+     JOIN channel c ON c.bucket = e.bucket AND c.device_id = e.device_id AND c.kind = 'mdm' AND c.subject = '' WHERE ($2 < 0 OR c.bucket = $2)"
+);
+
+/// The channels of those devices among these that are lost by the task beside them.
+pub async fn lost_to(conn: &mut Conn, locating: &[(Id, Id)]) -> Result<Vec<Id>> {
+    let rows: Vec<LostKey> = locating.iter().map(|(id, task)| LostKey { bucket: id.bucket(), id: *id, task: *task }).collect();
+    Ok(sqlx::query_scalar(LOST_TO.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_all(conn.raw()).await?)
 }
 
 /// Removes the enrollment of a deleted device.

@@ -96,7 +96,8 @@ const TASK: Table = Table {
         "t.bucket = p.bucket AND t.device_id = p.device"
     ),
     delete: "DELETE FROM task WHERE bucket = $1 AND device_id = $2",
-    stay: "UPDATE task SET device_id = $3 WHERE bucket = $1 AND device_id = $2",
+    // What failed before anybody was there has the device for its channel.
+    stay: "UPDATE task SET device_id = $3, channel_id = CASE channel_id WHEN $2 THEN $3 ELSE channel_id END WHERE bucket = $1 AND device_id = $2",
 };
 
 const FINDING: Table = Table {
@@ -306,6 +307,14 @@ mod tests {
                      VALUES ($1, $2, 'job', $3, $4, 'message', 1, 'queued', 0, 1, 9, 1, $2)",
                 )
                 .await;
+                // One that failed before anybody was there has the device in the place of a channel.
+                let early = clock.moment().id_beside(from);
+                let failed = "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, \
+                   state_since_ms, finished_at_ms) VALUES ($1, $2, 'job', $3, $3, 'message', 1, 'failed', 0, 1, 9, 1, 1)";
+                sqlx::query(failed).bind(from.bucket()).bind(early).bind(from).execute(conn.raw()).await.unwrap();
+                let mut insert = async |sql: &'static str| {
+                    sqlx::query(sql).bind(from.bucket()).bind(old).bind(from).bind(channel).execute(conn.raw()).await.unwrap();
+                };
                 insert(
                     "INSERT INTO finding (bucket, id, device_id, kind, subject, opened_at_ms, due_at_ms, detail) \
                      VALUES ($1, $2, $3, 'rooted', CASE WHEN $4 = '' THEN 'x' ELSE '' END, 1, 1, '{}')",
@@ -339,6 +348,9 @@ mod tests {
                     let count = sqlx::query_scalar(there).bind(into.bucket()).bind(into).bind(moved).bind(is);
                     assert_eq!(count.fetch_one(conn.raw()).await.ok(), Some(1_i64), "{there}");
                 }
+                let kept = "SELECT COUNT(*) FROM task WHERE bucket = $1 AND device_id = $2 AND channel_id = $2 AND id = $3 AND state = 'failed'";
+                let kept = sqlx::query_scalar(kept).bind(into.bucket()).bind(into).bind(early.in_bucket_of(into));
+                assert_eq!(kept.fetch_one(conn.raw()).await.ok(), Some(1_i64));
                 for left in [
                     "SELECT COUNT(*) FROM task WHERE device_id = $1",
                     "SELECT COUNT(*) FROM contact WHERE device_id = $1",

@@ -60,6 +60,7 @@ pub struct Ended {
     pub job_id: Id,
     pub device_id: Id,
     pub channel_id: Id,
+    pub kind: String,
     /// The state it had.
     pub was: String,
 }
@@ -67,18 +68,16 @@ pub struct Ended {
 /// What an expired task says of itself.
 const EXPIRED: &str = r#"{"code":"expired","message":"the device did not finish it in time","chain":[]}"#;
 
-/// Ends up to `limit` open tasks whose time is over.
-pub async fn expire(conn: &mut Conn, now_ms: i64, limit: i64) -> Result<Vec<Ended>> {
+/// Up to `limit` open tasks whose time is over, each as it ends.
+pub async fn expired(conn: &mut Conn, now_ms: i64, limit: i64) -> Result<Vec<Ending>> {
     let due: Vec<Ended> = sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
+        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
     )
     .bind(now_ms)
     .bind(limit)
     .fetch_all(conn.raw())
     .await?;
-    let endings: Vec<Ending> =
-        due.into_iter().map(|ended| Ending { ended, state: "expired", error: Some(EXPIRED.to_owned()), result: None }).collect();
-    end(conn, endings, now_ms).await
+    Ok(due.into_iter().map(|ended| Ending { ended, state: "expired", error: Some(EXPIRED.to_owned()), result: None }).collect())
 }
 
 /// A task and what it ends as.
@@ -140,11 +139,11 @@ pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<V
 
 // On PostgreSQL each channel's open tasks are read by themselves: the small index of open tasks, read whole, would look as good.
 const UNDELIVERED_LIKE: Sql = Sql {
-    sqlite: "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was FROM (SELECT value AS id FROM json_each($1)) AS r \
+    sqlite: "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state AS was FROM (SELECT value AS id FROM json_each($1)) AS r \
        JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
        WHERE t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4",
     postgres: "SELECT o.* FROM json_array_elements_text($1::json) AS r(id) CROSS JOIN LATERAL \
-       (SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was FROM task t JOIN job j ON j.id = t.job_id \
+       (SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state AS was FROM task t JOIN job j ON j.id = t.job_id \
          WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4 \
          OFFSET 0) AS o",
 };
@@ -167,7 +166,7 @@ pub async fn undelivered_like(conn: &mut Conn, channels: &[Id], job: Id, kind: &
 /// Up to `limit` open tasks of a job, from after `after`.
 pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> Result<Vec<Ended>> {
     let rows = sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms IS NULL \
+        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms IS NULL \
          ORDER BY id LIMIT $3",
     )
     .bind(job)
@@ -181,7 +180,7 @@ pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> R
 /// Up to `limit` tasks of a job that wait for a second operator.
 pub async fn awaiting_of_job(conn: &mut Conn, job: Id, limit: i64) -> Result<Vec<Ended>> {
     let rows = sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, state AS was FROM task WHERE job_id = $1 AND state = 'awaiting_approval' \
+        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE job_id = $1 AND state = 'awaiting_approval' \
          AND finished_at_ms IS NULL ORDER BY id LIMIT $2",
     )
     .bind(job)
@@ -223,12 +222,27 @@ const OPEN_OF: Sql = Sql {
          WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL OFFSET 0) AS o",
 };
 
-/// All open tasks of channels, with their kinds.
-pub async fn open_of(conn: &mut Conn, channels: &[Id]) -> Result<Vec<(Ended, String)>> {
-    let found: Vec<(Id, Id, Id, Id, String, String)> =
-        sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(rows_json(channels)).fetch_all(conn.raw()).await?;
-    let ended = |(id, job_id, device_id, channel_id, was, kind)| (Ended { id, job_id, device_id, channel_id, was }, kind);
-    Ok(found.into_iter().map(ended).collect())
+/// All open tasks of channels.
+pub async fn open_of(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Ended>> {
+    Ok(sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(rows_json(channels)).fetch_all(conn.raw()).await?)
+}
+
+#[derive(Serialize)]
+struct IdKey {
+    bucket: i64,
+    id: Id,
+}
+
+const MOVED: Sql = rows_sql!(
+    "SELECT t.id FROM ",
+    rows(bucket: bigint, id: text),
+    "JOIN task t ON t.bucket = r.bucket AND t.id = r.id WHERE ($2 < 0 OR t.bucket = $2) LIMIT 1"
+);
+
+/// The task that has this id in another bucket: its device was merged into one of that bucket.
+pub async fn moved(conn: &mut Conn, id: Id) -> Result<Option<Id>> {
+    let rows: Vec<IdKey> = id.in_each_bucket().map(|id| IdKey { bucket: id.bucket(), id }).collect();
+    Ok(sqlx::query_scalar(MOVED.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_optional(conn.raw()).await?)
 }
 
 /// A task that was ordered again, and the one that was made for it.
@@ -262,13 +276,8 @@ const LOCK: Sql = rows_sql!(
 /// Locks tasks in the order of their keys, so that two transactions that change the same ones cannot deadlock. SQLite's writer is
 /// alone anyway.
 async fn lock(conn: &mut Conn, tasks: impl Iterator<Item = Id>) -> Result<()> {
-    #[derive(Serialize)]
-    struct Row {
-        bucket: i64,
-        id: Id,
-    }
     if conn.dialect() == Dialect::Postgres {
-        let rows: Vec<Row> = tasks.map(|id| Row { bucket: id.bucket(), id }).collect();
+        let rows: Vec<IdKey> = tasks.map(|id| IdKey { bucket: id.bucket(), id }).collect();
         sqlx::query(LOCK.postgres).bind(rows_json(&rows)).execute(conn.raw()).await?;
     }
     Ok(())

@@ -22,14 +22,14 @@ const LAP_MS: i64 = 3 * 3_600_000;
 const USER: &str = "11111111-2222-3333-4444-555555555555";
 
 /// A push token as a device sends it, and where its pushes arrive.
-fn address(apns: &StandIn) -> (Dictionary, mpsc::Receiver<Push>) {
+pub fn address(apns: &StandIn) -> (Dictionary, mpsc::Receiver<Push>) {
     let token = apns.register(TOPIC);
     let pushes = apns.connect(&token);
     let bytes = (0..token.len()).step_by(2).map(|at| u8::from_str_radix(&token[at..at + 2], 16).unwrap()).collect();
     ([("Token".to_owned(), Plist::Data(bytes))].into_iter().collect(), pushes)
 }
 
-async fn is_nudged(pushes: &mut mpsc::Receiver<Push>) -> bool {
+pub async fn is_nudged(pushes: &mut mpsc::Receiver<Push>) -> bool {
     tokio::time::timeout(Duration::from_secs(20), pushes.recv()).await.is_ok_and(|push| push.is_some())
 }
 
@@ -52,7 +52,7 @@ async fn lap(server: &TestServer) {
 }
 
 /// Runs a story on both databases, on a server that nudges through this stand-in and asks nothing by itself.
-async fn each(apns: &StandIn, story: impl AsyncFn(TestServer)) {
+pub async fn each(apns: &StandIn, story: impl AsyncFn(TestServer)) {
     let ca = NamedTempFile::new().unwrap();
     std::fs::write(ca.path(), apns.ca()).unwrap();
     let reachable = |config: &mut Config| {

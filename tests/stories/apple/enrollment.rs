@@ -1,11 +1,13 @@
 //! Devices enroll, come again, are mistaken for others, and leave.
 
+use muster::config::Config;
+use muster::protocol::pki::Certificate;
 use plist::{Dictionary, Value as Plist};
 use serde_json::json;
 
 use super::commands::{each, state, task};
 use crate::support::apple::{AppleDevice, behind_proxy, certificate, texts};
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, each_with};
 
 #[tokio::test]
 async fn whoever_shows_anothers_udid_is_parked_and_the_enrollment_that_there_is_stays() {
@@ -158,6 +160,62 @@ async fn what_a_mac_and_its_users_had_ends_with_the_enrollment_and_a_later_token
 }
 
 #[tokio::test]
+async fn users_with_network_accounts_are_managed_without_a_password_where_that_is_wanted() {
+    let wanted = |config: &mut Config| {
+        behind_proxy(config);
+        config.mdm.network_users = true;
+    };
+    let story = async |server: TestServer| {
+        let mac = AppleDevice { product: "Mac14,2".into(), ..AppleDevice::named("L") };
+        let user = || texts(&[("UserID", "22222222-1111-1111-1111-111111111111"), ("UserShortName", "grace")]);
+        mac.checkin(&server, "UserAuthenticate", user()).await.expect(403);
+        mac.authenticate(&server).await.expect(200);
+        mac.checkin(&server, "UserAuthenticate", user()).await.expect(410);
+        mac.token_update(&server, Dictionary::new()).await.expect(200);
+        let told = mac.checkin(&server, "UserAuthenticate", user()).await.expect(200);
+        let asked = plist::from_bytes::<Plist>(&told.body).unwrap().into_dictionary().unwrap();
+        assert_eq!(asked, texts(&[("DigestChallenge", "")]));
+        let mut answer = user();
+        answer.extend(texts(&[("DigestResponse", "")]));
+        let told = mac.checkin(&server, "UserAuthenticate", answer).await.expect(200);
+        assert_eq!((told.body.len(), told.headers["content-length"].as_bytes()), (0, b"0".as_slice()));
+        mac.token_update(&server, user()).await.expect(200);
+        assert!(mac.connect(&server, "Idle", None, user()).await.command().is_none());
+        server.stop().await;
+    };
+    each_with(wanted, story).await;
+}
+
+#[tokio::test]
+async fn one_that_was_retired_and_may_not_remove_its_profile_is_told_that_it_is_nobody() {
+    each(async |server| {
+        let (phone, other) = (AppleDevice::named("J"), AppleDevice::named("K"));
+        let (id, other_id) = (phone.enroll(&server).await, other.enroll(&server).await);
+        server.post(&format!("/devices/{id}/retire"), json!({})).await.expect(202);
+        let refuse = async |command: &str| {
+            let (uuid, request) = phone.idle(&server).await.request();
+            assert_eq!((request.as_str(), uuid.starts_with(command)), ("RemoveProfile", true), "{uuid}");
+            phone.connect(&server, "Error", Some(&uuid), Dictionary::new()).await
+        };
+        // The order itself fails, and tells the operator why.
+        let order = phone.idle(&server).await.request().0;
+        assert!(refuse(&order).await.command().is_none());
+        assert_eq!(state(&server, &order).await, "failed");
+        for _ in 0..2 {
+            let told = refuse("remove.").await.expect(403);
+            assert_eq!(told.headers["content-type"], "application/json");
+            let body: serde_json::Value = serde_json::from_slice(&told.body).unwrap();
+            assert_eq!(body["code"], "com.apple.unrecognized.device");
+        }
+        // Nobody else is told so: not one that may come back, whatever it refuses.
+        server.post(&format!("/devices/{other_id}/unauthorize"), json!({})).await.expect(200);
+        assert!(other.connect(&server, "Error", Some("remove.1"), Dictionary::new()).await.command().is_none());
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_same_phone_restored_on_other_hardware_is_another_device() {
     each(async |server| {
         let phone = AppleDevice::named("I");
@@ -190,4 +248,24 @@ async fn without_a_certificate_that_this_server_issued_nobody_new_comes_in() {
     .await;
     AppleDevice::named("G").authenticate(&server).await.expect(403);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_for_clients_lets_nobody_in_whoever_issued_it() {
+    const FOR: [(&str, &str, u16); 5] = [
+        ("servers", include_str!("fixtures/throwaway_usage_server.pem"), 403),
+        ("the CA itself", include_str!("fixtures/throwaway_ca.pem"), 403),
+        ("servers and clients", include_str!("fixtures/throwaway_usage_client.pem"), 200),
+        ("anything", include_str!("fixtures/throwaway_usage_any.pem"), 200),
+        ("it does not say what", include_str!("fixtures/throwaway_usage_none.pem"), 200),
+    ];
+    each(async |server| {
+        for (name, pem, status) in FOR {
+            let certificate = Certificate::chain_from_pem(pem).unwrap()[0].der().to_vec();
+            let told = AppleDevice { certificate, ..AppleDevice::named(name) }.authenticate(&server).await;
+            assert_eq!(told.status, status, "{name}");
+        }
+        server.stop().await;
+    })
+    .await;
 }

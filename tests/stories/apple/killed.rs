@@ -145,10 +145,11 @@ async fn an_enrollment_that_a_kill_cuts_in_two_goes_on_or_begins_anew_and_nobody
         site.again().await;
         let device = site.get(&format!("/devices/{}", first.udid)).await;
         assert_eq!((&device["id"], &device["channels"][0]["push_state"]), (&before, &json!("none")));
-        // Nobody would carry an order out; a change of policy concerns it as it does everybody.
-        let lock = site.order("lock", json!({}), &first.udid).await;
-        let refused = site.get(&format!("/tasks/{lock}")).await;
-        assert_eq!((&refused["state"], &refused["error"]["code"]), (&json!("failed"), &json!("no_channel")), "{refused}");
+        // An order waits for an address, and a change of policy concerns it as it does everybody.
+        let early = site.order("lock", json!({}), &first.udid).await;
+        let waiting = site.get(&format!("/tasks/{early}")).await;
+        assert_eq!((&waiting["state"], &waiting["reason"]), (&json!("queued"), &json!("no_push_address")), "{waiting}");
+        assert_eq!(first.fetch().await.unwrap(), None, "an enrollment that is not complete is given nothing");
         let declared = json!([{"Type": "com.apple.management.properties", "Identifier": "ring", "Payload": {"ring": 1}}]);
         site.api("PUT", "/policies/ring", Some(json!({"document": {"apple": {"declarations": declared}}}))).await;
         let all = json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]});
@@ -158,9 +159,8 @@ async fn an_enrollment_that_a_kill_cuts_in_two_goes_on_or_begins_anew_and_nobody
         // It goes on where it was.
         first.token_update(&token).await.unwrap();
         assert!(is_nudged(&mut pushes).await, "now it is called for what has changed");
-        let lock = site.order("lock", json!({}), &first.udid).await;
         first.session().await.unwrap();
-        assert_eq!(site.state(&lock).await, "done");
+        assert_eq!(site.state(&early).await, "done");
         assert!(first.state.declarations.held.contains_key("ring"));
         // And one of which nobody knew before begins anew: it stays one device.
         let (mut third, third_token, mut third_pushes) = site.phone("third");

@@ -1,6 +1,11 @@
 //! An app on an iPhone activated by itself and made a device of its own: an operator joins it to the one that Apple's MDM made.
 
-use muster::model::Role;
+use muster::change;
+use muster::error::Error;
+use muster::model::{Actor, Id, Role};
+use muster::ops::devices;
+use muster::store::Class;
+use muster::store::jobs::{self, JobRow};
 use plist::Dictionary;
 use serde_json::{Value, json};
 
@@ -98,6 +103,14 @@ async fn an_app_and_an_iphone_become_one_device_and_the_app_goes_on_as_if_nothin
         assert_eq!((open.len(), &open[0]["device_id"], &open[0]["closed_at_ms"]), (1, &json!(into), &Value::Null));
         assert_eq!(server.get(&format!("/devices/{into}/events")).await["items"].as_array().unwrap().len(), 1);
         assert!(server.get(&format!("/devices/{into}/contacts")).await["items"].as_array().unwrap().len() > 2);
+
+        // A task is found by the id that it had, too.
+        for (was, is) in [(&done, "done"), (&held, "delivered"), (&waiting, "queued")] {
+            let shown = server.get(&format!("/tasks/{was}")).await;
+            assert_eq!((&shown["device_id"], &shown["state"]), (&json!(into), &json!(is)), "{shown}");
+            assert!(same(shown["id"].as_str().unwrap(), was));
+        }
+        server.call("GET", &format!("/tasks/{}", app.id), None).await.expect(404);
 
         // The app knows nothing of it: its token, its task's id and the event that it sends again are those that it had.
         let again = app.events(&server, found).await.expect(200);
@@ -203,6 +216,43 @@ async fn what_is_not_two_halves_of_one_phone_is_not_merged() {
         assert_eq!(refused(&first.id, &into).await, invalid, "done already");
         assert_eq!(refused(&second.id, &into).await, conflict, "it has an app");
         first.visit(&server, "push").await;
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_merged_while_a_job_may_have_made_a_task_for_the_one_half_and_not_yet_for_the_other() {
+    each(async |server| {
+        server.user(EMAIL).await;
+        let app = app(&server, "app-1", &server.enrollment_token().await).await;
+        let (_, into) = iphone(&server, "1").await;
+        let from: Id = app.id.parse().unwrap();
+        let refused = change!(server.app, Class::Operators, |conn, moment| {
+            let (id, now_ms) = (moment.id(), moment.now_ms);
+            let job = JobRow {
+                id,
+                kind: "message".into(),
+                params: "{}".into(),
+                lane: "change".into(),
+                selector: json!({"all": true}).to_string(),
+                state: "expanding".into(),
+                tasks: 2,
+                unknown_devices: "[]".into(),
+                duplicate_devices: "[]".into(),
+                created_by: "somebody".into(),
+                created_at_ms: now_ms,
+                expires_at_ms: now_ms + 1,
+                finished_at_ms: None,
+                walk: jobs::MAKE.into(),
+                walk_at_ms: now_ms,
+                expand_after: String::new(),
+            };
+            jobs::insert(conn, &job).await.unwrap();
+            devices::merge(conn, moment, &Actor::server(), from, &into).await
+        });
+        assert!(matches!(refused, Err(Error::Refused(refusal)) if refusal.code == "job_expanding"));
+        merge(&server, &app.id, &into).await.expect(200);
         server.stop().await;
     })
     .await;

@@ -2,19 +2,22 @@
 
 mod assets;
 mod bad_input;
-mod called;
+pub mod called;
 pub mod commands;
 mod declarative;
 mod enrollment;
 mod identity;
 mod joining;
 mod killed;
+mod kinds_of_enrollment;
+mod lost;
 pub mod merging;
 mod nudged;
 mod outcomes;
 mod profiles;
 mod recorded;
 mod scep;
+mod scep_messages;
 mod scep_refusals;
 mod simulated;
 mod tokens;

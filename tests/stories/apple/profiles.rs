@@ -1,14 +1,16 @@
 //! Payloads of policies on devices that know no declarations: one profile, given by command.
 
+use muster::config::{Config, Tls};
 use muster::protocol::apple::configuration;
+use muster::protocol::cms::SignedData;
 use muster::sim::apple::Iphone;
 use plist::{Dictionary, Value as Plist};
 use serde_json::{Value, json};
 
 use super::commands::task;
 use super::simulated::iphone;
-use crate::support::apple::{AppleDevice, each_quiet, texts};
-use crate::support::server::TestServer;
+use crate::support::apple::{AppleDevice, each_quiet, quiet, texts};
+use crate::support::server::{TestServer, each_with};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -224,4 +226,95 @@ async fn a_device_that_says_yes_to_declarations_and_nothing_more_is_given_its_pr
         server.stop().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_device_whose_declarations_bring_no_profile_gets_its_payloads_by_command_and_everything_else_by_declarations() {
+    each_quiet(async |server| {
+        let mut phone = iphone(&server, "G");
+        phone.state.lacks_profiles = true;
+        phone.enroll(&[7; 32]).await.unwrap();
+        let identifier = configuration::commanded(&server.config.public_url);
+        let both = |payloads: Value| {
+            let mut both = payloads;
+            both["declarations"] = json!([{"Type": "com.apple.management.properties", "Identifier": "ring", "Payload": {"ring": 1}}]);
+            both
+        };
+        put(&server, both(camera(json!({})))).await;
+        let first = another(&server, &phone.udid, &Value::Null).await;
+        // It says what it knows when it is told for the first time.
+        phone.session().await.unwrap();
+        phone.session().await.unwrap();
+        let installed = phone.state.profiles[&identifier].clone();
+        assert!(applies(&server, &phone.udid).await && phone.declared_profiles().is_empty());
+        let held: Vec<&str> =
+            phone.state.declarations.held.keys().map(String::as_str).filter(|name| !name.starts_with("muster.status")).collect();
+        assert_eq!(held, ["ring"], "and is not told of a profile that it cannot take so");
+        let declared = server.get(&format!("/devices/{}/declarations", phone.udid)).await[0]["declarations"].clone();
+        let state = |name: &str| declared.as_array().unwrap().iter().find(|one| one["identifier"] == name).unwrap()["state"].clone();
+        assert_eq!((state("ring"), state("muster.profile")), (json!("active"), json!("active")));
+        assert_eq!(phone.session().await.unwrap(), 0);
+        // Another content replaces it, and counts when it was taken; its declarations are as they were.
+        put(&server, both(camera(json!({"allowScreenShot": false})))).await;
+        let second = another(&server, &phone.udid, &first).await;
+        phone.state.locked = true;
+        phone.session().await.unwrap();
+        assert!(!applies(&server, &phone.udid).await && phone.state.profiles[&identifier] == installed);
+        phone.state.locked = false;
+        phone.session().await.unwrap();
+        assert!(applies(&server, &phone.udid).await && phone.state.profiles[&identifier] != installed);
+        // Gone by whatever hand, it is given again; one that is not taken is told with the device's words.
+        phone.state.profiles.clear();
+        task(&server, "refresh", json!({"what": "profiles"}), &phone.udid).await;
+        phone.session().await.unwrap();
+        assert!(applies(&server, &phone.udid).await && phone.state.profiles.len() == 1);
+        put(&server, both(camera(json!({"Broken": true})))).await;
+        let third = another(&server, &phone.udid, &second).await;
+        phone.session().await.unwrap();
+        let shown = channel(&server, &phone.udid).await;
+        assert_eq!((&shown["applied"], &shown["reported"]), (&second, &third));
+        // Without payloads it goes, and the declarations stay.
+        put(&server, json!({"declarations": both(json!({}))["declarations"]})).await;
+        another(&server, &phone.udid, &third).await;
+        phone.session().await.unwrap();
+        phone.session().await.unwrap();
+        assert!(phone.state.profiles.is_empty() && applies(&server, &phone.udid).await);
+        assert!(phone.state.declarations.held.contains_key("ring"));
+        assert_eq!(phone.session().await.unwrap(), 0);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_profile_by_command_is_signed_with_the_certificate_for_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let tls = Tls { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+    std::fs::write(&tls.cert, made.cert.pem()).unwrap();
+    std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+    let encrypted = |config: &mut Config| {
+        quiet(config);
+        config.tls = Some(tls.clone());
+    };
+    let story = async |server: TestServer| {
+        let phone = AppleDevice::named("F");
+        phone.enroll(&server).await;
+        put(&server, camera(json!({}))).await;
+        another(&server, &phone.udid, &Value::Null).await;
+        let (uuid, request) = phone.idle(&server).await.request();
+        assert_eq!(request, "DeclarativeManagement");
+        let (uuid, command) = phone.connect(&server, "Error", Some(&uuid), Dictionary::new()).await.command().unwrap();
+        let payload = command.get("Payload").and_then(Plist::as_data).unwrap();
+        let signed = SignedData::parse(payload).unwrap().verify(None).unwrap();
+        assert_eq!(signed.certificate.der(), made.cert.der().as_ref());
+        let profile = plist::from_bytes::<Plist>(&signed.content).unwrap().into_dictionary().unwrap();
+        let text = |key: &str| profile.get(key).and_then(Plist::as_string).unwrap().to_owned();
+        assert_eq!(text("PayloadIdentifier"), configuration::commanded(&server.config.public_url));
+        assert_eq!(format!("install.{}", text("PayloadUUID")), uuid, "the same content under the same id, however it is signed");
+        assert!(phone.acknowledge(&server, &uuid).await.command().is_none());
+        assert!(applies(&server, &phone.udid).await);
+        server.stop().await;
+    };
+    each_with(encrypted, story).await;
 }

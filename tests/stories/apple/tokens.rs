@@ -32,7 +32,7 @@ async fn issue(server: &TestServer, phone: &AppleDevice, challenge: &str) -> boo
 /// A challenge of a token's profile.
 async fn challenge(server: &TestServer, token: &Value) -> String {
     let id: Id = token["id"].as_str().unwrap().parse().unwrap();
-    let secret = change!(server.app, Class::Operators, |conn, moment| ca::challenge(conn, moment, Some(id), None).await).unwrap();
+    let secret = change!(server.app, Class::Operators, |conn, moment| ca::challenge(conn, moment, id).await).unwrap();
     secret.reveal().to_owned()
 }
 

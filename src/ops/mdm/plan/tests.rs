@@ -17,7 +17,7 @@ fn error(code: i64) -> String {
 /// Plays a task against a device that answers each request as told; answers the requests in order and the end.
 fn play(kind: &str, params: Value, answers: &[(&str, &str, String)]) -> (Vec<String>, Option<Took>) {
     let (mut progress, mut asked, mut now_ms) = (Progress::default(), Vec::new(), 1_000);
-    let facing = Facing { platform: "ios".into(), unlock_token: Some(vec![1]), profile: "org.example.enrollment".into() };
+    let facing = Facing { platform: "ios".into(), unlock_token: Some(vec![1]), profile: "org.example.enrollment".into(), is_lost: false };
     let mut answers = answers.iter();
     loop {
         let command = match next(kind, &params, &progress, &facing, now_ms) {
@@ -31,7 +31,7 @@ fn play(kind: &str, params: Value, answers: &[(&str, &str, String)]) -> (Vec<Str
         asked.push(command.request_type().to_owned());
         let Some((expected, status, more)) = answers.next() else { return (asked, None) };
         assert_eq!(command.request_type(), *expected);
-        match take(kind, &params, &progress, &report(status, more), now_ms) {
+        match take(kind, &params, &progress, &report(status, more), false, now_ms) {
             Took::Goes(onward) => {
                 assert!(onward.step > progress.step);
                 progress = Progress::read(Some(&onward.text()));
@@ -94,7 +94,7 @@ fn a_refresh_asks_everything_and_one_refused_part_does_not_fail_it() {
 
 #[test]
 fn a_format_error_and_a_missing_unlock_token_say_what_they_are() {
-    let failed = take("lock", &json!({}), &Progress::default(), &report("CommandFormatError", ""), 1);
+    let failed = take("lock", &json!({}), &Progress::default(), &report("CommandFormatError", ""), false, 1);
     assert!(matches!(failed, Took::Failed(error) if error["code"] == "command_format_error"));
     let bare = Facing { platform: "ios".into(), ..Facing::default() };
     assert!(matches!(next("clear_passcode", &json!({}), &Progress::default(), &bare, 1), Next::Fail("unlock_token_missing", _)));

@@ -13,9 +13,15 @@ use crate::protocol::apple::configuration;
 pub const PATH: &str = "/mdm/assets/";
 /// The declaration that brings the policy's profile.
 pub const PROFILE: &str = "muster.profile";
-const PROFILE_TYPE: &str = "com.apple.configuration.legacy";
+/// Its type; a system that does not know it takes profiles by command alone.
+pub const PROFILE_TYPE: &str = "com.apple.configuration.legacy";
 /// The activation that puts it in force.
 pub const PROFILE_ACTIVATION: &str = "muster.profile.activation";
+
+/// True for the declarations that bring the policy's profile.
+pub fn is_of_profile(identifier: &str) -> bool {
+    identifier == PROFILE || identifier == PROFILE_ACTIVATION
+}
 
 /// Bytes that a declaration refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -116,6 +116,12 @@ impl Manifest {
         Manifest(declarations)
     }
 
+    /// The same without what brings the policy's profile: a device gets that by command.
+    #[must_use]
+    pub fn without_profile(&self) -> Manifest {
+        Manifest(self.0.iter().filter(|one| !content::is_of_profile(&one.identifier)).cloned().collect())
+    }
+
     pub fn declarations(&self) -> &[Declaration] {
         &self.0
     }
