@@ -13,11 +13,10 @@ use super::tasks::{TaskLine, lines};
 use crate::app::App;
 use crate::change;
 use crate::error::Error;
-use crate::model::Id;
-use crate::model::kind::Kind;
+use crate::model::{Id, kind::Kind};
 use crate::ops::devices::{self as ops, Device};
-use crate::ops::settle;
-use crate::ops::settle::Reader;
+use crate::ops::mdm::USER_ENROLLMENT;
+use crate::ops::settle::{self, Reader};
 use crate::store::findings::Which;
 use crate::store::tasks::Filter;
 use crate::store::{Class, console, contacts, devices, events, findings, tasks};
@@ -146,8 +145,11 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
 
 /// True where one of the device's channels can do this kind of task.
 pub fn can_do(device: &Device, kind: &str) -> bool {
-    let channels = device.channels.iter().map(|channel| channel.kind.as_str());
-    Kind::named(kind).is_some_and(|kind| kind.is_for(&device.platform, channels))
+    let is_theirs = device.management_mode == USER_ENROLLMENT;
+    Kind::named(kind).is_some_and(|kind| {
+        let may = |channel: &&str| *channel != "mdm" || !is_theirs || kind.fits_user_enrollment(&device.platform);
+        kind.is_for(&device.platform, device.channels.iter().map(|channel| channel.kind.as_str()).filter(may))
+    })
 }
 
 /// Calls the device in.

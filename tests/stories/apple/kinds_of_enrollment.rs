@@ -1,5 +1,6 @@
 //! Devices that a person brought along, which never tell who they are, and iPads that several people share.
 
+use muster::model::Role;
 use plist::{Dictionary, Value as Plist};
 use serde_json::json;
 
@@ -39,10 +40,13 @@ async fn a_device_that_a_person_brought_along_is_known_by_its_enrollment_alone()
         assert_eq!(says(&server, &phone, &[("Status", "Idle")]).await.request(), (lock.clone(), "DeviceLock".into()));
         assert!(says(&server, &phone, &[("Status", "Acknowledged"), ("CommandUUID", &lock)]).await.command().is_none());
         assert_eq!(state(&server, &lock).await, "done");
-        // What only the owner of a phone may do is not even tried.
+        // What only the owner of a phone may do is not even tried, nor offered.
+        let page = server.operator("anna", Role::Admin).await.get(&format!("/devices/{id}")).await.text;
+        assert!(page.contains("/jobs/new?kind=lock&amp;device="));
         for kind in ["wipe", "clear_passcode", "restart", "locate"] {
             let refused = server.get(&format!("/tasks/{}", task(&server, kind, json!({}), &id).await)).await;
             assert_eq!((&refused["state"], &refused["error"]["code"]), (&json!("failed"), &json!("unsupported")), "{kind}");
+            assert!(!page.contains(&format!("/jobs/new?kind={kind}&amp;device=")), "{kind}");
         }
         // What a Mac's user is called there.
         let user = [("EnrollmentUserID", "a user")];
