@@ -51,18 +51,18 @@ impl Id {
 
     /// The same id moved into the bucket of `other`.
     pub fn in_bucket_of(self, other: Id) -> Id {
+        self.in_bucket(other.0.as_bytes()[15] & 0x3f)
+    }
+
+    fn in_bucket(self, bucket: u8) -> Id {
         let mut bytes = *self.0.as_bytes();
-        bytes[15] = (bytes[15] & 0xc0) | (other.0.as_bytes()[15] & 0x3f);
+        bytes[15] = (bytes[15] & 0xc0) | bucket;
         Id(Uuid::from_bytes(bytes))
     }
 
     /// The same id in each of the buckets: one of them is what it is after its device was merged into another.
     pub fn in_each_bucket(self) -> impl Iterator<Item = Id> {
-        (0..=0x3f).map(move |bucket| {
-            let mut bytes = *self.0.as_bytes();
-            bytes[15] = (bytes[15] & 0xc0) | bucket;
-            Id(Uuid::from_bytes(bytes))
-        })
+        (0..=0x3f).map(move |bucket| self.in_bucket(bucket))
     }
 
     /// 0..63: the first column of the primary key of every per-device table.

@@ -213,24 +213,20 @@ impl Kind {
         self.agents.contains(&platform)
     }
 
-    /// True where this platform's own MDM channel can do it.
-    pub fn fits_apple(&self, platform: &str) -> bool {
-        self.apple.contains(&platform)
+    /// True where this platform's own MDM channel can do it. On a device that is `theirs`, a person's who brought it along (user enrollment),
+    /// nobody but its owner takes its passcode away, erases, restarts or finds it, or locks a Mac.
+    pub fn fits_apple(&self, platform: &str, theirs: bool) -> bool {
+        let is_the_owners = match self.name {
+            "clear_passcode" | "wipe" | "restart" | "locate" => true,
+            "lock" => platform == "macos",
+            _ => false,
+        };
+        self.apple.contains(&platform) && !(theirs && is_the_owners)
     }
 
-    /// True where Apple's own channel can do it on a device that a person brought along (user enrollment): nobody but its owner takes its
-    /// passcode away, erases, restarts or finds it, or locks a Mac.
-    pub fn fits_user_enrollment(&self, platform: &str) -> bool {
-        match self.name {
-            "clear_passcode" | "wipe" | "restart" | "locate" => false,
-            "lock" => platform != "macos",
-            _ => true,
-        }
-    }
-
-    /// True where a device of this platform with channels of these kinds (`agent`, `mdm`) can do it.
-    pub fn is_for<'a>(&self, platform: &str, channels: impl IntoIterator<Item = &'a str>) -> bool {
-        channels.into_iter().any(|channel| if channel == "agent" { self.fits(platform) } else { self.fits_apple(platform) })
+    /// True where a device of this platform with channels of these kinds (`agent`, `mdm`) can do it; `theirs` as in [`Kind::fits_apple`].
+    pub fn is_for<'a>(&self, platform: &str, theirs: bool, channels: impl IntoIterator<Item = &'a str>) -> bool {
+        channels.into_iter().any(|channel| if channel == "agent" { self.fits(platform) } else { self.fits_apple(platform, theirs) })
     }
 
     /// Everything that is wrong with parameters.

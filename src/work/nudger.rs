@@ -167,11 +167,11 @@ async fn claim(
         let claim = Claim { sender: sender.name(), lane: *lane, now_ms, lapses_at_ms, lease_id, rows_max };
         claimed.extend(wakes::claim(&mut conn, &claim).await?);
     }
-    // Read here, where the pages have just been touched: every commit empties what a reading connection of SQLite remembers.
-    let ids: Vec<Id> = claimed.iter().map(|wake| wake.channel_id).collect();
-    let targets = wakes::targets(&mut conn, &ids, lease_id).await?;
     conn.commit().await?;
-    let mut targets: HashMap<Id, Target> = targets.into_iter().map(|target| (target.channel_id, target)).collect();
+    // Only now: who has come since the claim is not called.
+    let ids: Vec<Id> = claimed.iter().map(|wake| wake.channel_id).collect();
+    let mut targets: HashMap<Id, Target> =
+        wakes::targets(&mut app.db.read().await?, &ids, lease_id).await?.into_iter().map(|target| (target.channel_id, target)).collect();
     let found = claimed.len();
     for wake in claimed {
         // A wake without a target lost its lease or its device meanwhile; its lease lapses by itself.

@@ -145,11 +145,9 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(name): Path<Str
 
 /// True where one of the device's channels can do this kind of task.
 pub fn can_do(device: &Device, kind: &str) -> bool {
-    let is_theirs = device.management_mode == USER_ENROLLMENT;
-    Kind::named(kind).is_some_and(|kind| {
-        let may = |channel: &&str| *channel != "mdm" || !is_theirs || kind.fits_user_enrollment(&device.platform);
-        kind.is_for(&device.platform, device.channels.iter().map(|channel| channel.kind.as_str()).filter(may))
-    })
+    let theirs = device.management_mode == USER_ENROLLMENT;
+    let channels = device.channels.iter().map(|channel| channel.kind.as_str());
+    Kind::named(kind).is_some_and(|kind| kind.is_for(&device.platform, theirs, channels))
 }
 
 /// Calls the device in.

@@ -12,6 +12,7 @@ use crate::model::{Id, token};
 use crate::ops::mdm::{self, CERTIFICATE};
 use crate::protocol::apple::scep::{Asked, FailInfo, Kind};
 use crate::protocol::cms::{Cipher, Whose};
+use crate::protocol::pki::certificate::hex;
 use crate::protocol::pki::request::Request;
 use crate::protocol::pki::signature::PublicKey;
 use crate::protocol::pki::{self, Certificate, PkiError};
@@ -140,10 +141,6 @@ pub async fn decide(conn: &mut Conn, moment: &mut Moment, wish: &Wish) -> Result
     let data = json!({"serial": row.serial, "enrollment_token": token_id, "expires_at_ms": row.expires_at_ms});
     feed::append(conn, moment, &[Entry { kind: "certificate.issued", actor: None, device_id, data }]).await?;
     Ok(Ok(wish.certificate.clone()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn again(before: &Row) -> std::result::Result<Certificate, FailInfo> {

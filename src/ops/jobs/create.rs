@@ -194,13 +194,12 @@ async fn freeze(conn: &mut Conn, moment: &Moment, aimed: &mut Aimed) -> Result<(
     if aimed.selector.devices.is_some() {
         return Ok(());
     }
-    let mut listed = match (&aimed.found, aimed.selector.label) {
+    let listed = match (&aimed.found, aimed.selector.label) {
         (Some(found), _) => found.clone(),
         (None, Some(label)) => jobs::labelled(conn, label, "", moment.now_ms, COUNTED_MAX).await?,
         (None, None) => jobs::everybody(conn, "", moment.now_ms, COUNTED_MAX).await?,
     };
     if count_of(listed.len()) < COUNTED_MAX {
-        listed.sort_unstable();
         aimed.devices = count_of(listed.len());
         aimed.selector.devices = Some(listed);
         aimed.selector.label = None;

@@ -218,8 +218,7 @@ fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now
 /// Who carries a kind out: Apple's own channel before the agent.
 fn doer(kind: Option<&Kind>, aim: &Aim) -> Option<Id> {
     let kind = kind?;
-    let is_theirs = aim.management_mode == USER_ENROLLMENT;
-    let apple = aim.mdm_id.filter(|_| kind.fits_apple(&aim.platform) && (!is_theirs || kind.fits_user_enrollment(&aim.platform)));
+    let apple = aim.mdm_id.filter(|_| kind.fits_apple(&aim.platform, aim.management_mode == USER_ENROLLMENT));
     apple.or(aim.agent_id.filter(|_| kind.fits(&aim.platform)))
 }
 

@@ -244,9 +244,10 @@ async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id,
     if status.declarations().is_none() {
         return Ok(());
     }
-    let mut proof = status.prove(&assigned.all, &assigned.manifest);
-    if assigned.by_command.is_beside_declarations() {
-        proof = status.prove(&assigned.all.without_profile(), &assigned.manifest);
+    let is_beside = assigned.by_command.is_beside_declarations();
+    let declared = is_beside.then(|| assigned.all.without_profile());
+    let mut proof = status.prove(declared.as_ref().unwrap_or(&assigned.all), &assigned.manifest);
+    if is_beside {
         let details = assigned.by_command.details(&assigned.all);
         proof.has_all &= assigned.by_command.is_settled();
         proof.applies &= proof.has_all && details.is_empty();

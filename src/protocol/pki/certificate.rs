@@ -331,6 +331,7 @@ pub fn encoded(ms: i64) -> Result<Vec<u8>> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hex, as hashes and serial numbers are stored.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
