@@ -69,13 +69,13 @@ pub async fn begin(conn: &mut Conn, sender: &str, starts_at_ms: i64, fit: Option
 }
 
 /// A channel that may be called through the sender now: it came at or after `seen_since_ms`, nothing keeps it from coming, no call of it
-/// is under way and the gap since its last one has passed. Answers channel and device.
+/// is under way and the gap since its last one has passed. No user's channel: that user may not be at the Mac. Answers channel and device.
 pub async fn fit(conn: &mut Conn, sender: &str, seen_since_ms: i64, now_ms: i64) -> Result<Option<(Id, Id)>> {
     let text = "SELECT c.id, c.device_id FROM \
          (SELECT bucket, channel_id, nudged_at_ms, gap_ms, lease_id FROM wakes WHERE sender = $1 \
           ORDER BY sender DESC, lane DESC, due_at_ms DESC LIMIT $5) AS w \
          JOIN channel c ON c.bucket = w.bucket AND c.id = w.channel_id \
-         WHERE w.lease_id IS NULL AND (w.nudged_at_ms IS NULL OR w.nudged_at_ms + CASE WHEN w.gap_ms > $4 THEN w.gap_ms ELSE $4 END <= $3) \
+         WHERE c.subject = '' AND w.lease_id IS NULL AND (w.nudged_at_ms IS NULL OR w.nudged_at_ms + CASE WHEN w.gap_ms > $4 THEN w.gap_ms ELSE $4 END <= $3) \
            AND c.push_state = 'active' AND c.denied IS NULL AND c.last_contact_ms >= $2 \
          ORDER BY c.last_contact_ms DESC, c.id LIMIT 1";
     let found = sqlx::query_as(text).bind(sender).bind(seen_since_ms).bind(now_ms).bind(GAP_MS).bind(LOOKED_AT_MAX);

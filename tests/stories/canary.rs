@@ -54,7 +54,7 @@ async fn a_new_credential_is_tried_on_one_device_whose_coming_is_told() {
         let told = until(&server, "the provider has answered", |canary| !canary["answer"].is_null()).await;
         assert_eq!((&told["answer"], &told["state"], &told["contact_at_ms"]), (&json!("accepted"), &json!("watched"), &Value::Null));
         let called = phones.iter().position(|phone| told["device_id"] == phone.id.as_str()).unwrap();
-        let push = tokio::time::timeout(Duration::from_secs(20), pushes[called].recv()).await.unwrap();
+        let push = tokio::time::timeout(Duration::from_secs(60), pushes[called].recv()).await.unwrap();
         assert!(push.is_some(), "who is named is who was called");
         // Asked for again while it is under way, nobody is called a second time.
         server.post("/push/fcm/canary", json!({})).await.expect(202);

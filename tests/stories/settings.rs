@@ -14,7 +14,7 @@ use crate::support::device::activation;
 use crate::support::process::Process;
 use crate::support::server::{TestServer, reply};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The program in a folder, on a database that nobody has made yet, with a master key of its own making.
 async fn bare(folder: &Path) -> Process {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 
 use super::credentials::{Authority, topic_of};
@@ -28,6 +28,9 @@ pub(super) fn server(presents: &Authority, accepts: &Authority, clock: Clock, re
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(io::Error::other)?;
     let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key).map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session asks for no certificate: one that has expired or was revoked since would go on being let in.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 

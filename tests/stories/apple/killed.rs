@@ -1,7 +1,6 @@
 //! `kill -9` in the middle of what Apple devices do: an enrollment, a command, an app that is being installed.
 
 use std::path::Path;
-use std::time::Duration;
 
 use muster::clock::Clock;
 use muster::protocol::apple::profile;
@@ -11,6 +10,7 @@ use plist::{Dictionary, Value as Plist};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::called::is_nudged;
 use crate::support::apple::{AppleDevice, CERT_HEADER, TOPIC, bytes, ca_file, texts};
 use crate::support::postgres;
 use crate::support::process::Process;
@@ -126,10 +126,6 @@ impl Site {
         let text = |from: &Dictionary, key: &str| from.get(key).and_then(Plist::as_string).unwrap().to_owned();
         Some((text(&outer, "CommandUUID"), text(command, "RequestType")))
     }
-}
-
-async fn is_nudged(pushes: &mut mpsc::Receiver<Push>) -> bool {
-    tokio::time::timeout(Duration::from_secs(20), pushes.recv()).await.is_ok_and(|push| push.is_some())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,6 +31,14 @@ pub fn strict(config: &mut Config, apns: &StandIn) {
 pub async fn with_topic(server: TestServer, apns: &StandIn) -> TestServer {
     let identity = apns.issue_certificate(TOPIC).unwrap();
     server.put("/push/apns-mdm?force=true", json!({"certificate": identity.certificate, "key": identity.key})).await.expect(200);
+    // Its canary is due when every process has the certificate; nobody is there yet to be called, and no story hears it later.
+    server.advance(7_000);
+    let canary_ended = async || {
+        let push = server.get("/push").await;
+        let mut senders = push["senders"].as_array().unwrap().iter();
+        senders.any(|sender| sender["topic"] == TOPIC && sender["canary"]["state"] == "ended")
+    };
+    server.until("the canary has ended", canary_ended).await;
     server
 }
 
