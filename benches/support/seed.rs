@@ -88,7 +88,7 @@ async fn insert(conn: &mut AnyConnection, table: &str, own: &[&str], postgres: b
         format!("json_to_recordset($1::json) AS r({})", typed.join(", "))
     } else {
         let picked: Vec<String> = own.iter().map(|name| format!("value->>'{table}_{name}' AS {table}_{name}")).collect();
-        format!("(SELECT {} FROM json_each($1)) AS r", picked.join(", "))
+        format!("(SELECT {} FROM jsonb_each($1)) AS r", picked.join(", "))
     };
     Ok(format!("INSERT INTO {table} ({}) SELECT {} FROM {rows}, (SELECT * FROM {table} LIMIT 1) AS t", names.join(", "), picked.join(", ")))
 }

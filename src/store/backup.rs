@@ -88,7 +88,7 @@ pub async fn insert(conn: &mut Conn, table: &Table, rows: &str) -> Result<()> {
     let text = match conn.dialect() {
         Dialect::Sqlite => {
             let values: Vec<String> = table.columns.iter().map(|column| format!("value->>'{column}'")).collect();
-            format!("INSERT INTO {} ({columns}) SELECT {} FROM json_each($1)", table.name, values.join(", "))
+            format!("INSERT INTO {} ({columns}) SELECT {} FROM jsonb_each($1)", table.name, values.join(", "))
         }
         Dialect::Postgres => {
             format!(

@@ -161,6 +161,12 @@ struct Waiting {
     data: String,
 }
 
+#[derive(Serialize)]
+struct Key {
+    bucket: i64,
+    id: Id,
+}
+
 /// True where an entry waits for its number; a read that spares the writer when none does.
 pub async fn any_waiting(conn: &mut Conn) -> Result<bool> {
     let found: Option<i64> = sqlx::query_scalar("SELECT bucket FROM feed_in LIMIT 1").fetch_optional(conn.raw()).await?;
@@ -195,9 +201,9 @@ pub async fn number(conn: &mut Conn, rows_max: i64) -> Result<usize> {
     if waiting.is_empty() {
         return Ok(0);
     }
-    let rows = rows_json(&waiting);
-    sqlx::query(NUMBER.on(conn.dialect())).bind(&rows).execute(conn.raw()).await?;
-    sqlx::query(TAKE.on(conn.dialect())).bind(&rows).execute(conn.raw()).await?;
+    sqlx::query(NUMBER.on(conn.dialect())).bind(rows_json(&waiting)).execute(conn.raw()).await?;
+    let keys: Vec<Key> = waiting.iter().map(|row| Key { bucket: row.bucket, id: row.id }).collect();
+    sqlx::query(TAKE.on(conn.dialect())).bind(rows_json(&keys)).execute(conn.raw()).await?;
     Ok(waiting.len())
 }
 

@@ -236,7 +236,7 @@ fn keys(ids: &[Id]) -> String {
 
 const BY_DEVICE: Sql = Sql {
     sqlite: followers!(
-        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM json_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
+        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM jsonb_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
         "ORDER BY c.bucket, c.id"
     ),
     postgres: followers!(
@@ -247,7 +247,7 @@ const BY_DEVICE: Sql = Sql {
 
 const BY_CHANNEL: Sql = Sql {
     sqlite: followers!(
-        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM json_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
+        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM jsonb_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
         "ORDER BY c.bucket, c.id"
     ),
     postgres: followers!(

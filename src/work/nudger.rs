@@ -141,7 +141,7 @@ fn share(capacity: usize, lane: Lane) -> usize {
     (capacity * SHARES[lane as usize]).div_ceil(100)
 }
 
-/// Claims up to `rows_max` wakes in one transaction, of each lane as many as are wanted, and sets them flying. Answers how many.
+/// Claims up to `rows_max` wakes, of each lane as many as are wanted, and sets them flying. Answers how many.
 async fn claim(
     app: &App,
     sender: &Arc<Sender>,
@@ -153,30 +153,47 @@ async fn claim(
     if rows_max == 0 || wanted.is_empty() {
         return Ok(0);
     }
+    let leased = lease(app, sender.name(), wanted, rows_max).await?;
+    let found = leased.wakes.len();
+    launch(app, sender, leased, flights, answers).await?;
+    Ok(found)
+}
+
+/// Wakes that are ours under one lease.
+struct Leased {
+    id: Id,
+    wakes: Vec<Claimed>,
+}
+
+/// Leases up to `rows_max` due wakes in one transaction, of each lane as many as are wanted.
+async fn lease(app: &App, sender: &str, wanted: &[(Lane, usize)], rows_max: usize) -> Result<Leased> {
     let mut moment = app.clock.moment();
-    let (now_ms, lease_id) = (moment.now_ms, moment.id());
-    let mut claimed = Vec::new();
+    let mut leased = Leased { id: moment.id(), wakes: Vec::new() };
+    let now_ms = moment.now_ms;
     let mut conn = app.db.begin(Class::Nudger).await?;
     for (lane, most) in wanted {
-        let rows_max = (*most).min(rows_max - claimed.len());
+        let rows_max = (*most).min(rows_max - leased.wakes.len());
         if rows_max == 0 {
             continue;
         }
         let lapses_at_ms = now_ms + LEASE_MS + moment.below(LEASE_JITTER_MS);
         let rows_max = i64::try_from(rows_max).unwrap_or(0);
-        let claim = Claim { sender: sender.name(), lane: *lane, now_ms, lapses_at_ms, lease_id, rows_max };
-        claimed.extend(wakes::claim(&mut conn, &claim).await?);
+        let claim = Claim { sender, lane: *lane, now_ms, lapses_at_ms, lease_id: leased.id, rows_max };
+        leased.wakes.extend(wakes::claim(&mut conn, &claim).await?);
     }
     conn.commit().await?;
-    // Only now: who has come since the claim is not called.
-    let ids: Vec<Id> = claimed.iter().map(|wake| wake.channel_id).collect();
-    let mut targets: HashMap<Id, Target> =
-        wakes::targets(&mut app.db.read().await?, &ids, lease_id).await?.into_iter().map(|target| (target.channel_id, target)).collect();
-    let found = claimed.len();
-    for wake in claimed {
+    Ok(leased)
+}
+
+/// Sets leased wakes flying. Their targets are read only now, after the commit of the lease: who has come since is not called.
+async fn launch(app: &App, sender: &Arc<Sender>, leased: Leased, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<()> {
+    let ids: Vec<Id> = leased.wakes.iter().map(|wake| wake.channel_id).collect();
+    let targets = wakes::targets(&mut app.db.read().await?, &ids, leased.id).await?;
+    let mut targets: HashMap<Id, Target> = targets.into_iter().map(|target| (target.channel_id, target)).collect();
+    for wake in leased.wakes {
         // A wake without a target lost its lease or its device meanwhile; its lease lapses by itself.
         if let Some(target) = targets.remove(&wake.channel_id) {
-            let (app, sender, answers) = (app.clone(), sender.clone(), answers.clone());
+            let (app, sender, answers, lease_id) = (app.clone(), sender.clone(), answers.clone(), leased.id);
             flights.spawn(async move {
                 let sent = fly(&app, &sender, &wake, target).await;
                 // The receiver outlives every flight.
@@ -184,7 +201,7 @@ async fn claim(
             });
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The lanes whose calls may come later; what an operator ordered leaves as soon as the pace allows.

@@ -43,7 +43,7 @@ const OPEN: Sql = Sql {
     sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, finished_at_ms, params, progress, command_uuid FROM \
        (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, t.finished_at_ms, j.params, t.progress, t.command_uuid, r.most, \
          ROW_NUMBER() OVER (PARTITION BY t.channel_id ORDER BY t.lane, t.job_id, t.id) AS place \
-         FROM (SELECT value->>'id' AS id, value->>'most' AS most FROM json_each($1)) AS r \
+         FROM (SELECT value->>'id' AS id, value->>'most' AS most FROM jsonb_each($1)) AS r \
          JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
          WHERE t.finished_at_ms IS NULL AND t.expires_at_ms > $2 AND t.state <> 'awaiting_approval' AND j.state NOT IN ('cancelled', 'rejected')) AS o \
        WHERE place <= most",

@@ -43,7 +43,7 @@ const RESET: Sql = Sql {
     sqlite: reset!(
         "(SELECT value->>'bucket' AS bucket, value->>'channel_id' AS channel_id, value->>'seen' AS seen, value->>'lane' AS lane, \
            value->>'due_at_ms' AS due_at_ms, value->>'open_work' AS open_work, value->>'urgent_open' AS urgent_open, \
-           value->>'fruitless' AS fruitless FROM json_each($1)) AS r"
+           value->>'fruitless' AS fruitless FROM jsonb_each($1)) AS r"
     ),
     postgres: concat!(
         "WITH r AS MATERIALIZED (SELECT r.* FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, channel_id text, \

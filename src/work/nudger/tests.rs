@@ -259,3 +259,34 @@ async fn a_fleet_of_fifty_thousand_overdue_channels_is_no_herd_at_the_restart() 
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_that_comes_between_its_claim_and_its_call_is_not_called() {
+    each_database(async |db| {
+        let site = Site::new(&db).await;
+        let mut phones: Vec<Phone> = fleet(&db, &site.clock, 0, 2).await.into_iter().map(|member| Phone::new(&site, member)).collect();
+        let raises: Vec<Raise> = phones.iter().map(|phone| Raise { channel_id: phone.member.channel_id, lane: Lane::Urgent }).collect();
+        change!(site.app, Class::Operators, |conn, moment| wakes::raise(conn, &raises, moment.now_ms).await).unwrap();
+        let sender = site.app.senders.all()[0].clone();
+        let leased = lease(&site.app, sender.name(), &[(Lane::Urgent, 10)], 10).await.unwrap();
+        assert_eq!(leased.wakes.len(), 2);
+        phones[0].come(&site, "launch").await;
+        let (answers, mut outcomes) = mpsc::channel(10);
+        let flights = TaskTracker::new();
+        launch(&site.app, &sender, leased, &flights, &answers).await.unwrap();
+        flights.close();
+        flights.wait().await;
+        drop(answers);
+        let mut group = Vec::new();
+        while outcomes.recv_many(&mut group, 10).await > 0 {}
+        answers::write_group(&site.app, &group).await.unwrap();
+        assert!(phones[1].pushes.try_recv().is_ok(), "who has not come is called");
+        assert!(phones[0].pushes.try_recv().is_err(), "who has come is not");
+        assert_eq!(site.stand_in.counts().accepted, 1);
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM wakes WHERE lease_id IS NOT NULL").await, 0, "both leases have ended");
+        // It goes on as its contact said: at its next point.
+        let point_ms = next_point_ms(site.clock.now_ms(), phones[0].member.phase_s);
+        assert_eq!(numbers(&db, "SELECT due_at_ms FROM wakes WHERE lane = 4").await, [point_ms]);
+    })
+    .await;
+}
