@@ -84,6 +84,12 @@ async fn a_user_who_has_not_been_there_for_two_days_is_called_for_work_alone() {
         mac.token_update(&server, theirs).await.expect(200);
         assert!(mac.idle(&server).await.command().is_none());
         assert!(mac.connect(&server, "Idle", None, user()).await.command().is_none());
+        // A canary calls the Mac itself, though its user came last: that user may not be at it.
+        server.post("/push/apns-mdm/canary", json!({})).await.expect(202);
+        server.advance(1_000);
+        assert!(is_nudged(&mut pushes).await);
+        assert!(mac.idle(&server).await.command().is_none());
+        assert!(user_pushes.try_recv().is_err());
         lap(&server).await;
         assert!(is_nudged(&mut pushes).await && is_nudged(&mut user_pushes).await, "both have been there lately");
         server.advance(49 * 3_600_000);
