@@ -16,7 +16,8 @@ use crate::error::Result;
 
 /// How long anything waits for a connection before the database counts as away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-const SQLITE_READERS_MAX: u32 = 4;
+/// One of them writes the log back (see [`super::checkpoint`]).
+const SQLITE_READERS_MAX: u32 = 5;
 /// The pages that a SQLite file may grow to where nothing else is said: 4 TiB.
 const SQLITE_PAGES_MAX: i64 = 1_073_741_823;
 /// Few, so that each has planned its statements soon; the intake needs two, the nudger and the workers one each.
@@ -179,7 +180,12 @@ impl Db {
         }
     }
 
-    async fn writer_turn(&self, class: Class) -> Option<Turn> {
+    /// A connection beside the writer, for what a transaction cannot do.
+    pub(super) async fn beside(&self) -> Result<PoolConnection<Any>> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    pub(super) async fn writer_turn(&self, class: Class) -> Option<Turn> {
         match self.dialect {
             Dialect::Sqlite => Some(self.turns.take(class).await),
             Dialect::Postgres => None,
@@ -260,7 +266,7 @@ async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
     let writers = pool(
         1,
         "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864; \
-         PRAGMA wal_autocheckpoint = 4000; DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4; \
+         PRAGMA wal_autocheckpoint = 16384; DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4; \
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
     )
     .await?;

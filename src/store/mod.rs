@@ -14,6 +14,7 @@ pub mod budget;
 pub mod canary;
 pub mod certificates;
 pub mod channels;
+mod checkpoint;
 pub mod console;
 pub mod contacts;
 pub mod devices;

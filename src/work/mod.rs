@@ -3,6 +3,7 @@
 pub mod background;
 pub mod calendar;
 pub mod canary;
+pub mod checkpoints;
 pub mod clocks;
 pub mod credentials;
 pub mod expiry;
@@ -79,6 +80,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<(
     workers.spawn(clocks::run(app.clone(), stop.clone()));
     workers.spawn(background::run(app.clone(), stop.clone()));
     workers.spawn(calendar::run(app.clone(), stop.clone()));
+    workers.spawn(checkpoints::run(app.clone(), stop.clone()));
     workers.spawn(room::run(app.clone(), stop.clone()));
     workers.spawn(observer::run(app.clone(), stop.clone()));
     workers.spawn(credentials::run(app.clone(), stop.clone()));
