@@ -24,6 +24,9 @@ fn event(phone: usize, n: usize) -> Value {
         "data": {"outcome": "clean"}})
 }
 
+/// Phone and event, the status of its answer where there was one, and when it shall return.
+type Said = ((usize, usize), Option<u16>, Option<i64>);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_is_shed_with_a_spread_time_to_return_nothing_accepted_is_lost_and_all_is_heard() {
     let server = TestServer::on_sqlite().await;
@@ -46,7 +49,7 @@ async fn a_storm_is_shed_with_a_spread_time_to_return_nothing_accepted_is_lost_a
     while !open.is_empty() {
         rounds += 1;
         assert!(rounds <= 60, "{} events were not heard within an hour of minutes", open.len());
-        let said: Vec<((usize, usize), Option<u16>, Option<i64>)> = stream::iter(open.clone())
+        let said: Vec<Said> = stream::iter(open.clone())
             .map(|(phone, n)| {
                 let (server, device, deepest) = (&server, &phones[phone], &deepest);
                 async move {
