@@ -1,10 +1,8 @@
 //! SQLite's log (WAL) is written back into the file beside the writer. Where the writer does it, as is SQLite's own way, one commit in some
 //! hundred waits for thousands of pages and a flush of the file, and with it whoever came in meanwhile.
 
-use sqlx::AnyConnection;
-
 use super::turns::Class;
-use super::{Db, Dialect};
+use super::{Conn, Db, Dialect};
 use crate::error::Result;
 
 /// Pages (of 4 KiB) in the log that are worth a flush of the file.
@@ -13,6 +11,11 @@ const PAGES_MIN: i64 = 1000;
 const LEFT_MAX: i64 = 500;
 /// While the writer goes on, each round leaves what was written during it, which is less each time where the disk keeps up.
 const ROUNDS_MAX: usize = 4;
+
+/// Only tells how the log stands.
+const NOOP: &str = "PRAGMA wal_checkpoint(NOOP)";
+/// Waits for nobody: what a reader still needs stays.
+const PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 
 /// How the log stands, in pages.
 struct Log {
@@ -34,8 +37,8 @@ impl Db {
         if self.dialect() == Dialect::Postgres {
             return Ok(false);
         }
-        let mut conn = self.beside().await?;
-        let mut log = checkpoint(&mut conn, "PRAGMA wal_checkpoint(NOOP)").await?;
+        let mut conn = self.read().await?;
+        let mut log = checkpoint(&mut conn, NOOP).await?;
         if log.left() < PAGES_MIN {
             return Ok(false);
         }
@@ -53,18 +56,14 @@ impl Db {
     }
 }
 
-/// Waits for nobody: what a reader still needs stays.
-const PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";
-
-async fn checkpoint(conn: &mut AnyConnection, how: &'static str) -> Result<Log> {
-    let (_busy, pages, written_back): (i64, i64, i64) = sqlx::query_as(how).fetch_one(conn).await?;
+async fn checkpoint(conn: &mut Conn, how: &'static str) -> Result<Log> {
+    let (_busy, pages, written_back): (i64, i64, i64) = sqlx::query_as(how).fetch_one(conn.raw()).await?;
     Ok(Log { pages, written_back })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Conn;
 
     async fn open(folder: &tempfile::TempDir) -> Db {
         let db = Db::open(&format!("sqlite://{}", folder.path().join("muster.db").display())).await.unwrap();
@@ -84,7 +83,7 @@ mod tests {
     }
 
     async fn log(db: &Db) -> Log {
-        checkpoint(&mut db.beside().await.unwrap(), "PRAGMA wal_checkpoint(NOOP)").await.unwrap()
+        checkpoint(&mut db.read().await.unwrap(), NOOP).await.unwrap()
     }
 
     #[tokio::test]

@@ -180,11 +180,6 @@ impl Db {
         }
     }
 
-    /// A connection beside the writer, for what a transaction cannot do.
-    pub(super) async fn beside(&self) -> Result<PoolConnection<Any>> {
-        Ok(self.readers.acquire().await?)
-    }
-
     pub(super) async fn writer_turn(&self, class: Class) -> Option<Turn> {
         match self.dialect {
             Dialect::Sqlite => Some(self.turns.take(class).await),

@@ -155,7 +155,9 @@ async fn claim(
     }
     let leased = lease(app, sender.name(), wanted, rows_max).await?;
     let found = leased.wakes.len();
-    launch(app, sender, leased, flights, answers).await?;
+    if found > 0 {
+        launch(app, sender, leased, flights, answers).await?;
+    }
     Ok(found)
 }
 

@@ -39,7 +39,7 @@ async fn pass(server: &TestServer, steps: i64) {
     let sender = format!("apns_mdm/{TOPIC}");
     for _ in 0..steps {
         server.advance(STEP_MS);
-        // A call that is under way while the clock moves is made again when its lease has lapsed: nothing is, several times in a row.
+        // A call under way while the clock moves would lapse and be made again. Between claim and flight nothing shows: looked at three times.
         let mut calm = 0;
         let seen_to = async || {
             let mut conn = server.app.db.read().await.unwrap();
