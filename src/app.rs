@@ -4,11 +4,13 @@ mod credentials;
 mod funnel;
 mod room;
 mod tail;
+mod workers;
 
 pub use credentials::{SEALED_PREFIX, senders, take as take_credential};
 pub use funnel::{Funnel, Stage};
 pub use room::Room;
 pub use tail::{STREAMS_MAX, Tail, Watch};
+pub use workers::{Ended, Workers};
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, App, Bells, Funnel, Room, Shared, Tail};
+use crate::app::{self, App, Bells, Ended, Funnel, Room, Shared, Tail, Workers};
 use crate::clock::Clock;
 use crate::config::{Config, Part};
 use crate::http::serve::{self, Bound, Patience};
@@ -114,11 +114,11 @@ impl Server {
 
     /// Runs until `stop`; fails when a worker or a listener dies before.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.run_beside(stop, JoinSet::new()).await
+        self.run_beside(stop, Workers::default()).await
     }
 
     /// Runs its own workers beside these.
-    async fn run_beside(self, stop: CancellationToken, mut workers: JoinSet<crate::error::Result<()>>) -> anyhow::Result<()> {
+    async fn run_beside(self, stop: CancellationToken, mut workers: Workers) -> anyhow::Result<()> {
         let Server { app, bound, certificate, committers, _alone } = self;
         // Listeners stop first; the intake then drains what they took; workers end beside them.
         let mut listeners = JoinSet::new();
@@ -130,7 +130,7 @@ impl Server {
         work::start(&app, &stop, &mut workers);
         if let Some(certificate) = certificate {
             let stop = stop.clone();
-            workers.spawn(async move {
+            workers.spawn("certificate", async move {
                 certificate.follow(stop).await;
                 Ok(())
             });
@@ -139,27 +139,38 @@ impl Server {
             // The stop is looked at first: a worker that ends because of it has not died.
             biased;
             () = stop.cancelled() => None,
-            ended = workers.join_next() => Some(ended),
-            ended = listeners.join_next() => Some(ended.map(|ended| ended.map(Ok))),
+            ended = workers.next() => ended.map(failure),
+            ended = listeners.join_next() => ended.map(|ended| match ended {
+                Ok(()) => anyhow::anyhow!("a listener ended before its time"),
+                Err(error) => anyhow::Error::new(error).context("a listener died"),
+            }),
         };
         stop.cancel();
         let ending = async {
             while listeners.join_next().await.is_some() {}
             drained.cancel();
-            while workers.join_next().await.is_some() {}
+            while workers.next().await.is_some() {}
             app.db.close().await;
         };
-        let in_time = tokio::time::timeout(STOP_TIMEOUT, ending).await.is_ok();
-        match died {
-            Some(Some(Ok(Err(error)))) => Err(anyhow::Error::new(error).context("a worker failed")),
-            Some(Some(Err(error))) => Err(anyhow::Error::new(error).context("a worker died")),
-            Some(_) => anyhow::bail!("a worker ended before its time"),
-            None if in_time => Ok(()),
-            None => {
-                tracing::warn!("something did not end in time and was cut off");
-                Ok(())
-            }
+        if tokio::time::timeout(STOP_TIMEOUT, ending).await.is_err() {
+            let (listeners, workers) = (listeners.len(), workers.names());
+            tracing::warn!(
+                listeners,
+                ?workers,
+                "something did not end in time and was cut off; where nothing is named it was the database"
+            );
         }
+        died.map_or(Ok(()), Err)
+    }
+}
+
+/// What is told of a worker that ended while nobody had asked it to.
+fn failure(ended: Ended) -> anyhow::Error {
+    let Ended { name, how } = ended;
+    match how {
+        Ok(Ok(())) => anyhow::anyhow!("the worker {name} ended before its time"),
+        Ok(Err(error)) => anyhow::Error::new(error).context(format!("the worker {name} failed")),
+        Err(error) => anyhow::Error::new(error).context(format!("the worker {name} died")),
     }
 }
 

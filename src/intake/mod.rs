@@ -17,14 +17,13 @@ mod settle;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::activations::{Activations, Admission, Newcomer};
 use self::checkins::{Answer, Arrival, Checkins};
 use self::contacts::{Contact, Contacts, Heard};
 use self::group::{Arrivals, Group, group};
-use crate::app::App;
+use crate::app::{App, Workers};
 use crate::error::Result;
 use crate::model::Id;
 use crate::store::contacts::Way;
@@ -123,17 +122,17 @@ fn spread_s(device: Id) -> i64 {
 
 impl Committers {
     /// Runs the committers until `drained`; what was taken before is committed first.
-    pub fn start(self, app: &App, drained: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
+    pub fn start(self, app: &App, drained: &CancellationToken, workers: &mut Workers) {
         let Committers { contacts, activations, checkins } = self;
         for queue in contacts {
             let contacts = Contacts { app: app.clone(), seat: Arc::default() };
-            workers.spawn(until(drained.clone(), queue.run(contacts)));
+            workers.spawn("intake", until(drained.clone(), queue.run(contacts)));
         }
         for queue in activations {
-            workers.spawn(until(drained.clone(), queue.run(Activations { app: app.clone() })));
+            workers.spawn("intake", until(drained.clone(), queue.run(Activations { app: app.clone() })));
         }
         for queue in checkins {
-            workers.spawn(until(drained.clone(), queue.run(Checkins { app: app.clone() })));
+            workers.spawn("intake", until(drained.clone(), queue.run(Checkins { app: app.clone() })));
         }
     }
 }

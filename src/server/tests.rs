@@ -15,8 +15,8 @@ async fn beside(worker: impl Future<Output = crate::error::Result<()>> + Send + 
     config.secrets.key = Some("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".into());
     let server = Server::start(config, Clock::system()).await.unwrap();
     let address = server.address().unwrap();
-    let mut workers = JoinSet::new();
-    workers.spawn(worker);
+    let mut workers = Workers::default();
+    workers.spawn("tested", worker);
     let ended = tokio::time::timeout(Duration::from_secs(20), server.run_beside(CancellationToken::new(), workers)).await;
     (ended.expect("the server goes on without its worker"), address)
 }
@@ -24,10 +24,10 @@ async fn beside(worker: impl Future<Output = crate::error::Result<()>> + Send + 
 #[tokio::test]
 async fn a_worker_that_dies_fails_or_ends_takes_the_server_down_with_a_failure() {
     let (ended, address) = beside(async { panic!("a worker is no more") }).await;
-    assert!(format!("{:#}", ended.unwrap_err()).contains("a worker died"));
+    assert!(format!("{:#}", ended.unwrap_err()).contains("the worker tested died"));
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "and it listens no more");
     let (ended, _) = beside(async { Err(Error::NotFound("reason to go on")) }).await;
-    assert!(format!("{:#}", ended.unwrap_err()).contains("a worker failed"));
+    assert!(format!("{:#}", ended.unwrap_err()).contains("the worker tested failed"));
     let (ended, _) = beside(async { Ok(()) }).await;
-    assert!(format!("{:#}", ended.unwrap_err()).contains("before its time"));
+    assert!(format!("{:#}", ended.unwrap_err()).contains("the worker tested ended before its time"));
 }

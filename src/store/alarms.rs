@@ -1,6 +1,6 @@
 //! Alarms: what an operator must know about the server itself. At most one is open for (kind, subject).
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::Conn;
 use crate::error::Result;

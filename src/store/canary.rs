@@ -1,6 +1,6 @@
 //! Canaries: one call through a sender whose credential has just come, and what came of it. At most one row a sender.
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::Conn;
 use crate::error::Result;

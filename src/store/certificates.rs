@@ -1,6 +1,6 @@
 //! Challenges of enrollment profiles, and the identities that were issued against them.
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::Conn;
 use crate::error::Result;

@@ -1,6 +1,6 @@
 //! Channels and the wakes that each is born with.
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::Conn;
 use super::wakes::{self, Readdress};

@@ -1,7 +1,7 @@
 //! What a group of contacts reads and writes, each in one statement for all of them.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Dialect, Sql, rows_json};

@@ -1,7 +1,7 @@
 //! The feed: entries are appended beside the rows they tell of, and one sequencer at a time gives committed ones their number.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};

@@ -1,7 +1,7 @@
 //! Findings: states of non-compliance with clocks that the server keeps. At most one is open for (device, kind, subject).
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};

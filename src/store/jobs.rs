@@ -1,7 +1,7 @@
 //! Jobs: what an operator ordered in one go, and how far the background has come with them.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Dialect, Sql, rows_json};

@@ -1,7 +1,7 @@
 //! How alive devices are, by evidence: read in pages by the clock worker, and moved by it alone.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};

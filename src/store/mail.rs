@@ -1,6 +1,6 @@
 //! The outbox: mail that is to be sent, and what became of it. The body is sealed and is forgotten once it was sent.
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::Conn;
 use crate::error::Result;

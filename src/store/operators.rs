@@ -36,7 +36,7 @@ pub async fn api_key(conn: &mut Conn, hash: &str) -> Result<Option<(String, Role
 }
 
 /// An operator as stored.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, sqlx_macros::FromRow)]
 pub struct OperatorRow {
     pub id: Id,
     pub name: String,
@@ -178,7 +178,7 @@ pub async fn insert_key(conn: &mut Conn, key: &NewKey) -> Result<()> {
 }
 
 /// A key as it is shown.
-#[derive(Clone, Debug, sqlx::FromRow, serde::Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, sqlx_macros::FromRow, serde::Serialize, utoipa::ToSchema)]
 pub struct KeyRow {
     pub id: Id,
     pub name: String,

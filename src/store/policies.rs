@@ -1,7 +1,7 @@
 //! Policies, their immutable versions, and their assignments to labels.
 
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 use utoipa::ToSchema;
 
 use super::batch::rows_sql;

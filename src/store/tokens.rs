@@ -1,7 +1,7 @@
 //! Enrollment tokens: only their hashes are kept.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};

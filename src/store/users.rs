@@ -1,7 +1,7 @@
 //! People who carry devices.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::{Conn, Dialect, rows_json};
 use crate::error::Result;

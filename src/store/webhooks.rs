@@ -1,6 +1,6 @@
 //! Webhooks: who is told of the feed, how far, and what became of each delivery.
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::Conn;
 use super::feed::FeedRow;

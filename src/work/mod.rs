@@ -20,10 +20,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Workers};
 use crate::error::Result;
 
 /// How often a worker looks for work.
@@ -73,18 +72,18 @@ pub async fn tick<F: Future<Output = Result<bool>>>(
 }
 
 /// Starts every worker of a server process.
-pub fn start(app: &App, stop: &CancellationToken, workers: &mut JoinSet<Result<()>>) {
-    workers.spawn(nudger::run(app.clone(), stop.clone()));
-    workers.spawn(sequencer::run(app.clone(), stop.clone()));
-    workers.spawn(feed_tail::run(app.clone(), stop.clone()));
-    workers.spawn(clocks::run(app.clone(), stop.clone()));
-    workers.spawn(background::run(app.clone(), stop.clone()));
-    workers.spawn(calendar::run(app.clone(), stop.clone()));
-    workers.spawn(checkpoints::run(app.clone(), stop.clone()));
-    workers.spawn(room::run(app.clone(), stop.clone()));
-    workers.spawn(observer::run(app.clone(), stop.clone()));
-    workers.spawn(credentials::run(app.clone(), stop.clone()));
-    workers.spawn(canary::run(app.clone(), stop.clone()));
-    workers.spawn(webhooks::run(app.clone(), stop.clone()));
-    workers.spawn(mail::run(app.clone(), stop.clone()));
+pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
+    workers.spawn("nudger", nudger::run(app.clone(), stop.clone()));
+    workers.spawn("sequencer", sequencer::run(app.clone(), stop.clone()));
+    workers.spawn("feed_tail", feed_tail::run(app.clone(), stop.clone()));
+    workers.spawn("clocks", clocks::run(app.clone(), stop.clone()));
+    workers.spawn("background", background::run(app.clone(), stop.clone()));
+    workers.spawn("calendar", calendar::run(app.clone(), stop.clone()));
+    workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone()));
+    workers.spawn("room", room::run(app.clone(), stop.clone()));
+    workers.spawn("observer", observer::run(app.clone(), stop.clone()));
+    workers.spawn("credentials", credentials::run(app.clone(), stop.clone()));
+    workers.spawn("canary", canary::run(app.clone(), stop.clone()));
+    workers.spawn("webhooks", webhooks::run(app.clone(), stop.clone()));
+    workers.spawn("mail", mail::run(app.clone(), stop.clone()));
 }

@@ -27,6 +27,11 @@ use crate::store::{Class, Conn};
 const TICK: Duration = Duration::from_millis(200);
 /// After a look at the queue it hears no bell for so long: under load one look serves the bells of many commits.
 const REST: Duration = Duration::from_millis(10);
+/// Looks for urgent wakes alone, each after a rest, that follow one which found a few: meanwhile others gather. A claim and its answers cost
+/// the database nearly the same for a hundred as for ten, and SQLite has one writer.
+const URGENT_LOOKS: usize = 5;
+/// Fewer are a few.
+const FEW: usize = CLAIM_MAX / 2;
 /// Wakes claimed in one statement.
 const CLAIM_MAX: usize = 500;
 /// Overdue wakes spread in one statement.
@@ -72,19 +77,17 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let writer = tokio::spawn(answers::write_back(app.clone(), receiver));
     let flights = TaskTracker::new();
     while !stop.is_cancelled() {
-        let found = match pass(&app, &flights, &sender).await {
-            Ok(found) => found,
-            Err(error) => {
-                app.heed(&error);
-                tracing::warn!(%error, "the nudge queue cannot be read; trying again");
-                0
-            }
-        };
+        let found = look(&app, Lanes::All, &flights, &sender).await;
         if found == 0 {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = async { tokio::time::sleep(REST).await; app.bells.wakes.notified().await } => {}
                 () = tokio::time::sleep(TICK) => {}
+            }
+        } else if found < FEW {
+            for _ in 0..URGENT_LOOKS {
+                tokio::time::sleep(REST).await;
+                look(&app, Lanes::Urgent, &flights, &sender).await;
             }
         }
     }
@@ -95,14 +98,33 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     writer.await.map_err(|_| crate::error::Error::NotFound("answer writer"))
 }
 
-/// One look at every sender: claims what it can take now and sets it flying. Answers how many wakes were claimed.
-async fn pass(app: &App, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
+/// Which wakes a look is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lanes {
+    All,
+    Urgent,
+}
+
+/// One [`pass`]; one that fails is told, and has found nothing.
+async fn look(app: &App, lanes: Lanes, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> usize {
+    match pass(app, lanes, flights, answers).await {
+        Ok(found) => found,
+        Err(error) => {
+            app.heed(&error);
+            tracing::warn!(%error, "the nudge queue cannot be read; trying again");
+            0
+        }
+    }
+}
+
+/// Asks every sender: claims what it can take now and sets it flying. Answers how many wakes were claimed.
+async fn pass(app: &App, lanes: Lanes, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
     let mut found = 0;
     for sender in &app.senders.all() {
         heed_notices(app, sender).await?;
         let (capacity, express) = (sender.capacity().min(CLAIM_MAX), sender.express_capacity().min(CLAIM_MAX));
         if capacity + express > 0 {
-            found += claim_and_send(app, sender, (capacity, express), flights, answers).await?;
+            found += claim_and_send(app, sender, lanes, (capacity, express), flights, answers).await?;
         }
     }
     Ok(found)
@@ -112,12 +134,16 @@ async fn pass(app: &App, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>)
 async fn claim_and_send(
     app: &App,
     sender: &Arc<Sender>,
+    wanted: Lanes,
     (capacity, express): (usize, usize),
     flights: &TaskTracker,
     answers: &mpsc::Sender<Outcome>,
 ) -> Result<usize> {
     let now_ms = app.clock.now_ms();
-    let due = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
+    let mut due = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
+    if wanted == Lanes::Urgent {
+        due.retain(|(lane, _)| *lane == Lane::Urgent);
+    }
     let (late, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|(lane, oldest_ms)| may_wait(*lane) && now_ms - oldest_ms > LATE_MS);
     let mut lanes: Vec<Lane> = due.into_iter().map(|(lane, _)| lane).collect();
     let mut urgent = 0;

@@ -1,7 +1,7 @@
 //! What Apple's MDM channels say of their declarations.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use crate::error::Result;
 use crate::model::Id;

@@ -6,7 +6,7 @@ pub mod declarative;
 pub use channels::{Address, NewChannel, address, awaits, channel_of, end_users, leave, pin, put_user, reset};
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::{Conn, Dialect, Sql, rows_json};

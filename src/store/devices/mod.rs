@@ -9,7 +9,7 @@ pub use denial::{channels_of, deny, lift};
 pub use keys::{MERGED, by_key, claim_key, drop_key, merged_into, move_key, put_terms, resolve, resolve_many, user_channel};
 pub use merge::Merge;
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::{Conn, channels_lock};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! What a page of devices shows: a statement for each kind of thing, however many devices.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::DeviceRow;
 use crate::error::Result;

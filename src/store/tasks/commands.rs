@@ -1,7 +1,7 @@
 //! Tasks as Apple's reports name them: by the id of their command.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::{NewTask, lock};
 use crate::error::Result;

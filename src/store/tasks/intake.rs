@@ -1,7 +1,7 @@
 //! Tasks as contacts meet them: many channels in one statement.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use super::lock;
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! Tasks as operators see them. The reason why an open task waits is derived here from its channel, its wake and its device, so that
 //! it is never out of date.
 
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use crate::error::Result;
 use crate::model::kind::OPEN_STATES;

@@ -54,7 +54,7 @@ pub async fn insert(conn: &mut Conn, tasks: &[NewTask], now_ms: i64) -> Result<V
 }
 
 /// What ended a task outside the intake.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, sqlx_macros::FromRow)]
 pub struct Ended {
     pub id: Id,
     pub job_id: Id,
@@ -191,7 +191,7 @@ pub async fn awaiting_of_job(conn: &mut Conn, job: Id, limit: i64) -> Result<Vec
 }
 
 /// A task that may be ordered again.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, sqlx_macros::FromRow)]
 pub struct Over {
     pub id: Id,
     pub device_id: Id,

@@ -1,7 +1,7 @@
 //! Claiming due wakes: a lease, nothing more.
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx_macros::FromRow;
 
 use crate::error::Result;
 use crate::model::schedule::{LAZY_MS, PERIOD_S, SPREAD_MS};

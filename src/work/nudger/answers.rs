@@ -1,5 +1,7 @@
 //! What became of the nudges is written back in groups: the leases end, the schedule goes on.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 use super::{DAY_MS, Outcome, Sent, TICK};
@@ -14,10 +16,17 @@ use crate::store::wakes::{self, Answered};
 /// Answers written back in one statement.
 pub(super) const ANSWERS_MAX: usize = 500;
 
-/// Writes answers back as they come, whatever has arrived in one statement. The database may be away for a while: they wait.
+/// How long the first answer of a group waits for others: a lease has a minute, and the database writes a hundred nearly as fast as ten.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Writes answers back as they come, those of a moment in one statement. The database may be away for a while: they wait.
 pub(super) async fn write_back(app: App, mut answers: mpsc::Receiver<Outcome>) {
     let mut group = Vec::with_capacity(ANSWERS_MAX);
     while answers.recv_many(&mut group, ANSWERS_MAX).await > 0 {
+        if group.len() < ANSWERS_MAX {
+            tokio::time::sleep(GATHER).await;
+            group.extend(std::iter::from_fn(|| answers.try_recv().ok()).take(ANSWERS_MAX - group.len()));
+        }
         while let Err(error) = write_group(&app, &group).await {
             app.heed(&error);
             tracing::warn!(%error, "answers of the push providers cannot be written; trying again");

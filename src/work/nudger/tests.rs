@@ -1,9 +1,9 @@
 //! Days of a fleet with a moved clock: the real pass, the real intake, and the stand-in for FCM on the wire.
 
 use futures_util::future::join_all;
-use tokio::task::JoinSet;
 
 use super::*;
+use crate::app::Workers;
 use crate::clock::Clock;
 use crate::intake::contacts::{Contact, Heard, Said};
 use crate::model::schedule::{PERIOD_S, next_point_ms};
@@ -29,7 +29,7 @@ struct Site {
     app: App,
     clock: Clock,
     stand_in: StandIn,
-    _workers: JoinSet<Result<()>>,
+    _workers: Workers,
 }
 
 impl Site {
@@ -47,7 +47,7 @@ impl Site {
         let sender = Sender::fcm(settings, clock.clone()).unwrap();
         sender.replace_credential(&stand_in.service_account()).unwrap();
         let (app, committers) = App::for_tests_with(db, &clock, vec![Arc::new(sender)]);
-        let mut workers = JoinSet::new();
+        let mut workers = Workers::default();
         committers.start(&app, &CancellationToken::new(), &mut workers);
         Site { app, clock, stand_in, _workers: workers }
     }
@@ -56,7 +56,7 @@ impl Site {
     async fn settle(&self) {
         let (sender, mut receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
         let flights = TaskTracker::new();
-        while pass(&self.app, &flights, &sender).await.unwrap() > 0 {}
+        while pass(&self.app, Lanes::All, &flights, &sender).await.unwrap() > 0 {}
         flights.close();
         flights.wait().await;
         drop(sender);
