@@ -229,6 +229,8 @@ CREATE TABLE channel (
   push_secret TEXT,
   push_state TEXT NOT NULL,
   push_since_ms BIGINT NOT NULL,
+  -- What push_since_ms was before the address was called dead or set aside: when the device registered it.
+  push_registered_ms BIGINT,
   last_contact_ms BIGINT,
   last_cause TEXT,
   last_serving_ms BIGINT,

@@ -10,12 +10,14 @@ pub mod authority;
 pub mod checkins;
 pub mod contacts;
 pub mod group;
+mod headroom;
 pub mod refusals;
 mod results;
 mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,7 @@ use self::activations::{Activations, Admission, Newcomer};
 use self::checkins::{Answer, Arrival, Checkins};
 use self::contacts::{Contact, Contacts, Heard};
 use self::group::{Arrivals, Group, group};
+pub use self::headroom::Headroom;
 use crate::app::{App, Workers};
 use crate::error::Result;
 use crate::model::Id;
@@ -49,6 +52,7 @@ pub struct Intake {
     checkins: Group<Checkins>,
     /// Contacts waiting above which further ones are shed, whatever their class says: for drills.
     drill: Arc<AtomicUsize>,
+    headroom: Arc<Headroom>,
 }
 
 /// The other end of an [`Intake`]: run by the server.
@@ -66,7 +70,7 @@ pub fn new(queues: usize) -> (Intake, Committers) {
     let (checkins, checkin_arrivals) = group(1);
     let committers = Committers { contacts: contact_arrivals, activations: activation_arrivals, checkins: checkin_arrivals };
     let drill = Arc::new(AtomicUsize::new(usize::MAX));
-    (Intake { contacts, activations, checkins, drill }, committers)
+    (Intake { contacts, activations, checkins, drill, headroom: Arc::default() }, committers)
 }
 
 impl Intake {
@@ -79,9 +83,16 @@ impl Intake {
         };
         let retry_after_s = spread_s(contact.device_id);
         let most = most.min(self.drill.load(Ordering::Relaxed));
+        let came = Instant::now();
         let heard = self.contacts.submit(contact, most, retry_after_s).await;
+        self.headroom.contact(came.elapsed());
         shed(class, &heard);
         heard
+    }
+
+    /// How much room this server has left for contacts.
+    pub fn headroom(&self) -> &Headroom {
+        &self.headroom
     }
 
     /// Sheds contacts already where more than `waiting` wait: for drills of what a storm does.

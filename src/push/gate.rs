@@ -18,7 +18,11 @@ const UNSENT_WAIT_MS: i64 = 10_000;
 /// When a nudge comes back that the provider refused to look at.
 const REFUSED_WAIT_MS: i64 = 1_000;
 /// When a nudge comes back whose request the provider calls malformed.
-const BUG_WAIT_MS: i64 = 3_600_000;
+const BUG_WAIT_MS: i64 = 600_000;
+/// So many requests called malformed in a row are no matter of one phone: the sender stops and tries one at a time.
+const BUGS_MAX: u32 = 5;
+/// The code of that fault.
+const REQUEST_REFUSED: &str = "request_refused";
 /// A probe that found the address itself doubtful comes so long after the next one: another nudge is the next.
 const PROBED_WAIT_MS: i64 = 60_000;
 /// A nudge is given back for at least so long, also while a probe is under way.
@@ -48,6 +52,9 @@ pub(super) struct Gate {
     paused_since_ms: i64,
     paused_until_ms: i64,
     throttles: u32,
+    worked_at_ms: i64,
+    /// Requests that the provider called wrong, one after the other.
+    bugs: u32,
     /// The last mass death, until it has been told a second time: answers given before it may reach the store after the first telling.
     mass_death_since_ms: Option<i64>,
     /// The last reason for which the provider failed.
@@ -88,6 +95,8 @@ impl Gate {
             paused_since_ms: 0,
             paused_until_ms: 0,
             throttles: 0,
+            worked_at_ms: 0,
+            bugs: 0,
             mass_death_since_ms: None,
             trouble: "",
             in_flight: 0,
@@ -102,6 +111,7 @@ impl Gate {
             self.notices.push(Notice::Recovered);
         }
         self.credential = CredentialBreaker::default();
+        (self.worked_at_ms, self.bugs) = (0, 0);
         self.bridge = CredentialBreaker::default();
         self.repeat_mass_death();
         self.guard.forget();
@@ -194,7 +204,10 @@ impl Gate {
         let failed = |reason: &'static str, wait_ms| Answer::Failed { reason: reason.into(), retry_after_ms: Some(wait_ms) };
         match verdict {
             Verdict::Accepted => {
-                self.throttles = 0;
+                (self.throttles, self.bugs) = (0, 0);
+                if leave.epoch == self.epoch {
+                    self.worked_at_ms = now_ms;
+                }
                 self.judge(&leave, now_ms, Fate::Alive);
                 Answer::Accepted
             }
@@ -246,7 +259,8 @@ impl Gate {
             }
             Verdict::Bug { reason, detail } => {
                 self.notices.bug(now_ms, reason, &detail);
-                Answer::GivenBack { reason: reason.into(), due_ms: now_ms + BUG_WAIT_MS }
+                let wait_ms = if self.credential.fault().is_some() { 0 } else { BUG_WAIT_MS };
+                Answer::GivenBack { reason: reason.into(), due_ms: now_ms + wait_ms }
             }
         }
     }
@@ -254,9 +268,15 @@ impl Gate {
     /// Opens, keeps or closes the credential breakers by what this answer says of the credential.
     fn settle_probes(&mut self, leave: &Leave, verdict: &Verdict, now_ms: i64, probe: Probe, bridge_probe: Probe) {
         // After a mass death only an accepted push proves that the addresses and the project belong together.
-        let doubtful = matches!(verdict, Verdict::Suspect(_)) && self.credential.fault().is_some_and(|fault| fault.code == "mass_death");
+        let stands = |code: &str| self.credential.fault().is_some_and(|fault| fault.code == code);
+        let doubtful = matches!(verdict, Verdict::Suspect(_)) && stands("mass_death")
+            || matches!(verdict, Verdict::Bug { .. }) && stands(REQUEST_REFUSED);
         self.end_probes(leave, now_ms, if doubtful { Probe::StillBroken } else { probe }, bridge_probe);
+        if matches!(verdict, Verdict::Bug { .. }) {
+            self.bugs += 1;
+        }
         let (code, detail, breaker) = match verdict {
+            Verdict::Bug { detail, .. } if self.bugs >= BUGS_MAX => (REQUEST_REFUSED, detail, &mut self.credential),
             Verdict::Config { code, detail } => (*code, detail, &mut self.credential),
             Verdict::Unauthenticated { detail } => ("UNAUTHENTICATED", detail, &mut self.credential),
             Verdict::BridgeConfig { code, detail } => (*code, detail, &mut self.bridge),
@@ -349,6 +369,20 @@ impl Gate {
     fn slots_within(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
         let streams = self.aimd.throughput(window_ms).saturating_sub(held);
         streams.min(self.credential.free(now_ms)).min(self.provider.free(now_ms))
+    }
+
+    pub(super) fn put_back(&mut self, notices: impl DoubleEndedIterator<Item = Notice>) {
+        self.notices.put_back(notices);
+    }
+
+    /// Unix milliseconds of the last answer that showed the credential to be sound; 0 where none did.
+    pub(super) fn worked_at_ms(&self) -> i64 {
+        self.worked_at_ms
+    }
+
+    /// What is at fault, as [`Notice::Fault`] is told.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.credential.fault().or_else(|| self.bridge.fault()).map(|fault| format!("{}: {}", fault.code, fault.detail))
     }
 
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {

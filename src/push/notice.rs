@@ -49,6 +49,15 @@ impl Notices {
         }
     }
 
+    /// Takes notices back that could not be heeded, to be taken again before any other.
+    pub(super) fn put_back(&mut self, notices: impl DoubleEndedIterator<Item = Notice>) {
+        for notice in notices.rev() {
+            if self.queue.len() < NOTICES_MAX {
+                self.queue.push_front(notice);
+            }
+        }
+    }
+
     pub(super) fn take(&mut self) -> Vec<Notice> {
         self.queue.drain(..).collect()
     }

@@ -5,6 +5,8 @@
 const RAMP_S: u32 = 60;
 /// The rate from which a climb begins, so that a small fleet never waits.
 const FLOOR_PER_S: u32 = 100;
+/// The whole of a share, in thousandths.
+const WHOLE: u32 = 1_000;
 /// The slice over which sends are spread.
 const SLICE_MS: u32 = 100;
 
@@ -13,6 +15,8 @@ const SLICE_MS: u32 = 100;
 pub struct Pace {
     max_per_s: u32,
     level_per_s: u32,
+    /// How much of the level may be used, in thousandths.
+    share: u32,
     second_start_ms: i64,
     used_in_second: u32,
     slice_start_ms: i64,
@@ -26,6 +30,7 @@ impl Pace {
         Pace {
             max_per_s,
             level_per_s: max_per_s.min(FLOOR_PER_S),
+            share: WHOLE,
             second_start_ms: now_ms,
             used_in_second: 0,
             slice_start_ms: now_ms,
@@ -35,7 +40,13 @@ impl Pace {
 
     /// Begins the climb again: after an outage, a pause or a new credential.
     pub fn restart(&mut self, now_ms: i64) {
-        *self = Pace::new(self.max_per_s, now_ms);
+        *self = Pace { share: self.share, ..Pace::new(self.max_per_s, now_ms) };
+    }
+
+    /// How much of the level may be used from now on, in thousandths, at least one and at most all: the provider is not the only one who
+    /// has a limit. The level stands still meanwhile.
+    pub fn set_share(&mut self, permille: u32) {
+        self.share = permille.clamp(1, WHOLE);
     }
 
     /// Takes the next free place and returns the Unix milliseconds, never before `now_ms`, at which it begins.
@@ -70,9 +81,11 @@ impl Pace {
         usize::try_from(free).unwrap_or(0)
     }
 
-    /// The rate reached so far, sends a second.
+    /// The rate that may be used now, sends a second.
     pub fn level_per_s(&self) -> u32 {
-        self.level_per_s
+        let shared = u64::from(self.level_per_s) * u64::from(self.share) / u64::from(WHOLE);
+        // So few come in beside anything.
+        u32::try_from(shared).unwrap_or(u32::MAX).max(self.max_per_s.min(FLOOR_PER_S))
     }
 
     /// What the present second has used of the ceiling, 0 to 1.
@@ -82,8 +95,9 @@ impl Pace {
 
     /// Sends per slice and the slice's length in milliseconds, whose quotient is the level.
     fn slice(&self) -> (u32, i64) {
-        let per_slice = (self.level_per_s * SLICE_MS / 1_000).max(1);
-        (per_slice, (i64::from(per_slice) * 1_000 / i64::from(self.level_per_s)).max(1))
+        let level_per_s = self.level_per_s();
+        let per_slice = (level_per_s * SLICE_MS / 1_000).max(1);
+        (per_slice, (i64::from(per_slice) * 1_000 / i64::from(level_per_s)).max(1))
     }
 
     /// The level rises by a sixtieth of the ceiling in each second that used at least half of it and falls likewise in others, so
@@ -97,7 +111,9 @@ impl Pace {
         let step = (self.max_per_s / RAMP_S).max(1);
         let floor = self.max_per_s.min(FLOOR_PER_S);
         let mut idle = u32::try_from(seconds).unwrap_or(u32::MAX);
-        if self.used_in_second.saturating_mul(2) >= self.level_per_s {
+        if self.share < WHOLE && self.used_in_second.saturating_mul(2) >= self.level_per_s() {
+            idle -= 1;
+        } else if self.used_in_second.saturating_mul(2) >= self.level_per_s {
             self.level_per_s = self.level_per_s.saturating_add(step).min(self.max_per_s);
             idle -= 1;
         }
@@ -153,6 +169,21 @@ mod tests {
             }
         }
         assert!(sent[3..].iter().all(|count| *count >= 4_500), "{sent:?}");
+    }
+
+    #[test]
+    fn a_share_slows_the_sends_at_once_and_leaves_the_climb_where_it_was() {
+        let mut pace = Pace::new(8_000, 0);
+        run_flat_out(&mut pace, 0, 70);
+        pace.set_share(500);
+        let sent = run_flat_out(&mut pace, 70_000, 5);
+        assert!(sent[1..].iter().all(|count| (3_900..=4_100).contains(count)), "{sent:?}");
+        pace.set_share(1);
+        let sent = run_flat_out(&mut pace, 75_000, 5);
+        assert!(sent[1..].iter().all(|count| (90..=110).contains(count)), "so few are always called: {sent:?}");
+        pace.set_share(1_000);
+        let sent = run_flat_out(&mut pace, 80_000, 3);
+        assert!(sent[1] > 7_000, "{sent:?}");
     }
 
     #[test]

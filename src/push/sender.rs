@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use tokio::time::Instant as At;
 
 use super::apns::{self, Apns, AppKey, Identity};
@@ -38,6 +39,8 @@ pub struct Sender {
     slots: Slots,
     held: AtomicUsize,
     held_urgent: AtomicUsize,
+    /// The hash of the credential in use.
+    used: Mutex<Option<[u8; 32]>>,
     clock: Clock,
 }
 
@@ -108,6 +111,7 @@ impl Sender {
             slots,
             held: AtomicUsize::new(0),
             held_urgent: AtomicUsize::new(0),
+            used: Mutex::default(),
             clock,
         }
     }
@@ -219,6 +223,32 @@ impl Sender {
         self.gate().take_notices()
     }
 
+    /// Gives notices back that could not be heeded: they are taken again, in this order, before any other.
+    pub fn put_back(&self, notices: impl DoubleEndedIterator<Item = Notice>) {
+        self.gate().put_back(notices);
+    }
+
+    /// Unix milliseconds of the last answer that showed the credential to be sound, and with it what it is good for; 0 where there was none
+    /// since it was put in place.
+    pub fn worked_at_ms(&self) -> i64 {
+        self.gate().worked_at_ms()
+    }
+
+    /// What is at fault, of the credential or of the one that FCM holds for the bridge to APNs, as its alarm says it.
+    pub fn fault(&self) -> Option<String> {
+        self.gate().fault()
+    }
+
+    /// True where this very credential is in use.
+    pub fn uses(&self, json: &[u8]) -> bool {
+        self.lock_used().is_some_and(|used| used == digest(json))
+    }
+
+    /// How much of its pace it may use, in thousandths: what the server itself has room for.
+    pub fn set_headroom(&self, permille: u32) {
+        self.gate().pace.set_share(permille);
+    }
+
     /// Puts a credential in the place of the present one, at run time. The JSON is FCM's service account, `{"key", "key_id", "team_id",
     /// "topic"}` of an app, or `{"certificate", "key"}` of MDM. Requests under way finish with the old one; its tokens, its connections
     /// and any fault are dropped. On an error everything stays as it was.
@@ -234,8 +264,13 @@ impl Sender {
                 apns.use_identity(&self.name, &identity)?;
             }
         }
+        *self.lock_used() = Some(digest(json));
         self.gate().renew(self.clock.now_ms());
         Ok(())
+    }
+
+    fn lock_used(&self) -> MutexGuard<'_, Option<[u8; 32]>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -247,6 +282,10 @@ impl std::fmt::Debug for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sender").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+fn digest(json: &[u8]) -> [u8; 32] {
+    Sha256::digest(json).into()
 }
 
 fn apns_gate(clock: &Clock) -> Gate {

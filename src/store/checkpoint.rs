@@ -33,13 +33,16 @@ impl Db {
     /// One look at the log: where much is to be written back, that is done; answers whether it was. The writer goes on meanwhile, but for a
     /// last turn in which nothing is added: after it the log begins anew. Where readers or a slow disk keep that from coming, the log grows
     /// to 64 MiB, and the writer then does it itself. PostgreSQL has its own checkpointer.
-    pub async fn write_back(&self) -> Result<bool> {
+    ///
+    /// `always` has it done however little there is: where the disk is full the log cannot grow, but what it holds has its place in the file,
+    /// and a log that begins anew has room for small changes.
+    pub async fn write_back(&self, always: bool) -> Result<bool> {
         if self.dialect() == Dialect::Postgres {
             return Ok(false);
         }
         let mut conn = self.read().await?;
         let mut log = checkpoint(&mut conn, NOOP).await?;
-        if log.left() < PAGES_MIN {
+        if log.left() < if always { 1 } else { PAGES_MIN } {
             return Ok(false);
         }
         for _ in 0..ROUNDS_MAX {
@@ -48,7 +51,7 @@ impl Db {
                 break;
             }
         }
-        if log.left() <= LEFT_MAX {
+        if (1..=LEFT_MAX).contains(&log.left()) {
             let _turn = self.writer_turn(Class::Operators).await;
             checkpoint(&mut conn, PASSIVE).await?;
         }
@@ -68,7 +71,7 @@ mod tests {
     async fn open(folder: &tempfile::TempDir) -> Db {
         let db = Db::open(&format!("sqlite://{}", folder.path().join("muster.db").display())).await.unwrap();
         db.migrate().await.unwrap();
-        db.write_back().await.unwrap();
+        db.write_back(false).await.unwrap();
         db
     }
 
@@ -91,10 +94,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let db = open(&folder).await;
         write(&db, "little", 10).await;
-        assert!(!db.write_back().await.unwrap(), "so little waits");
+        assert!(!db.write_back(false).await.unwrap(), "so little waits");
+        assert!(db.write_back(true).await.unwrap(), "unless the disk is full");
+        assert_eq!(log(&db).await.left(), 0);
         write(&db, "much", 1_000).await;
         assert!(log(&db).await.left() >= PAGES_MIN, "the writer leaves it");
-        assert!(db.write_back().await.unwrap());
+        assert!(db.write_back(false).await.unwrap());
         assert_eq!(log(&db).await.left(), 0);
         write(&db, "more", 1).await;
         assert!(log(&db).await.pages < 100, "it began anew");
@@ -109,12 +114,12 @@ mod tests {
         sqlx::raw_sql("BEGIN").execute(reader.raw()).await.unwrap();
         let before = count(&mut reader).await;
         write(&db, "much", 1_000).await;
-        assert!(db.write_back().await.unwrap());
+        assert!(db.write_back(false).await.unwrap());
         assert!(log(&db).await.left() >= PAGES_MIN, "the reader still needs the file as it was");
         assert_eq!(count(&mut reader).await, before);
         write(&db, "more", 1).await;
         sqlx::raw_sql("COMMIT").execute(reader.raw()).await.unwrap();
-        assert!(db.write_back().await.unwrap());
+        assert!(db.write_back(false).await.unwrap());
         assert_eq!(log(&db).await.left(), 0);
         assert_eq!(count(&mut reader).await, before + 1_001);
     }

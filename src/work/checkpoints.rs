@@ -16,7 +16,12 @@ const PULSE: Pulse = Pulse { tick: Duration::from_millis(100), rest: Duration::f
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     match app.db.dialect() {
         Dialect::Postgres => stop.cancelled().await,
-        Dialect::Sqlite => tick(&app, "checkpoints", PULSE, None, &stop, || async { app.db.write_back().await.map(|_| false) }).await,
+        Dialect::Sqlite => {
+            tick(&app, "checkpoints", PULSE, None, &stop, || async {
+                app.db.write_back(app.room.out_since_ms().is_some()).await.map(|_| false)
+            })
+            .await
+        }
     }
     Ok(())
 }

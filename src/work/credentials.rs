@@ -1,4 +1,5 @@
-//! Follows what another process may have changed: push credentials that the API has set, and the device CA. Topics that devices listen to
+//! Follows what another process may have changed: push credentials that the API has set, and the device CA. Alarms of senders at fault are
+//! brought up to date. Topics that devices listen to
 //! and that no credential has are told of, until one has them or nobody listens.
 
 use std::collections::HashMap;
@@ -9,12 +10,16 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, SEALED_PREFIX};
 use crate::change;
 use crate::error::Result;
+use crate::ops::alarms as told;
 use crate::ops::ca::authority::CA_NAME;
 use crate::ops::mdm::topics;
-use crate::store::{Class, gauges, sealed};
+use crate::store::{Class, alarms, gauges, sealed};
+use crate::work::nudger::FAULT;
 
 /// Another process's change is in use here within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
+/// Senders at fault that are looked at; there are as many as topics.
+const FAULTS_MAX: i64 = 1_000;
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
@@ -23,6 +28,9 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     loop {
         if let Err(error) = pass(&app, &mut seen).await {
             tracing::warn!(%error, "push credentials cannot be looked up; trying again");
+        }
+        if let Err(error) = faults(&app).await {
+            tracing::warn!(%error, "alarms of senders at fault cannot be looked up; trying again");
         }
         match topics(&app, is_first).await {
             Ok(()) => is_first = false,
@@ -46,6 +54,8 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
         }
         let Some(text) = sealed::get(&mut conn, &name).await? else { continue };
         match app.seal.open(&name, &text) {
+            // What an operator has just brought to this process is in use already: taken once more, it would begin all over.
+            Ok(secret) if app.uses_credential(&name, &secret) => {}
             Ok(secret) => {
                 if let Err(error) = app.use_credential(&name, &secret) {
                     tracing::error!(%error, name, "the stored push credential cannot be used");
@@ -54,6 +64,25 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
             Err(error) => tracing::error!(%error, name, "the stored push credential does not open"),
         }
         seen.insert(name, version);
+    }
+    Ok(())
+}
+
+/// Brings the alarms of senders at fault up to date. Their notices do that as it happens; here is mended what these could not: an alarm
+/// that a process left which is no more, or that an operator's other change of it has lost. One closes only where the sender has worked
+/// since it was told: another process may know of a fault of which this one has seen nothing.
+pub async fn faults(app: &App) -> Result<()> {
+    let standing = alarms::standing_since(&mut app.db.read().await?, FAULT, FAULTS_MAX).await?;
+    for sender in app.senders.all() {
+        let told_at_ms = standing.iter().find(|(subject, _)| subject == sender.name()).map(|(_, changed_at_ms)| *changed_at_ms);
+        let (name, fault) = (sender.name(), sender.fault());
+        match (fault, told_at_ms) {
+            (Some(fault), None) => change!(app, Class::Background, |conn, moment| told::open(conn, moment, FAULT, name, &fault).await)?,
+            (None, Some(told_at_ms)) if sender.worked_at_ms() > told_at_ms => {
+                change!(app, Class::Background, |conn, moment| told::close(conn, moment, FAULT, name).await)?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod clocks;
 pub mod credentials;
 pub mod expiry;
 pub mod feed_tail;
+pub mod headroom;
 pub mod mail;
 pub mod nudger;
 pub mod observer;
@@ -79,6 +80,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
     workers.spawn("clocks", clocks::run(app.clone(), stop.clone()));
     workers.spawn("background", background::run(app.clone(), stop.clone()));
     workers.spawn("calendar", calendar::run(app.clone(), stop.clone()));
+    workers.spawn("headroom", headroom::run(app.clone(), stop.clone()));
     workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone()));
     workers.spawn("room", room::run(app.clone(), stop.clone()));
     workers.spawn("observer", observer::run(app.clone(), stop.clone()));

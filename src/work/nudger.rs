@@ -43,6 +43,8 @@ const SHARES: [usize; 5] = [50, 25, 15, 5, 5];
 /// Tokens given back in one statement when the fault was ours.
 const RESTORE_MAX: i64 = 500;
 const DAY_MS: i64 = 86_400_000;
+/// The alarm of a sender whose credential or project is at fault.
+pub const FAULT: &str = "push_fault";
 /// Users of a device are called at their points for so long after they were there.
 const USER_SEEN_MS: i64 = 2 * DAY_MS;
 
@@ -68,6 +70,7 @@ enum Sent {
         high: bool,
         at_ms: i64,
         address: Address,
+        platform: String,
     },
 }
 
@@ -148,7 +151,7 @@ async fn claim_and_send(
     let mut lanes: Vec<Lane> = due.into_iter().map(|(lane, _)| lane).collect();
     let mut urgent = 0;
     if lanes.first() == Some(&Lane::Urgent) {
-        let rows_max = share(capacity, Lane::Urgent).max(express);
+        let rows_max = share(capacity, Lane::Urgent, app.clock.moment().below(100)).max(express);
         urgent = claim(app, sender, &[(Lane::Urgent, rows_max)], rows_max, flights, answers).await?;
         if urgent < rows_max {
             lanes.remove(0);
@@ -157,14 +160,19 @@ async fn claim_and_send(
     let spread = spread_late(app, sender, &late, now_ms).await?;
     // First each lane's share, then what is left over, best lane first.
     let left = capacity.saturating_sub(urgent);
-    let shared = lanes.iter().filter(|lane| **lane != Lane::Urgent && lanes.len() > 1).map(|lane| (*lane, share(capacity, *lane)));
+    let mut moment = app.clock.moment();
+    let shared = lanes
+        .iter()
+        .filter(|lane| **lane != Lane::Urgent && lanes.len() > 1)
+        .map(|lane| (*lane, share(capacity, *lane, moment.below(100))));
     let wanted: Vec<(Lane, usize)> = shared.chain(lanes.iter().map(|lane| (*lane, left))).collect();
     Ok(urgent + spread + claim(app, sender, &wanted, left, flights, answers).await?)
 }
 
-/// What a lane gets of `capacity` when all are full.
-fn share(capacity: usize, lane: Lane) -> usize {
-    (capacity * SHARES[lane as usize]).div_ceil(100)
+/// What a lane gets of `capacity` when all are full. What is over a whole number is given by the throw of `die`, 0 to 99: however small the
+/// capacity is, in the long run each lane gets its share, and none starves.
+fn share(capacity: usize, lane: Lane, die: i64) -> usize {
+    (capacity * SHARES[lane as usize] + usize::try_from(die).unwrap_or(0)) / 100
 }
 
 /// Claims up to `rows_max` wakes, of each lane as many as are wanted, and sets them flying. Answers how many.
@@ -275,16 +283,12 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
         expires_at_ms: expires_at_ms(&rhythm, lane, now_ms),
         registered_at_ms: target.push_since_ms,
     };
-    // Called before, and either the provider did not take it or the device did not come.
-    if wake.attempt == 0 && wake.step > 0 {
-        metrics::counter!("muster_nudged_no_contact_total", "platform" => target.platform, "lane" => lane.name()).increment(1);
-    }
     let span = tracing::info_span!("nudge", sender = sender.name(), lane = lane.name());
     let answer = sender.send(&nudge).instrument(span).await;
     if nudge.again && !matches!(answer, Answer::GivenBack { .. }) {
         metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
     }
-    Sent::Answered { answer, rhythm, high, at_ms: now_ms, address }
+    Sent::Answered { answer, rhythm, high, at_ms: now_ms, address, platform: target.platform }
 }
 
 /// True for the channel of a user who has not been seen for so long: somebody else may have the Mac now. It is called for its work alone.
@@ -310,20 +314,29 @@ fn address_of(app: &App, target: &Target) -> Option<Address> {
 
 /// Turns what a sender has to say into alarms, and gives tokens back where their deaths were our fault.
 async fn heed_notices(app: &App, sender: &Sender) -> Result<()> {
-    for notice in sender.take_notices() {
-        let (name, since_ms) = (sender.name(), if let Notice::MassDeath { since_ms } = &notice { Some(*since_ms) } else { None });
-        change!(app, Class::Operators, |conn, moment| tell(conn, moment, name, &notice).await)?;
-        if let Some(since_ms) = since_ms {
-            while restore(app, sender, Restored::Since(since_ms)).await? == RESTORE_MAX.unsigned_abs() {}
+    let mut notices = sender.take_notices().into_iter();
+    while let Some(notice) = notices.next() {
+        if let Err(error) = heed_notice(app, sender, &notice).await {
+            // Told again at the next look: the database may be away for a while.
+            sender.put_back(std::iter::once(notice).chain(notices));
+            return Err(error);
         }
+    }
+    Ok(())
+}
+
+async fn heed_notice(app: &App, sender: &Sender, notice: &Notice) -> Result<()> {
+    change!(app, Class::Operators, |conn, moment| tell(conn, moment, sender.name(), notice).await)?;
+    if let Notice::MassDeath { since_ms } = notice {
+        while restore(app, sender, Restored::Since(*since_ms)).await? == RESTORE_MAX.unsigned_abs() {}
     }
     Ok(())
 }
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, name: &str, notice: &Notice) -> Result<()> {
     match notice {
-        Notice::Fault { code, detail } => alarms::open(conn, moment, "push_fault", name, &format!("{code}: {detail}")).await,
-        Notice::Recovered => alarms::close(conn, moment, "push_fault", name).await,
+        Notice::Fault { code, detail } => alarms::open(conn, moment, FAULT, name, &format!("{code}: {detail}")).await,
+        Notice::Recovered => alarms::close(conn, moment, FAULT, name).await,
         Notice::Bug { detail } => alarms::open(conn, moment, "push_request_refused", name, detail).await,
         Notice::DeathRush => {
             let detail = "more than 30 % of the last answers were dead tokens; they stay dead until the devices register again";

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::server::{TestServer, each_database};
 
 /// The families that alerts and boards of operators rest on.
-const FAMILIES: [&str; 33] = [
+const FAMILIES: [&str; 34] = [
     "muster_nudges_total",
     "muster_nudges_coalesced_total",
     "muster_nudges_saved_total",
@@ -40,6 +40,7 @@ const FAMILIES: [&str; 33] = [
     "muster_intake_batch_size",
     "muster_commit_seconds",
     "muster_intake_backlog",
+    "muster_headroom_ratio",
     "muster_alarms_open",
 ];
 

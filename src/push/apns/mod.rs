@@ -234,7 +234,12 @@ impl Apns {
                 }
                 _ => {}
             }
-            let verdict = said.verdict(nudge.registered_at_ms, now_ms);
+            let verdict = match said.verdict(nudge.registered_at_ms, now_ms) {
+                // Apple's support asks for it.
+                Verdict::Config { code, detail } => Verdict::Config { code, detail: format!("{detail}; apns-id {id}") },
+                Verdict::Bug { reason, detail } => Verdict::Bug { reason, detail: format!("{detail}; apns-id {id}") },
+                verdict => verdict,
+            };
             if matches!(verdict, Verdict::Config { .. }) {
                 current.pool.drain();
             }

@@ -152,17 +152,22 @@ impl Pool {
 
     /// Opens no more streams on any connection of now.
     pub(super) fn drain(&self) {
-        let mut state = self.state();
+        self.drain_all(&mut self.state());
+    }
+
+    fn drain_all(&self, state: &mut State) {
         for connection in state.connections.drain(..) {
             connection.drain();
         }
-        self.show(&state);
+        self.show(state);
     }
 
     /// Ends the pool with the streams under way.
     pub(super) fn retire(&self) {
-        self.state().retired = true;
-        self.drain();
+        let mut state = self.state();
+        self.drain_all(&mut state);
+        state.retired = true;
+        drop(state);
         self.bell.notify_waiters();
     }
 
@@ -171,7 +176,11 @@ impl Pool {
         self.bell.notify_one();
     }
 
+    /// A pool that has been replaced says nothing more: the one in its place has the same name.
     fn show(&self, state: &State) {
+        if state.retired {
+            return;
+        }
         let streams: usize = state.connections.iter().map(|connection| connection.streams_max().min(100_000)).sum();
         metrics::gauge!("muster_connections", "provider" => self.name.clone()).set(state.connections.len() as f64);
         metrics::gauge!("muster_stream_limit", "provider" => self.name.clone()).set(streams as f64);

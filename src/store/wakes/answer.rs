@@ -76,7 +76,7 @@ struct Death<'a> {
 
 // Only the address that was tried dies: one that the device registered meanwhile lives.
 const KILL: Sql = rows_sql!(
-    "UPDATE channel AS c SET push_state = $2, push_since_ms = $3 FROM ",
+    "UPDATE channel AS c SET push_state = $2, push_since_ms = $3, push_registered_ms = c.push_since_ms FROM ",
     rows(bucket: bigint, channel_id: text, value: text),
     "WHERE ($4 < 0 OR c.bucket = $4) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_value = r.value AND c.push_state = 'active'"
 );
@@ -148,8 +148,10 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
     Ok(ids.len() as u64)
 }
 
+// An address that comes back is as old as it was: the provider may say yet that it had died before it was set aside.
 const REVIVE: Sql = rows_sql!(
-    "UPDATE channel AS c SET push_state = 'active', push_since_ms = $2 FROM ",
+    "UPDATE channel AS c SET push_state = 'active', \
+       push_since_ms = CASE WHEN c.push_registered_ms IS NULL THEN $2 ELSE c.push_registered_ms END FROM ",
     rows(bucket: bigint, channel_id: text, value: text),
     "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_state = 'quarantined' RETURNING id"
 );

@@ -48,16 +48,13 @@ pub(super) async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     let mut rows = Vec::with_capacity(group.len());
     let (mut dead, mut suspect) = (Vec::new(), Vec::new());
     for outcome in group {
-        match &outcome.sent {
-            Sent::Answered { answer: Answer::Dead { reason }, address, .. } => {
-                metrics::counter!("muster_token_deaths_total", "state" => "dead", "reason" => reason.to_string()).increment(1);
-                dead.push((outcome.wake.channel_id, address.value.clone()));
+        if let Sent::Answered { answer, address, .. } = &outcome.sent {
+            let died = (outcome.wake.channel_id, address.value.clone());
+            match answer {
+                Answer::Dead { .. } => dead.push(died),
+                Answer::Suspect { .. } => suspect.push(died),
+                _ => {}
             }
-            Sent::Answered { answer: Answer::Suspect { reason }, address, .. } => {
-                metrics::counter!("muster_token_deaths_total", "state" => "quarantined", "reason" => reason.to_string()).increment(1);
-                suspect.push((outcome.wake.channel_id, address.value.clone()));
-            }
-            _ => {}
         }
         rows.push(answered(outcome, now_ms, moment.below(1000)));
     }
@@ -67,13 +64,9 @@ pub(super) async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     conn.commit().await?;
     let left = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer, .. } if !matches!(answer, Answer::GivenBack { .. }));
     let taken = |outcome: &&Outcome| matches!(&outcome.sent, Sent::Answered { answer: Answer::Accepted, .. });
-    for outcome in group.iter().filter(taken) {
-        let others = u64::try_from(outcome.wake.work_seq - outcome.wake.told_seq - 1).unwrap_or(0);
-        metrics::counter!("muster_nudges_coalesced_total", "lane" => Lane::from_rank(outcome.wake.lane).name()).increment(others);
-    }
-    let count = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
-    app.funnel.add(Stage::Sent, count(group.iter().filter(left).count()));
-    app.funnel.add(Stage::Accepted, count(group.iter().filter(taken).count()));
+    let number = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
+    app.funnel.add(Stage::Sent, number(group.iter().filter(left).count()));
+    app.funnel.add(Stage::Accepted, number(group.iter().filter(taken).count()));
     for (state, addresses) in [("dead", &dead), ("quarantined", &suspect)] {
         if !addresses.is_empty() {
             let mut conn = app.db.begin(Class::Nudger).await?;
@@ -81,7 +74,32 @@ pub(super) async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
             conn.commit().await?;
         }
     }
+    group.iter().for_each(count);
     Ok(())
+}
+
+/// What the metrics say of an answer, once it is written: one that has to be written again is counted once.
+fn count(outcome: &Outcome) {
+    let Sent::Answered { answer, platform, .. } = &outcome.sent else { return };
+    let (wake, lane) = (&outcome.wake, Lane::from_rank(outcome.wake.lane).name());
+    match answer {
+        Answer::Dead { reason } => {
+            metrics::counter!("muster_token_deaths_total", "state" => "dead", "reason" => reason.to_string()).increment(1);
+        }
+        Answer::Suspect { reason } => {
+            metrics::counter!("muster_token_deaths_total", "state" => "quarantined", "reason" => reason.to_string()).increment(1);
+        }
+        Answer::Accepted => {
+            let others = u64::try_from(wake.work_seq - wake.told_seq - 1).unwrap_or(0);
+            metrics::counter!("muster_nudges_coalesced_total", "lane" => lane).increment(others);
+        }
+        Answer::Failed { .. } => {}
+        Answer::GivenBack { .. } => return,
+    }
+    // Called before, and either the provider did not take it or the device did not come.
+    if wake.attempt == 0 && wake.step > 0 {
+        metrics::counter!("muster_nudged_no_contact_total", "platform" => platform.clone(), "lane" => lane).increment(1);
+    }
 }
 
 /// Where a wake goes on after its answer.

@@ -290,3 +290,30 @@ async fn a_phone_that_comes_between_its_claim_and_its_call_is_not_called() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn however_little_may_be_sent_each_lane_gets_its_share() {
+    each_database(async |db| {
+        let site = Site::new(&db).await;
+        let members = fleet(&db, &site.clock, 1_000, 0).await;
+        let raises: Vec<Raise> = members
+            .iter()
+            .enumerate()
+            .map(|(n, member)| Raise { channel_id: member.channel_id, lane: Lane::ALL[n % Lane::ALL.len()] })
+            .collect();
+        change!(site.app, Class::Operators, |conn, moment| wakes::raise(conn, &raises, moment.now_ms).await).unwrap();
+        let sender = site.app.senders.all().remove(0);
+        let (answers, _waiting) = mpsc::channel(ANSWERS_WAITING_MAX);
+        let flights = TaskTracker::new();
+        for _ in 0..200 {
+            // As many as a sender at the foot of its ramp may take.
+            claim_and_send(&site.app, &sender, Lanes::All, (3, 0), &flights, &answers).await.unwrap();
+        }
+        let mut claimed = [0; Lane::ALL.len()];
+        for lane in numbers(&db, "SELECT lane FROM wakes WHERE lease_id IS NOT NULL").await {
+            claimed[usize::try_from(lane).unwrap()] += 1;
+        }
+        assert!(claimed.iter().all(|claims| *claims >= 5) && claimed[0] > claimed[2], "{claimed:?}");
+    })
+    .await;
+}

@@ -131,6 +131,42 @@ async fn a_request_that_fcm_calls_malformed_is_our_bug_and_blames_no_device() {
 }
 
 #[tokio::test]
+async fn requests_called_malformed_one_after_the_other_stop_the_sender_until_one_is_taken() {
+    let fcm = Fcm::start().await;
+    fcm.stand_in.faults().set(Scope::Send, Times::Next(6), Fault::invalid_argument());
+    let device = fcm.device();
+    for n in 1..=5 {
+        let wait_ms = if n < 5 { 600_000 } else { 0 };
+        assert_eq!(fcm.send(&device).await, Answer::GivenBack { reason: "INVALID_ARGUMENT".into(), due_ms: START_MS + wait_ms });
+    }
+    assert_eq!(fcm.send(&device).await, Answer::GivenBack { reason: "fault".into(), due_ms: START_MS }, "nothing leaves");
+    assert_eq!((fcm.sender.capacity(), fcm.sender.status().state), (0, SenderState::Fault));
+    assert!(fcm.sender.fault().unwrap().starts_with("request_refused: "));
+    assert!(matches!(&fcm.sender.take_notices()[..], [Notice::Bug { .. }, Notice::Fault { code, .. }] if code == "request_refused"));
+    // A probe that is called malformed too doubles the wait; one that is taken ends the fault.
+    fcm.clock.advance(60_000);
+    assert!(matches!(fcm.send(&device).await, Answer::GivenBack { .. }));
+    fcm.clock.advance(60_000);
+    assert_eq!(fcm.sender.capacity(), 0);
+    fcm.clock.advance(60_000);
+    assert_eq!(fcm.send(&device).await, Answer::Accepted);
+    assert_eq!((fcm.sender.take_notices(), fcm.sender.fault()), (vec![Notice::Recovered], None));
+}
+
+#[tokio::test]
+async fn what_could_not_be_heeded_is_told_again_and_first() {
+    let fcm = Fcm::start().await;
+    fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::permission_denied());
+    fcm.send(&fcm.device()).await;
+    let told = fcm.sender.take_notices();
+    assert!(matches!(&told[..], [Notice::Fault { .. }]));
+    fcm.clock.advance(60_000);
+    assert_eq!(fcm.send(&fcm.device()).await, Answer::Accepted);
+    fcm.sender.put_back(told.clone().into_iter());
+    assert_eq!(fcm.sender.take_notices(), [told[0].clone(), Notice::Recovered]);
+}
+
+#[tokio::test]
 async fn each_form_of_retry_after_pauses_the_sender_for_as_long() {
     for (value, wait_ms) in [
         (Some("30"), 30_000),

@@ -1,9 +1,14 @@
 //! FCM through the real server: each fault that FCM and Google's token endpoint are known for, and what becomes of the nudges.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use muster::change;
 use muster::clock::Clock;
+use muster::ops::alarms;
 use muster::sim::fcm::{Fault, Push, Scope, StandIn, Times};
+use muster::store::{self, sealed};
+use muster::work::credentials;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -211,6 +216,50 @@ async fn an_account_that_google_refuses_and_a_clock_two_hours_off_are_faults_wit
         assert_eq!(push_state(&server, &phone.device.id).await, "active");
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_alarm_of_a_fault_follows_the_sender_whatever_was_lost_between_them() {
+    let server = TestServer::on_sqlite().await;
+    let mut one = phone(&server, "one").await;
+    // A process that is no more has left it.
+    let left = "PERMISSION_DENIED: of a process that is no more";
+    change!(server.app, store::Class::Operators, |conn, moment| alarms::open(conn, moment, "push_fault", "fcm", left).await).unwrap();
+    order(&server, "locate", &[&one.device.id]).await;
+    one.nudged_after_ms(&server, 1_000, HOUR_MS).await;
+    server.until("its end", async || open_alarms(&server).await == "[]").await;
+    // One that could not be written.
+    server.fcm.faults().set(Scope::Send, Times::UntilCleared, Fault::permission_denied());
+    server.advance(MINUTE_MS);
+    order(&server, "locate", &[&one.device.id]).await;
+    server.until("the fault", async || sender(&server).await["state"] == "fault").await;
+    server.until("its alarm", async || open_alarms(&server).await.contains("push_fault")).await;
+    change!(server.app, store::Class::Operators, |conn, moment| alarms::close(conn, moment, "push_fault", "fcm").await).unwrap();
+    server.until("its alarm once more", async || open_alarms(&server).await.contains("PERMISSION_DENIED")).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_was_brought_here_is_not_begun_with_a_second_time() {
+    let server = TestServer::on_sqlite().await;
+    let account: Value = serde_json::from_slice(&server.fcm.service_account()).unwrap();
+    server.fcm.faults().set(Scope::Send, Times::UntilCleared, Fault::permission_denied());
+    let one = phone(&server, "one").await;
+    server.put("/push/fcm", account).await.expect(200);
+    let fcm = server.app.senders.named("fcm").unwrap();
+    order(&server, "locate", &[&one.device.id]).await;
+    server.until("the fault", async || fcm.fault().is_some()).await;
+    let (name, bytes) = ("push/fcm", stored(&server).await);
+    assert!(server.app.uses_credential(name, &bytes), "what is stored is what is in use");
+    credentials::pass(&server.app, &mut HashMap::new()).await.unwrap();
+    assert!(fcm.fault().is_some(), "the fault stands until a probe ends it");
+    server.stop().await;
+}
+
+/// FCM's credential as it is kept.
+async fn stored(server: &TestServer) -> Vec<u8> {
+    let sealed = sealed::get(&mut server.app.db.read().await.unwrap(), "push/fcm").await.unwrap().unwrap();
+    server.app.seal.open("push/fcm", &sealed).unwrap().to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
