@@ -225,6 +225,7 @@ async fn the_alarm_of_a_fault_follows_the_sender_whatever_was_lost_between_them(
     // A process that is no more has left it.
     let left = "PERMISSION_DENIED: of a process that is no more";
     change!(server.app, store::Class::Operators, |conn, moment| alarms::open(conn, moment, "push_fault", "fcm", left).await).unwrap();
+    server.advance(MINUTE_MS);
     order(&server, "locate", &[&one.device.id]).await;
     one.nudged_after_ms(&server, 1_000, HOUR_MS).await;
     server.until("its end", async || open_alarms(&server).await == "[]").await;
