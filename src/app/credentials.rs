@@ -133,11 +133,6 @@ impl App {
         check(&self.config, self.clock.now_ms(), name, json)
     }
 
-    /// True where this very credential is in use under `name`.
-    pub fn uses_credential(&self, name: &str, json: &[u8]) -> bool {
-        self.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)).is_some_and(|sender| sender.uses(json))
-    }
-
     /// As [`take`], in the running server.
     pub fn use_credential(&self, name: &str, json: &[u8]) -> anyhow::Result<()> {
         take(&self.senders, &self.config, &self.clock, name, json)

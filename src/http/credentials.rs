@@ -14,21 +14,23 @@ use crate::protocol::pki::chain::Proof;
 use crate::push::apns::Identity;
 use crate::push::{Sender, SenderState};
 use crate::seal::Seal;
-use crate::store::{Class, Conn};
+use crate::store::{Class, Conn, sealed};
 
 /// Stores a credential under `name` and uses it. What cannot be used is refused and stored nowhere; what cannot be stored is not used, and
 /// the one in use stays.
 pub async fn put(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Result<()> {
     actor.require(Role::Admin)?;
     app.check_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))?;
-    change!(app, Class::Operators, |conn, moment| store(conn, moment, actor, &app.seal, name, bytes).await)?;
+    let version = change!(app, Class::Operators, |conn, moment| store(conn, moment, actor, &app.seal, name, bytes).await)?;
+    app.senders.was_brought(name, version);
     app.use_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))
 }
 
-/// Seals a credential, and orders its canary with it.
-async fn store(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, bytes: &[u8]) -> Result<()> {
+/// Seals a credential, and orders its canary with it; answers its version.
+async fn store(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, bytes: &[u8]) -> Result<i64> {
     credentials::put(conn, moment, actor, seal, name, bytes).await?;
-    canary::order(conn, moment, actor, name.strip_prefix(SEALED_PREFIX).unwrap_or(name), true).await
+    canary::order(conn, moment, actor, name.strip_prefix(SEALED_PREFIX).unwrap_or(name), true).await?;
+    sealed::version(conn, name).await
 }
 
 /// Orders a canary of each sender that `name` means: a sender's own name, or `apns-app` and `apns-mdm` as the API's paths have them, of

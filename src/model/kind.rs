@@ -208,6 +208,11 @@ impl Kind {
         }
     }
 
+    /// True where every channel of a device does it: each knows of the device what the others do not.
+    pub fn is_for_each_channel(&self) -> bool {
+        self.name == "refresh"
+    }
+
     /// True where the agent of this platform can do it.
     pub fn fits(&self, platform: &str) -> bool {
         self.agents.contains(&platform)

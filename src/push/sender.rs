@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant as At;
 
 use super::apns::{self, Apns, AppKey, Identity};
@@ -39,8 +38,6 @@ pub struct Sender {
     slots: Slots,
     held: AtomicUsize,
     held_urgent: AtomicUsize,
-    /// The hash of the credential in use.
-    used: Mutex<Option<[u8; 32]>>,
     clock: Clock,
 }
 
@@ -111,7 +108,6 @@ impl Sender {
             slots,
             held: AtomicUsize::new(0),
             held_urgent: AtomicUsize::new(0),
-            used: Mutex::default(),
             clock,
         }
     }
@@ -239,11 +235,6 @@ impl Sender {
         self.gate().fault()
     }
 
-    /// True where this very credential is in use.
-    pub fn uses(&self, json: &[u8]) -> bool {
-        self.lock_used().is_some_and(|used| used == digest(json))
-    }
-
     /// How much of its pace it may use, in thousandths: what the server itself has room for.
     pub fn set_headroom(&self, permille: u32) {
         self.gate().pace.set_share(permille);
@@ -264,13 +255,8 @@ impl Sender {
                 apns.use_identity(&self.name, &identity)?;
             }
         }
-        *self.lock_used() = Some(digest(json));
         self.gate().renew(self.clock.now_ms());
         Ok(())
-    }
-
-    fn lock_used(&self) -> MutexGuard<'_, Option<[u8; 32]>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -282,10 +268,6 @@ impl std::fmt::Debug for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sender").field("name", &self.name()).finish_non_exhaustive()
     }
-}
-
-fn digest(json: &[u8]) -> [u8; 32] {
-    Sha256::digest(json).into()
 }
 
 fn apns_gate(clock: &Clock) -> Gate {

@@ -1,27 +1,32 @@
 //! The senders of a process. Those of MDM topics come while it runs.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Sender;
 
 /// Looked at anew by every pass of a worker; nothing is ever taken away.
 #[derive(Debug, Default)]
-pub struct Senders(RwLock<Vec<Arc<Sender>>>);
+pub struct Senders {
+    list: RwLock<Vec<Arc<Sender>>>,
+    /// The versions of the credentials that operators brought to this process, by the names under which they are kept.
+    brought: Mutex<HashMap<String, i64>>,
+}
 
 impl Senders {
     /// The senders of now, in the order in which they came.
     pub fn all(&self) -> Vec<Arc<Sender>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The sender of this name.
     pub fn named(&self, name: &str) -> Option<Arc<Sender>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().find(|sender| sender.name() == name).cloned()
+        self.list.read().unwrap_or_else(PoisonError::into_inner).iter().find(|sender| sender.name() == name).cloned()
     }
 
     /// Adds a sender, unless one of its name is there; answers the one that is.
     pub fn add(&self, sender: Sender) -> Arc<Sender> {
-        let mut senders = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut senders = self.list.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = senders.iter().find(|known| known.name() == sender.name()) {
             return known.clone();
         }
@@ -29,10 +34,24 @@ impl Senders {
         senders.push(sender.clone());
         sender
     }
+
+    /// Notes that this version of a credential was put to use as it was brought.
+    pub fn was_brought(&self, kept_as: &str, version: i64) {
+        self.lock_brought().insert(kept_as.to_owned(), version);
+    }
+
+    /// True where it was: whoever follows what is stored need not begin with it once more.
+    pub fn is_in_use(&self, kept_as: &str, version: i64) -> bool {
+        self.lock_brought().get(kept_as) == Some(&version)
+    }
+
+    fn lock_brought(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl From<Vec<Arc<Sender>>> for Senders {
     fn from(senders: Vec<Arc<Sender>>) -> Senders {
-        Senders(RwLock::new(senders))
+        Senders { list: RwLock::new(senders), brought: Mutex::default() }
     }
 }

@@ -16,12 +16,18 @@ const PULSE: Pulse = Pulse { tick: Duration::from_millis(100), rest: Duration::f
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     match app.db.dialect() {
         Dialect::Postgres => stop.cancelled().await,
-        Dialect::Sqlite => {
-            tick(&app, "checkpoints", PULSE, None, &stop, || async {
-                app.db.write_back(app.room.out_since_ms().is_some()).await.map(|_| false)
-            })
-            .await
-        }
+        Dialect::Sqlite => tick(&app, "checkpoints", PULSE, None, &stop, || pass(&app)).await,
     }
     Ok(())
+}
+
+/// One look. On a full disk everything is written back that has its place in the file, so that the log can begin anew: nudges and answers
+/// are small and go on in it.
+async fn pass(app: &App) -> Result<bool> {
+    match app.db.write_back(app.room.out_since_ms().is_some()).await {
+        // The file had to grow, too; the room is watched elsewhere.
+        Err(error) if error.is_full() => app.heed(&error),
+        outcome => drop(outcome?),
+    }
+    Ok(false)
 }

@@ -55,7 +55,7 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
         let Some(text) = sealed::get(&mut conn, &name).await? else { continue };
         match app.seal.open(&name, &text) {
             // What an operator has just brought to this process is in use already: taken once more, it would begin all over.
-            Ok(secret) if app.uses_credential(&name, &secret) => {}
+            Ok(_) if app.senders.is_in_use(&name, version) => {}
             Ok(secret) => {
                 if let Err(error) = app.use_credential(&name, &secret) {
                     tracing::error!(%error, name, "the stored push credential cannot be used");

@@ -1,6 +1,6 @@
 //! Tasks come to be: in the job's own transaction, in a chunk of the background, or in the contact of a phone that comes in early.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::json;
 
@@ -116,7 +116,7 @@ async fn note_duplicates(conn: &mut Conn, job: &JobRow, wanted: &[Wanted]) -> Re
     let rows: Vec<NewTask> = aims(conn, wanted)
         .await?
         .iter()
-        .filter_map(|(aim, _)| new_task(job, kind, aim, None, job.created_at_ms))
+        .flat_map(|(aim, _)| doers(kind, aim).into_iter().filter_map(|doer| new_task(job, kind, aim, Some(doer), None, job.created_at_ms)))
         .map(|row| NewTask { command_uuid: Some(command_uuid.clone()), ..row })
         .collect();
     let taken = tasks::taken(conn, &rows).await?;
@@ -135,16 +135,18 @@ async fn note_duplicates(conn: &mut Conn, job: &JobRow, wanted: &[Wanted]) -> Re
 async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wanted]) -> Result<(Vec<NewTask>, Vec<Made>)> {
     let aims = aims(conn, wanted).await?;
     let kind = Kind::named(&job.kind);
-    let doers = aims.iter().filter_map(|(aim, _)| doer(kind, aim)).collect::<Vec<_>>();
-    channels_lock(conn, &doers).await?;
+    let locked: Vec<Id> = aims.iter().flat_map(|(aim, _)| doers(kind, aim)).collect();
+    channels_lock(conn, &locked).await?;
     let command_uuid = raw::own_uuid(&job.kind, &job.params);
     let mut rows = Vec::with_capacity(aims.len());
     let mut again: HashMap<Id, Id> = HashMap::new();
-    for (aim, over) in &aims {
-        let Some(row) = new_task(job, kind, aim, *over, moment.now_ms) else { continue };
-        again.extend(over.map(|over| (row.id, over)));
-        // A command that is ordered again is another one, with an id of its own.
-        rows.push(NewTask { command_uuid: command_uuid.clone().filter(|_| over.is_none()), ..row });
+    for (aim, overs) in &aims {
+        for (doer, over) in parts(&doers(kind, aim), overs) {
+            let Some(row) = new_task(job, kind, aim, doer, over, moment.now_ms) else { continue };
+            again.extend(over.map(|over| (row.id, over)));
+            // A command that is ordered again is another one, with an id of its own.
+            rows.push(NewTask { command_uuid: command_uuid.clone().filter(|_| over.is_none()), ..row });
+        }
     }
     let stored: HashSet<Id> = tasks::insert(conn, &rows, moment.now_ms).await?.into_iter().collect();
     let fresh: Vec<NewTask> = rows.into_iter().filter(|row| stored.contains(&row.id)).collect();
@@ -154,8 +156,20 @@ async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wa
     Ok((fresh, made))
 }
 
+/// A task that is ordered again: the channel that had it, and its id.
+type Former = (Id, Id);
+
+/// Who is to have a task, and in whose place: each that can do it, or of those that are ordered again each where it was.
+fn parts(doers: &[Id], overs: &[Former]) -> Vec<(Option<Id>, Option<Id>)> {
+    if overs.is_empty() {
+        return if doers.is_empty() { vec![(None, None)] } else { doers.iter().map(|doer| (Some(*doer), None)).collect() };
+    }
+    let had_or_first = |channel: &Id| doers.iter().find(|doer| *doer == channel).or(doers.first()).copied();
+    overs.iter().map(|(channel, task)| (had_or_first(channel), Some(*task))).collect()
+}
+
 /// What is known of everybody who is wanted, with the tasks that are ordered again.
-async fn aims(conn: &mut Conn, wanted: &[Wanted]) -> Result<Vec<(Aim, Option<Id>)>> {
+async fn aims(conn: &mut Conn, wanted: &[Wanted]) -> Result<Vec<(Aim, Vec<Former>)>> {
     let channels: Vec<Id> = wanted.iter().filter_map(|wanted| wanted.channel).collect();
     let mut of_users: HashMap<Id, Aim> = HashMap::new();
     if !channels.is_empty() {
@@ -163,21 +177,24 @@ async fn aims(conn: &mut Conn, wanted: &[Wanted]) -> Result<Vec<(Aim, Option<Id>
     }
     let (users, devices): (Vec<&Wanted>, Vec<&Wanted>) =
         wanted.iter().partition(|wanted| wanted.channel.is_some_and(|channel| of_users.contains_key(&channel)));
-    let mut aims: Vec<(Aim, Option<Id>)> =
-        users.iter().filter_map(|wanted| Some((of_users.get(&wanted.channel?)?.clone(), wanted.again))).collect();
-    let again: HashMap<Id, Option<Id>> = devices.iter().map(|wanted| (wanted.device, wanted.again)).collect();
-    let ids: Vec<Id> = devices.iter().map(|wanted| wanted.device).collect();
+    let former = |wanted: &Wanted| wanted.channel.zip(wanted.again);
+    let mut aims: Vec<(Aim, Vec<Former>)> =
+        users.iter().filter_map(|wanted| Some((of_users.get(&wanted.channel?)?.clone(), former(wanted).into_iter().collect()))).collect();
+    let mut again: HashMap<Id, Vec<Former>> = HashMap::new();
+    for wanted in &devices {
+        again.entry(wanted.device).or_default().extend(former(wanted));
+    }
+    let ids: Vec<Id> = again.keys().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let of_devices = if ids.is_empty() { Vec::new() } else { jobs::aims(conn, &ids).await? };
     aims.extend(of_devices.into_iter().map(|aim| {
-        let again = again.get(&aim.device_id).copied().flatten();
+        let again = again.remove(&aim.device_id).unwrap_or_default();
         (aim, again)
     }));
     Ok(aims)
 }
 
 /// The task of a device; `None` where ordering it again would only fail again.
-fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now_ms: i64) -> Option<NewTask> {
-    let doer = doer(kind, aim);
+fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, doer: Option<Id>, again: Option<Id>, now_ms: i64) -> Option<NewTask> {
     let refusal = match kind {
         _ if aim.is_nobody() => Some(("no_channel", "the device has not activated: there is nobody to carry it out")),
         _ if doer.is_none() => Some(("unsupported", "this device cannot do this")),
@@ -215,11 +232,12 @@ fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, again: Option<Id>, now
     })
 }
 
-/// Who carries a kind out: Apple's own channel before the agent.
-fn doer(kind: Option<&Kind>, aim: &Aim) -> Option<Id> {
-    let kind = kind?;
+/// Who carries a kind out: Apple's own channel before the agent, or both.
+fn doers(kind: Option<&Kind>, aim: &Aim) -> Vec<Id> {
+    let Some(kind) = kind else { return Vec::new() };
     let apple = aim.mdm_id.filter(|_| kind.fits_apple(&aim.platform, aim.management_mode == USER_ENROLLMENT));
-    apple.or(aim.agent_id.filter(|_| kind.fits(&aim.platform)))
+    let agent = aim.agent_id.filter(|_| kind.fits(&aim.platform));
+    apple.into_iter().chain(agent).take(if kind.is_for_each_channel() { 2 } else { 1 }).collect()
 }
 
 pub(super) fn lane_of(job: &JobRow) -> Lane {

@@ -39,6 +39,30 @@ async fn joined(server: &TestServer, phone: &AppleDevice) -> TestDevice {
 }
 
 #[tokio::test]
+async fn a_refresh_asks_the_phone_and_its_app_and_is_ordered_again_of_both() {
+    each_quiet(async |server| {
+        let phone = AppleDevice::named("1");
+        let app = joined(&server, &phone).await;
+        app.visit(&server, "launch").await;
+        let order = json!({"kind": "refresh", "params": {"what": "facts"}, "target": {"devices": [app.id]}});
+        let job = server.post("/jobs", order).await.expect(202);
+        assert_eq!(job["tasks"], 2);
+        let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+        let tasks = server.get(&format!("{path}/tasks")).await;
+        let mut channels: Vec<&str> = tasks["items"].as_array().unwrap().iter().map(|task| task["channel"].as_str().unwrap()).collect();
+        channels.sort_unstable();
+        assert_eq!(channels, ["agent", "mdm"]);
+        server.post(&format!("{path}/cancel"), json!({})).await.expect(200);
+        let again = server.post(&format!("{path}/retry"), json!({})).await.expect(202);
+        assert_eq!(again["counts"], json!({"queued": 2}));
+        let asked = app.sync(&server, json!({"cause": "push"})).await.expect(200);
+        assert_eq!(asked["tasks"][0]["kind"], "refresh");
+        assert!(phone.idle(&server).await.command().is_some(), "and so is the phone");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_app_that_is_silent_on_an_iphone_that_is_not_is_a_finding_until_it_comes() {
     each_quiet(async |server| {
         let phone = AppleDevice::named("1");
