@@ -20,6 +20,9 @@ const FULL_RETRY_AFTER_S: i64 = 30;
 /// The media type of every answer that is no success.
 const PROBLEM: &str = "application/problem+json";
 
+/// The code of a body that is compressed; its answer says what would be taken.
+pub const ENCODING_UNSUPPORTED: &str = "encoding_unsupported";
+
 /// An answer that is no success.
 #[derive(Debug)]
 pub struct Problem {
@@ -162,6 +165,9 @@ impl IntoResponse for Problem {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(HeaderName::from_static("www-authenticate"), HeaderValue::from_static("Bearer"));
+        }
+        if self.code == ENCODING_UNSUPPORTED {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         response
     }

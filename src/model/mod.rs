@@ -5,9 +5,11 @@ mod callers;
 mod denial;
 mod fault;
 mod id;
+pub mod json;
 pub mod kind;
 mod lane;
 pub mod nullable;
+mod precondition;
 pub mod reach;
 pub mod schedule;
 pub mod text;
@@ -19,6 +21,7 @@ pub use denial::Denial;
 pub use fault::Fault;
 pub use id::{BUCKETS, Id};
 pub use lane::Lane;
+pub use precondition::{Precondition, Tags};
 
 /// A set of more channels than this goes in lane `bulk`, whatever was asked.
 pub const BULK_ABOVE: usize = 1000;

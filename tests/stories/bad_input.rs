@@ -92,6 +92,35 @@ async fn the_operator_api_names_every_mistake() {
 }
 
 #[tokio::test]
+async fn json_by_its_grammar_is_422_in_its_place_and_a_compressed_body_is_415_wherever_it_is_sent() {
+    let server = TestServer::on_sqlite().await;
+    let phone = server.phone("eva").await;
+    let operator = server.client.post(format!("{}/api/v1/users", server.url)).bearer_auth(&server.key);
+    let agent = server.client.post(format!("{}/agent/v1/sync", server.url)).bearer_auth(&phone.token);
+    let send = async |request: &reqwest::RequestBuilder, encoding: &str, body: &str| {
+        let request = request.try_clone().unwrap().header("content-type", "application/json").header("content-encoding", encoding);
+        reply(request.body(body.to_owned())).await
+    };
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    for (request, name) in [(&operator, "email"), (&agent, "cause")] {
+        for value in [r#""\ud800""#, "1e999", &deep] {
+            let problem = send(request, "identity", &format!("{{\"{name}\": {value}}}")).await.expect(422);
+            assert_eq!(problem["errors"][0]["pointer"], format!("/{name}"), "{problem}");
+        }
+        for encoding in ["gzip", "br", "identity, Gzip"] {
+            let refused = send(request, encoding, "{}").await;
+            assert_eq!((refused.status, &refused.body["code"]), (415, &json!("encoding_unsupported")), "{encoding}");
+            assert_eq!(refused.headers["accept-encoding"], "identity");
+        }
+    }
+    let attributes = format!(r#"{{"email": "a@example.org", "attributes": {{"a": {deep}}}}}"#);
+    let problem = send(&operator, "identity", &attributes).await.expect(422);
+    assert!(problem["errors"][0]["pointer"].as_str().unwrap().starts_with("/attributes/a/0/0"), "{problem}");
+    assert_eq!(send(&agent, "", "{}").await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_idempotency_key_makes_one_job() {
     each_database(async |server| {
         let phone = server.phone("ida").await;

@@ -129,6 +129,7 @@ pub async fn post_canary(
 pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Request) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
+    extract::parse::<AnyFields>(&bytes)?;
     credentials::put(&app, &actor, "push/fcm", &bytes).await?;
     get(State(app.clone()), Caller(actor)).await
 }
@@ -171,6 +172,10 @@ pub async fn put_apns_mdm(
     let Json(status) = get(State(app.clone()), Caller(actor)).await?;
     Ok(Json(PushStatus { preflight: Some(Preflight::of(proof)), ..status }))
 }
+
+/// A service account has more names than the server reads.
+#[derive(Deserialize)]
+struct AnyFields {}
 
 /// The names that a credential's body may have. Only they are read here: a fault of a value must not repeat the value.
 #[derive(Deserialize)]

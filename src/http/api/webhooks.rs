@@ -13,7 +13,7 @@ use crate::change;
 use crate::error::{Error, Result};
 use crate::http::auth::Caller;
 use crate::http::error::Answer;
-use crate::http::extract::{JsonBody, QueryOf};
+use crate::http::extract::{JsonBody, JsonIfAny, QueryOf};
 use crate::http::page::{self, List};
 use crate::model::{Id, Role};
 use crate::ops::webhooks::{self as ops, Again, Unreachable};
@@ -232,7 +232,7 @@ pub async fn deliveries(
     Ok(Json(List::of(rows, limit, |row| row.seq).map(Delivery::from)))
 }
 
-/// Sends one delivery, or all dead letters, again; each in its place of the order.
+/// Sends one delivery, or all dead letters, again; each in its place of the order. Without a body: all dead letters.
 #[utoipa::path(
     post, path = "/api/v1/webhooks/{id}/redeliver", tag = "webhooks", params(("id" = String, Path)), request_body = Redelivery,
     responses((status = 202, body = Redelivered))
@@ -241,9 +241,9 @@ pub async fn redeliver(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(id): Path<String>,
-    JsonBody(asked): JsonBody<Redelivery>,
+    JsonIfAny(asked): JsonIfAny<Redelivery>,
 ) -> Answer<(StatusCode, Json<Redelivered>)> {
-    let (id, which) = (id_of(&id)?, which(&asked)?);
+    let (id, which) = (id_of(&id)?, asked.as_ref().map_or(Ok(Again::Dead), which)?);
     let deliveries = change!(app, Class::Operators, |conn, moment| ops::redeliver(conn, moment, &actor, id, which).await)?;
     Ok((StatusCode::ACCEPTED, Json(Redelivered { deliveries })))
 }

@@ -44,7 +44,7 @@ impl From<Problem> for Refusal {
         let status = match problem.status {
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST => problem.status,
             status if status.is_server_error() => status,
-            StatusCode::REQUEST_TIMEOUT => StatusCode::BAD_REQUEST,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::UNSUPPORTED_MEDIA_TYPE => StatusCode::BAD_REQUEST,
             _ => StatusCode::FORBIDDEN,
         };
         Refusal { status, detail: problem.detail, retry_after_s: problem.retry_after_s }

@@ -119,6 +119,30 @@ async fn a_body_without_end_is_cut_off_with_413_and_its_limit_on_every_way_in() 
 }
 
 #[tokio::test]
+async fn who_writes_a_body_that_is_too_large_before_reading_hears_so_and_goes_on() {
+    each_database(async |db| {
+        let (address, stop) = listening(&db, Patience::default()).await;
+        // Less than the sum of what is read and what is read on, and more than the buffers between the two hold.
+        let body = " ".repeat(4_000_000);
+        let chunked = format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        for rest in [format!("content-length: {}\r\n\r\n{body}", body.len()), chunked] {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            tokio::time::timeout(DEADLINE, socket.write_all(format!("{HEAD}{rest}").as_bytes())).await.expect("it is not read").unwrap();
+            socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut heard = String::new();
+            tokio::time::timeout(DEADLINE, socket.read_to_string(&mut heard)).await.expect("the server never hung up").unwrap();
+            assert!(heard.starts_with("HTTP/1.1 413") && heard.contains("body_too_large"), "{heard}");
+            assert!(heard.contains("HTTP/1.1 200 OK"), "{heard}");
+        }
+        // One that asks first need not send it.
+        let heard = say(address, &format!("{HEAD}content-length: 4000000\r\nexpect: 100-continue\r\n\r\n")).await;
+        assert!(heard.starts_with("HTTP/1.1 413"), "{heard}");
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn silent_connections_fill_the_places_only_until_their_time_is_over() {
     each_database(async |db| {
         let (address, stop) = listening(&db, Patience { connections_max: 4, header: brief(400), ..Patience::default() }).await;

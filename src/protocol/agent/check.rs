@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::model::Fault;
+use crate::model::json::{self, Unread};
 
 /// Nesting of an item at most.
 const DEPTH_MAX: usize = 32;
@@ -46,34 +47,10 @@ impl<T> Item<T> {
 
 /// Reads a whole body, which is an object; what is wrong with it is told with a pointer.
 pub fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ParseError> {
-    // A list would do for a struct without names, in the order of its fields: no agent means that.
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte != b'{') && well_formed(bytes) {
-        return Err(ParseError::Invalid(vec![Fault { pointer: String::new(), detail: "must be an object".into() }]));
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let pointer = pointer(error.path());
-        let inner = error.into_inner();
-        // A lone surrogate, a number out of range or deep nesting is JSON by its grammar: the shape is wrong, not the JSON.
-        // The pointer says where; serde's line and column say it less well.
-        let said = inner.to_string();
-        let said = said.split(" at line ").next().unwrap_or(&said);
-        if well_formed(bytes) { ParseError::Invalid(vec![Fault { pointer, detail: short(said) }]) } else { malformed(&inner) }
-    })?;
-    deserializer.end().map_err(|error| malformed(&error))?;
-    Ok(parsed)
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    path.iter().map(|segment| format!("/{}", short(&segment.to_string().replace('~', "~0").replace('/', "~1")))).collect()
-}
-
-fn well_formed(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok() && serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
-}
-
-fn malformed(error: &serde_json::Error) -> ParseError {
-    ParseError::Malformed(short(&error.to_string()))
+    json::read(bytes).map_err(|unread| match unread {
+        Unread::Malformed(why) => ParseError::Malformed(short(&why)),
+        Unread::Invalid(fault) => ParseError::Invalid(vec![Fault { detail: short(&fault.detail), ..fault }]),
+    })
 }
 
 /// An object whose members are read one by one, so that a bad one, or a bad name of one, harms no other.

@@ -82,6 +82,9 @@ fn json_that_no_one_could_read_is_malformed_and_json_of_the_wrong_shape_is_inval
     };
     for (body, at) in [
         (&br#"[]"#[..], ""),
+        (br#"{"have": [1]}"#, "/have/0"),
+        (br#"{"policy": ["v"]}"#, "/policy"),
+        (br#"{"push": ["fcm", "token", "v"]}"#, "/push"),
         (br#" "text""#, ""),
         (br#"{"cause": "\ud800"}"#, "/cause"),
         (br#"{"policy": {"version": 7}}"#, "/policy/version"),
