@@ -27,7 +27,8 @@ const STATES: [&str; 6] = ["awaiting_approval", "expanding", "running", "done", 
 
 /// Orders something of devices. With `Idempotency-Key` the same body makes the same job for seven days.
 #[utoipa::path(post, path = "/api/v1/jobs", tag = "jobs", params(("Idempotency-Key" = Option<String>, Header)), request_body = NewJob, responses(
-    (status = 202, body = Job), (status = 422, description = "invalid, idempotency_mismatch")))]
+    (status = 202, body = Job), (status = 409, description = "ambiguous_device: several devices have a name of the target; `device_ids` are theirs"),
+    (status = 422, description = "invalid, idempotency_mismatch")))]
 pub async fn create(
     State(app): State<App>,
     Caller(actor): Caller,

@@ -29,7 +29,8 @@ const EXPIRES_IN_S_MAX: i64 = 366 * 86_400;
 
 /// Makes a job. With an `Idempotency-Key` the same body makes it once; the same key with another body is refused.
 ///
-/// Devices that are named and have not activated get a task that is failed at once (`no_channel`), so that nobody waits for it; sets
+/// A name that several devices have is refused with their ids (`ambiguous_device`): an order for one of them must not go to the other, nor be
+/// lost. Devices that are named and have not activated get a task that is failed at once (`no_channel`), so that nobody waits for it; sets
 /// (labels, everybody) leave them out.
 pub async fn create(
     conn: &mut Conn,
@@ -150,7 +151,7 @@ struct Aimed {
     found: Option<Vec<Id>>,
     /// Users of devices who have a channel: (device, channel).
     users: Vec<(Id, Id)>,
-    /// Names that stand for no device, or for several.
+    /// Names that stand for no device.
     unknown: Vec<String>,
     selector: Selector,
     /// How many devices, counted up to [`COUNTED_MAX`].
@@ -160,10 +161,13 @@ struct Aimed {
 async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed> {
     if let Some(names) = &target.devices {
         let (mut found, mut unknown, ambiguous) = devices::resolve_many(conn, names).await?;
+        if let Some(name) = ambiguous.first() {
+            // Says which devices it may mean.
+            devices::resolve(conn, name).await?;
+        }
         let users = users_of(conn, &mut unknown).await?;
         found.sort_unstable();
         found.dedup();
-        unknown.extend(ambiguous);
         unknown.sort_unstable();
         unknown.dedup();
         let selector = Selector { devices: Some(found.clone()), label: None, bulk: found.len() > BULK_ABOVE };

@@ -91,7 +91,7 @@ pub struct Job {
     /// Open tasks by reason; only where one job is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasons: Option<BTreeMap<String, i64>>,
-    /// Names of the target that no device has, or several have.
+    /// Names of the target that no device has.
     pub unknown_devices: Vec<String>,
     pub duplicate_devices: Vec<String>,
     pub created_by: String,

@@ -215,11 +215,15 @@ pub async fn resolve_many(conn: &mut Conn, names: &[String]) -> Result<(Vec<Id>,
     Ok((found, unknown, ambiguous))
 }
 
-/// The device and the channel that `UDID:USER` stands for; the device may be named otherwise too.
+/// The device and the channel that `UDID:USER` stands for; the device may be named otherwise too, but by a name that it alone has.
 pub async fn user_channel(conn: &mut Conn, name: &str) -> Result<Option<(Id, Id)>> {
-    let Some((device, user)) = name.split_once(':') else { return Ok(None) };
-    let (found, _, _) = resolve_many(conn, &[device.to_owned()]).await?;
-    let (Some(device), false) = (found.first().copied(), user.is_empty()) else { return Ok(None) };
+    let Some((device, user)) = name.split_once(':').filter(|(_, user)| !user.is_empty()) else { return Ok(None) };
+    let ids = named(conn, &[device.to_owned()]).await?.remove(device).unwrap_or_default();
+    let device = match ids.as_slice() {
+        [] => return Ok(None),
+        [id] => *id,
+        several => return Err(ambiguous(device, several)),
+    };
     let channel = crate::store::apple::channel_of(conn, device, user).await?;
     Ok(channel.map(|channel| (device, channel)))
 }
@@ -231,10 +235,12 @@ pub async fn resolve(conn: &mut Conn, name: &str) -> Result<Id> {
     match ids.as_slice() {
         [] => user_channel(conn, name).await?.map(|(device, _)| device).ok_or(Error::NotFound("device")),
         [id] => Ok(*id),
-        several => {
-            let mut members = serde_json::Map::new();
-            members.insert("device_ids".into(), serde_json::json!(several));
-            Err(Error::refused_with("ambiguous_device", format!("{} devices have this name; use an id", several.len()), members))
-        }
+        several => Err(ambiguous(name, several)),
     }
+}
+
+fn ambiguous(name: &str, ids: &[Id]) -> Error {
+    let mut members = serde_json::Map::new();
+    members.insert("device_ids".into(), serde_json::json!(ids));
+    Error::refused_with("ambiguous_device", format!("{} devices have the name {name:?}; use an id", ids.len()), members)
 }
