@@ -11,6 +11,7 @@ pub mod health;
 pub mod mdm;
 pub mod openapi;
 pub mod page;
+pub mod precondition;
 pub mod serve;
 pub mod tls;
 pub mod trace;
@@ -29,7 +30,8 @@ pub fn router(app: App, parts: &[Part]) -> Router {
         programs = programs.nest("/agent/v1", agent());
     }
     if parts.contains(&Part::Api) {
-        programs = programs.nest("/api/v1", api()).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
+        let api = api().layer(middleware::from_fn_with_state(app.clone(), precondition::untagged));
+        programs = programs.nest("/api/v1", api).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
     }
     let mut router = programs.layer(middleware::from_fn(error::as_problem));
     if parts.contains(&Part::Mdm) {

@@ -17,7 +17,13 @@ use crate::app::App;
 /// Every path of the agent protocol and the operator API.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Muster", description = "A push-notification MDM policy server: the agent protocol and the operator API."),
+    info(
+        title = "Muster",
+        description = "A push-notification MDM policy server: the agent protocol and the operator API.\n\nBodies are JSON without \
+            Content-Encoding (415 `encoding_unsupported`); where an object is meant a list does not do (422). Policies have an ETag, the version \
+            in force, and PUT and DELETE of a policy and PUT of its assignments obey If-Match. Nothing else has an ETag: PUT, PATCH and DELETE \
+            with an If-Match other than `*` answer 412 `precondition_failed` there."
+    ),
     paths(
         health::alive,
         health::ready,

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, Fault, Id, Role, text};
+use crate::model::{Actor, Fault, Id, Precondition, Role, text};
 use crate::ops::labels::ALL;
 use crate::ops::settle::{self, StackItem};
 use crate::policy;
@@ -72,25 +72,28 @@ pub struct Stored {
     pub made: bool,
 }
 
-/// What `If-Match` asks for before a policy is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfMatch {
-    /// `*`: the policy exists.
-    Any,
-    /// This version is in force; 0 while there are only drafts.
-    Version(i64),
-    /// A tag that is none of ours.
-    Never,
+/// Refuses to change a policy that is not as it is asked to be; its tag is the version in force, 0 while there are only drafts.
+fn check(asked: &Precondition, row: Option<&PolicyRow>) -> Result<()> {
+    let in_force = row.and_then(|row| row.published).unwrap_or(0);
+    if asked.holds(row.is_some(), Some(&in_force.to_string())) {
+        return Ok(());
+    }
+    let detail = match row {
+        Some(_) => format!("version {in_force} is in force; read it again"),
+        None => "there is no such policy".to_owned(),
+    };
+    Err(Error::refused("precondition_failed", detail))
 }
 
-impl IfMatch {
-    fn holds(self, row: Option<&PolicyRow>) -> bool {
-        row.is_some_and(|row| match self {
-            IfMatch::Any => true,
-            IfMatch::Version(n) => row.published.unwrap_or(0) == n,
-            IfMatch::Never => false,
-        })
+/// Looks whether a policy is as it is asked to be, and keeps it so until the end of the transaction.
+pub async fn demand(conn: &mut Conn, actor: &Actor, name: &str, asked: &Precondition) -> Result<()> {
+    actor.require(Role::Operator)?;
+    if asked.is_none() {
+        return Ok(());
     }
+    policies::lock(conn).await?;
+    let row = policies::by_name(conn, name).await?.ok_or(Error::NotFound("policy"))?;
+    check(asked, Some(&row))
 }
 
 /// Stores a document as a new version and, unless it is a draft, publishes it. An equal document changes nothing.
@@ -101,7 +104,7 @@ pub async fn put(
     name: &str,
     input: &PolicyInput,
     draft: bool,
-    if_match: Option<IfMatch>,
+    asked: Option<&Precondition>,
 ) -> Result<Stored> {
     actor.require(Role::Operator)?;
     let name = text::named("/name", name, NAME_CHARS_MAX)?;
@@ -112,9 +115,8 @@ pub async fn put(
     let message = text::checked("/message", &input.message, 1000)?;
     policies::lock(conn).await?;
     let row = policies::by_name(conn, &name).await?;
-    if if_match.is_some_and(|wanted| !wanted.holds(row.as_ref())) {
-        let in_force = row.and_then(|row| row.published).unwrap_or(0);
-        return Err(Error::refused("precondition_failed", format!("version {in_force} is in force; read it again")));
+    if let Some(asked) = asked {
+        check(asked, row.as_ref())?;
     }
     let row = match row {
         Some(row) => row,

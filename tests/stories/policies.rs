@@ -1,6 +1,6 @@
 //! Labels and policies: who gets what, from which version on, and how far it has come.
 
-use reqwest::header;
+use reqwest::{Method, header};
 use serde_json::{Value, json};
 
 use crate::support::device::TestDevice;
@@ -75,7 +75,27 @@ async fn a_version_is_published_once_and_never_over_a_newer_one() {
         let policy = server.get("/policies/p").await;
         assert_eq!((&policy["version"], &policy["latest_version"]), (&json!(2), &json!(3)));
         assert_eq!(server.get("/policies/p/versions/1").await["document"], of_length(4)["document"]);
-        server.call("DELETE", "/policies/p", None).await.expect(204);
+        let conditional = async |method: Method, path: &str, name: &'static str, tag: &str, body: Value| {
+            let request = server.client.request(method, format!("{}/api/v1{path}", server.url)).bearer_auth(&server.key);
+            reply(request.header(name, tag).json(&body)).await
+        };
+        let all = json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]});
+        for (method, path, name, tag, body) in [
+            (Method::PUT, "/policies/p/assignments", "if-match", "\"1\"", &all),
+            (Method::PUT, "/policies/p/assignments", "if-match", "W/\"2\"", &all),
+            (Method::DELETE, "/policies/p", "if-match", "\"1\"", &json!({})),
+            (Method::PUT, "/policies/p", "if-none-match", "*", &of_length(8)),
+        ] {
+            let refused = conditional(method, path, name, tag, body.clone()).await.expect(412);
+            assert_eq!(refused["code"], "precondition_failed", "{path}");
+        }
+        assert_eq!(server.get("/policies/p").await, policy, "none of them has changed anything");
+        let request = server.client.get(format!("{}/api/v1/policies/p/assignments", server.url)).bearer_auth(&server.key);
+        assert_eq!(reply(request).await.headers[header::ETAG], "\"2\"");
+        conditional(Method::PUT, "/policies/p/assignments", "if-match", "\"1\", \"2\"", all).await.expect(200);
+        conditional(Method::PUT, "/policies/new", "if-none-match", "*", of_length(4)).await.expect(201);
+        conditional(Method::DELETE, "/policies/nowhere", "if-match", "\"2\"", json!({})).await.expect(404);
+        conditional(Method::DELETE, "/policies/p", "if-match", "\"2\"", json!({})).await.expect(204);
         server.call("GET", "/policies/p", None).await.expect(404);
         server.stop().await;
     })

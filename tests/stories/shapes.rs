@@ -195,6 +195,68 @@ async fn a_field_that_nobody_knows_is_refused_in_every_body_with_the_nearest_nam
 }
 
 #[tokio::test]
+async fn a_list_does_not_do_where_an_object_is_meant() {
+    let server = TestServer::on_sqlite().await;
+    let named = furnished(&server).await;
+    let device = &named["devices"];
+    let mut bodies = 0;
+    for operation in operations(&server).await.iter().filter(|operation| operation.body.is_some()) {
+        bodies += 1;
+        let refused = server.call(&operation.method, &filled(&operation.path, &named), Some(json!([]))).await;
+        assert_eq!(told(&refused), (422, "invalid".into(), String::new()), "{} {}", operation.method, operation.path);
+    }
+    assert!(bodies > 12, "{bodies}");
+    let account: Value = serde_json::from_slice(&server.fcm.service_account()).unwrap();
+    let account: Vec<&Value> = account.as_object().unwrap().values().collect();
+    for (method, path, body, pointer) in [
+        ("POST", "/users", json!(["a@example.org", "N"]), ""),
+        ("POST", "/jobs", json!(["message", {"text": "t"}, {"devices": [device]}, null, null]), ""),
+        ("POST", "/jobs", json!({"kind": "scan", "target": [[device], null, null]}), "/target"),
+        ("PUT", "/policies/p/assignments", json!({"assignments": [["all", "include", 5]]}), "/assignments/0"),
+        ("PUT", "/push/fcm", json!(account), ""),
+        ("PUT", "/push/apns-app", json!(["key"]), ""),
+    ] {
+        let refused = server.call(method, path, Some(body)).await;
+        assert_eq!(told(&refused), (422, "invalid".into(), pointer.into()), "{path}: {}", refused.body);
+        assert!(refused.body["errors"][0]["detail"].as_str().unwrap().contains("an object"), "{}", refused.body);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_no_etag_is_not_changed_where_one_is_asked_for() {
+    let server = TestServer::on_sqlite().await;
+    let named = furnished(&server).await;
+    let send = async |method: &str, path: &str, tag: &str, key: &str| {
+        let request = server.client.request(Method::from_bytes(method.as_bytes()).unwrap(), format!("{}/api/v1{path}", server.url));
+        reply(request.bearer_auth(key).header("if-match", tag).json(&json!({}))).await
+    };
+    let mut changing = 0;
+    for operation in operations(&server).await.iter().filter(|operation| matches!(operation.method.as_str(), "PUT" | "PATCH" | "DELETE")) {
+        changing += 1;
+        let path = filled(&operation.path, &named);
+        let refused = send(&operation.method, &path, "\"nothing has this\"", &server.key).await;
+        // What is wrong with a body is told before a policy is looked at.
+        let is_expected = refused.status == 412 || (refused.status == 422 && operation.path.starts_with("/policies/"));
+        assert!(is_expected, "{} {path}: {}", operation.method, refused.body);
+    }
+    assert!(changing > 12, "{changing}");
+    let user = format!("/users/{}", named["users"]);
+    assert_eq!(send("PATCH", &user, "\"1\"", "mk_nobody").await.status, 401);
+    assert_eq!(told(&send("PATCH", &user, "\"1\"", &server.key).await).1, "precondition_failed");
+    assert_eq!(send("PATCH", &user, "*", &server.key).await.status, 200);
+    assert_eq!(send("PUT", "/labels/new", "*", &server.key).await.status, 412, "it is not there");
+    let once = async |name: &str| {
+        let request = server.client.put(format!("{}/api/v1/labels/{name}", server.url)).bearer_auth(&server.key);
+        reply(request.header("if-none-match", "*").json(&json!({"description": "mine"}))).await
+    };
+    assert_eq!(once("new").await.status, 201);
+    assert_eq!(told(&once("field").await).1, "precondition_failed");
+    assert_eq!(server.get("/labels/field").await["description"], "", "it is left as it was");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_an_address_does_not_take_is_refused_as_a_problem_with_what_it_takes() {
     let server = TestServer::on_sqlite().await;
     let named = furnished(&server).await;
@@ -302,7 +364,7 @@ async fn u_0000_in_an_address_a_query_or_a_body_is_refused_on_both_databases() {
 }
 
 #[tokio::test]
-async fn a_name_that_several_devices_have_is_answered_with_their_ids_and_a_job_goes_on_without_it() {
+async fn a_name_that_several_devices_have_is_answered_with_their_ids_and_nothing_is_ordered() {
     each_database(async |server| {
         let (one, two, alone) = (server.phone("one").await, server.phone("two").await, server.phone("alone").await);
         for device in [&one, &two] {
@@ -316,14 +378,22 @@ async fn a_name_that_several_devices_have_is_answered_with_their_ids_and_a_job_g
             ("GET", "/tasks?device=TWICE", None),
             ("POST", "/devices/TWICE/sync", None),
             ("PATCH", "/devices/TWICE", Some(json!({}))),
+            ("POST", "/jobs", Some(json!({"kind": "scan", "target": {"devices": [alone.id, "twice", "nobody"]}}))),
+            ("POST", "/jobs", Some(json!({"kind": "wipe", "target": {"devices": ["TWICE"]}}))),
+            ("POST", "/jobs", Some(json!({"kind": "scan", "target": {"devices": ["TWICE:somebody"]}}))),
         ] {
             let refused = server.call(method, path, body).await;
             assert_eq!((refused.status, told(&refused).1.as_str()), (409, "ambiguous_device"), "{path}");
             assert_eq!(refused.body["device_ids"], json!(ids), "{path}");
         }
-        let targets = json!([alone.id, "TWICE", "nobody", alone.id, "S-alone"]);
+        assert_eq!(server.get("/jobs").await["items"], json!([]));
+        let request = server.client.post(format!("{}/api/v1/jobs", server.url)).bearer_auth(&server.key).header("idempotency-key", "k");
+        let order = |name: &str| request.try_clone().unwrap().json(&json!({"kind": "scan", "target": {"devices": [name]}}));
+        assert_eq!(reply(order("TWICE")).await.status, 409);
+        reply(order(&one.id)).await.expect(202);
+        let targets = json!([alone.id, "nobody", alone.id, "S-alone"]);
         let job = server.post("/jobs", json!({"kind": "scan", "target": {"devices": targets}})).await.expect(202);
-        assert_eq!((&job["tasks"], &job["unknown_devices"]), (&json!(1), &json!(["TWICE", "nobody"])), "once for one device");
+        assert_eq!((&job["tasks"], &job["unknown_devices"]), (&json!(1), &json!(["nobody"])), "once for one device");
         assert_eq!((&job["counts"], &job["duplicate_devices"]), (&json!({"queued": 1}), &json!([])));
         let job = server.get(&format!("/jobs/{}", job["id"].as_str().unwrap())).await;
         assert_eq!((&job["reasons"], &job["state"]), (&json!({"awaiting_contact": 1}), &json!("running")));

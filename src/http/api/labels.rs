@@ -15,6 +15,7 @@ use crate::http::auth::Caller;
 use crate::http::error::Answer;
 use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
+use crate::http::precondition::Conditional;
 use crate::model::{Actor, Id};
 use crate::ops::devices::{self as device_ops, Device};
 use crate::ops::labels::{self as ops, Given, Label, LabelInput, Membership};
@@ -28,15 +29,26 @@ pub struct Members {
 }
 
 /// Makes a label, or describes it.
-#[utoipa::path(put, path = "/api/v1/labels/{name}", tag = "labels", params(("name" = String, Path)), request_body = LabelInput, responses((status = 201, body = Label), (status = 200, body = Label)))]
+#[utoipa::path(put, path = "/api/v1/labels/{name}", tag = "labels", params(("name" = String, Path), ("If-None-Match" = Option<String>, Header, description = "`*`: the label does not exist")), request_body = LabelInput, responses((status = 201, body = Label), (status = 200, body = Label), (status = 412, description = "precondition_failed")))]
 pub async fn put(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(name): Path<String>,
+    Conditional(asked): Conditional,
     JsonBody(input): JsonBody<LabelInput>,
 ) -> Answer<(StatusCode, Json<Label>)> {
-    let (label, made) = change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, &actor, &name, &input).await)?;
+    let actor = &actor;
+    let (label, made) = change!(app, Class::Operators, |conn, moment| async {
+        let (label, made) = ops::put(conn, moment, actor, &name, &input).await?;
+        // Whether it was there is known for certain once it is written; a refusal undoes that.
+        if asked.holds(!made, None) { Ok((label, made)) } else { Err(unlike(made)) }
+    }
+    .await)?;
     Ok((if made { StatusCode::CREATED } else { StatusCode::OK }, Json(label)))
+}
+
+fn unlike(is_absent: bool) -> Error {
+    Error::refused("precondition_failed", if is_absent { "there is no such label" } else { "this label is there already" })
 }
 
 /// Labels by name.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -15,7 +15,8 @@ use crate::http::auth::Caller;
 use crate::http::error::Answer;
 use crate::http::extract::{JsonBody, QueryOf};
 use crate::http::page::{self, List};
-use crate::ops::policies::{self as ops, Assignments, Convergence, IfMatch, Policy, PolicyInput, Stored, Version};
+use crate::http::precondition::Conditional;
+use crate::ops::policies::{self as ops, Assignments, Convergence, Policy, PolicyInput, Stored, Version};
 use crate::store::{Class, policies};
 
 /// How a document is stored.
@@ -29,18 +30,18 @@ pub struct PutQuery {
 }
 
 /// Stores a new version of a policy and publishes it. An equal document changes nothing and nobody is nudged.
-#[utoipa::path(put, path = "/api/v1/policies/{name}", tag = "policies", params(("name" = String, Path), PutQuery, ("If-Match" = Option<String>, Header)), request_body = PolicyInput, responses(
-    (status = 201, body = Stored), (status = 200, body = Stored, description = "an equal document was there"), (status = 412, description = "another version is in force")))]
+#[utoipa::path(put, path = "/api/v1/policies/{name}", tag = "policies", params(("name" = String, Path), PutQuery, ("If-Match" = Option<String>, Header, description = "the ETag that was read; `*`: the policy exists"), ("If-None-Match" = Option<String>, Header, description = "`*`: the policy does not exist")), request_body = PolicyInput, responses(
+    (status = 201, body = Stored), (status = 200, body = Stored, description = "an equal document was there"), (status = 412, description = "precondition_failed: another version is in force")))]
 pub async fn put(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(name): Path<String>,
     QueryOf(query): QueryOf<PutQuery>,
-    headers: HeaderMap,
+    Conditional(asked): Conditional,
     JsonBody(input): JsonBody<PolicyInput>,
 ) -> Answer<(StatusCode, Json<Stored>)> {
-    let if_match = if_match(&headers);
-    let stored = change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, &actor, &name, &input, query.draft, if_match).await)?;
+    let draft = query.draft;
+    let stored = change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, &actor, &name, &input, draft, Some(&asked)).await)?;
     Ok((if stored.made { StatusCode::CREATED } else { StatusCode::OK }, Json(stored)))
 }
 
@@ -59,14 +60,27 @@ pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<Pag
 #[utoipa::path(get, path = "/api/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 200, body = Policy)))]
 pub async fn get(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Answer<Response> {
     let policy = ops::get(&mut app.db.read().await?, &name).await?;
-    let tag = HeaderValue::from_str(&format!("\"{}\"", policy.version.unwrap_or(0))).unwrap_or_else(|_| HeaderValue::from_static("\"0\""));
-    Ok(([(header::ETAG, tag)], Json(policy)).into_response())
+    Ok((etag(&policy), Json(policy)).into_response())
+}
+
+fn etag(policy: &Policy) -> [(HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{}\"", policy.version.unwrap_or(0)))]
 }
 
 /// Deletes a policy; what it gave is taken from its devices.
-#[utoipa::path(delete, path = "/api/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 204)))]
-pub async fn delete(State(app): State<App>, Caller(actor): Caller, Path(name): Path<String>) -> Answer<StatusCode> {
-    change!(app, Class::Operators, |conn, moment| ops::delete(conn, moment, &actor, &name).await)?;
+#[utoipa::path(delete, path = "/api/v1/policies/{name}", tag = "policies", params(("name" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204), (status = 412, description = "precondition_failed: another version is in force")))]
+pub async fn delete(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(name): Path<String>,
+    Conditional(asked): Conditional,
+) -> Answer<StatusCode> {
+    let actor = &actor;
+    change!(app, Class::Operators, |conn, moment| async {
+        ops::demand(conn, actor, &name, &asked).await?;
+        ops::delete(conn, moment, actor, &name).await
+    }
+    .await)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -77,32 +91,33 @@ pub async fn version(State(app): State<App>, _: Caller, Path((name, n)): Path<(S
     Ok(Json(ops::version(&mut app.db.read().await?, &name, n).await?))
 }
 
-/// The assignments of a policy, strongest first.
+/// The assignments of a policy, strongest first; their ETag is the policy's.
 #[utoipa::path(get, path = "/api/v1/policies/{name}/assignments", tag = "policies", params(("name" = String, Path)), responses((status = 200, body = Assignments)))]
-pub async fn assignments(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Answer<Json<Assignments>> {
+pub async fn assignments(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Answer<Response> {
     let policy = ops::get(&mut app.db.read().await?, &name).await?;
-    Ok(Json(Assignments { assignments: policy.assignments }))
+    Ok((etag(&policy), Json(Assignments { assignments: policy.assignments })).into_response())
 }
 
 /// Replaces the assignments of a policy.
-#[utoipa::path(put, path = "/api/v1/policies/{name}/assignments", tag = "policies", params(("name" = String, Path)), request_body = Assignments, responses((status = 200, body = Assignments)))]
+#[utoipa::path(put, path = "/api/v1/policies/{name}/assignments", tag = "policies", params(("name" = String, Path), ("If-Match" = Option<String>, Header)), request_body = Assignments, responses((status = 200, body = Assignments), (status = 412, description = "precondition_failed: another version is in force")))]
 pub async fn assign(
     State(app): State<App>,
     Caller(actor): Caller,
     Path(name): Path<String>,
+    Conditional(asked): Conditional,
     JsonBody(input): JsonBody<Assignments>,
 ) -> Answer<Json<Assignments>> {
-    Ok(Json(change!(app, Class::Operators, |conn, moment| ops::assign(conn, moment, &actor, &name, &input).await)?))
+    let actor = &actor;
+    let assigned = change!(app, Class::Operators, |conn, moment| async {
+        ops::demand(conn, actor, &name, &asked).await?;
+        ops::assign(conn, moment, actor, &name, &input).await
+    }
+    .await)?;
+    Ok(Json(assigned))
 }
 
 /// How far the recent versions have come.
 #[utoipa::path(get, path = "/api/v1/policies/{name}/convergence", tag = "policies", params(("name" = String, Path)), responses((status = 200, body = Convergence)))]
 pub async fn convergence(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Answer<Json<Convergence>> {
     Ok(Json(ops::convergence(&mut app.db.read().await?, &name).await?))
-}
-
-fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
-    let tag = headers.get(header::IF_MATCH)?.to_str().unwrap_or("").trim();
-    let version = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(tag).parse();
-    Some(if tag == "*" { IfMatch::Any } else { version.map_or(IfMatch::Never, IfMatch::Version) })
 }

@@ -13,8 +13,8 @@ use super::layout::{Frame, Shown, Trouble, Visitor, page, segment, told};
 use crate::app::App;
 use crate::change;
 use crate::error::Error;
-use crate::model::Fault;
-use crate::ops::policies::{self as ops, Assignments, IfMatch, PolicyInput};
+use crate::model::{Fault, Precondition};
+use crate::ops::policies::{self as ops, Assignments, PolicyInput};
 use crate::store::policies::{self, Assignment};
 use crate::store::{Class, Conn, labels};
 
@@ -85,11 +85,11 @@ pub async fn put(State(app): State<App>, Path(name): Path<String>, posted: Poste
     let draft = fields.text("how") == "draft";
     let path = format!("/policies/{}", segment(&name));
     let (text, message) = (fields.text("document").to_owned(), fields.text("message").to_owned());
-    let base = fields.number("base").ok().flatten().filter(|n| *n > 0).map(IfMatch::Version);
+    let base = fields.number("base").ok().flatten().filter(|n| *n > 0).map(Precondition::tag);
     let done = match serde_json::from_str::<Value>(&text) {
         Ok(document) => {
             let input = PolicyInput { document, message: message.clone() };
-            change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, actor, &name, &input, draft, base).await)
+            change!(app, Class::Operators, |conn, moment| ops::put(conn, moment, actor, &name, &input, draft, base.as_ref()).await)
         }
         Err(error) => Err(Error::invalid("/document", format!("this is no JSON: {error}"))),
     };

@@ -1,7 +1,8 @@
 use super::*;
 use crate::error::Error;
+use crate::model::{Precondition, Tags};
 use crate::ops::labels::{LabelInput, Membership};
-use crate::ops::policies::{Assignments, IfMatch, PolicyInput, Stored};
+use crate::ops::policies::{Assignments, PolicyInput, Stored};
 use crate::ops::testing::{Door, commit, phone};
 use crate::ops::{labels as label_ops, policies as policy_ops};
 use crate::store::testing::{self, each_database, number};
@@ -24,9 +25,9 @@ impl Door {
         self.put_policy(name, document, false, None).await.unwrap()
     }
 
-    async fn put_policy(&self, name: &str, document: Value, draft: bool, if_match: Option<IfMatch>) -> Result<Stored> {
+    async fn put_policy(&self, name: &str, document: Value, draft: bool, asked: Option<Precondition>) -> Result<Stored> {
         let input = PolicyInput { document, message: String::new() };
-        commit!(self, |conn, moment| policy_ops::put(conn, moment, &self.actor, name, &input, draft, if_match).await)
+        commit!(self, |conn, moment| policy_ops::put(conn, moment, &self.actor, name, &input, draft, asked.as_ref()).await)
     }
 
     async fn assign(&self, policy: &str, assignments: Value) {
@@ -179,15 +180,16 @@ async fn if_match_names_the_version_in_force() {
         let door = Door::new(db);
         let document = |n: i64| json!({"passwordPolicies": [{"passwordMinimumLength": n}]});
         let refused = |outcome: Result<Stored>| matches!(outcome, Err(Error::Refused(refusal)) if refusal.code == "precondition_failed");
-        for absent in [IfMatch::Any, IfMatch::Version(0), IfMatch::Never] {
+        let any = || Precondition { if_match: Some(Tags::Any), if_none_match: None };
+        for absent in [any(), Precondition::tag(0), Precondition::tag("none")] {
             assert!(refused(door.put_policy("p", document(1), true, Some(absent)).await));
         }
         door.put_policy("p", document(1), true, None).await.unwrap();
-        assert!(refused(door.put_policy("p", document(1), false, Some(IfMatch::Version(1))).await), "a draft is not in force");
-        door.put_policy("p", document(1), false, Some(IfMatch::Version(0))).await.unwrap();
-        door.put_policy("p", document(2), false, Some(IfMatch::Version(1))).await.unwrap();
-        assert!(refused(door.put_policy("p", document(3), false, Some(IfMatch::Version(1))).await));
-        assert_eq!(door.put_policy("p", document(3), false, Some(IfMatch::Any)).await.unwrap().version, 3);
+        assert!(refused(door.put_policy("p", document(1), false, Some(Precondition::tag(1))).await), "a draft is not in force");
+        door.put_policy("p", document(1), false, Some(Precondition::tag(0))).await.unwrap();
+        door.put_policy("p", document(2), false, Some(Precondition::tag(1))).await.unwrap();
+        assert!(refused(door.put_policy("p", document(3), false, Some(Precondition::tag(1))).await));
+        assert_eq!(door.put_policy("p", document(3), false, Some(any())).await.unwrap().version, 3);
     })
     .await;
 }
