@@ -37,13 +37,21 @@ async fn the_last_administrator_can_neither_be_disabled_nor_lose_the_role() {
 }
 
 #[tokio::test]
-async fn only_administrators_see_and_change_operators_and_keys() {
+async fn only_administrators_change_operators_and_keys_and_everybody_sees_them_without_their_secrets() {
     let server = TestServer::on_sqlite().await;
+    let made = server.post("/keys", json!({"name": "board", "role": "viewer"})).await.expect(201);
     for role in [Role::Viewer, Role::Operator] {
         let browser = server.operator(role.name(), role).await;
+        for (path, name, fields) in [
+            ("/operators", role.name(), &["created_at_ms", "enabled", "id", "name", "role"][..]),
+            ("/keys", "board", &["created_at_ms", "created_by", "id", "name", "revoked_at_ms", "role"][..]),
+        ] {
+            let list = browser.call("GET", path, None).await.expect(200);
+            let one = list["items"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+            assert_eq!(one.as_object().unwrap().keys().collect::<Vec<_>>(), fields, "{path}");
+            assert!(!list.to_string().contains(made["key"].as_str().unwrap()));
+        }
         for (method, path, body) in [
-            ("GET", "/operators", None),
-            ("GET", "/keys", None),
             ("POST", "/operators", Some(json!({"name": "x", "role": "admin"}))),
             ("POST", "/keys", Some(json!({"name": "x", "role": "admin"}))),
             ("DELETE", "/operators/00000000-0000-7000-8000-000000000000", None),
