@@ -50,6 +50,8 @@ pub async fn metrics(Extension(Peer(peer)): Extension<Peer>, headers: HeaderMap,
 
 /// True for a connection from this machine that no proxy forwarded.
 pub fn is_local(peer: std::net::SocketAddr, headers: &HeaderMap) -> bool {
-    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| headers.contains_key(*name));
+    // Proxies differ in what they add, and are known by any of it.
+    let tells = |name: &str| matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-");
+    let forwarded = headers.keys().any(|name| tells(name.as_str()));
     peer.ip().is_loopback() && !forwarded
 }

@@ -135,6 +135,31 @@ async fn every_operation_asks_who_calls_and_a_viewer_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_overview_has_the_members_that_are_described() {
+    let server = TestServer::on_sqlite().await;
+    let description = described(&server).await;
+    let answer = &description["paths"]["/api/v1/overview"]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+    let mut described = BTreeSet::new();
+    properties(&description, answer, &mut described);
+    let overview = server.get("/overview").await;
+    let told: BTreeSet<String> = overview.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(told, described);
+    assert!(overview["push"].as_array().unwrap().iter().any(|sender| sender["name"] == "fcm" && sender["state"] == "ok"), "{overview}");
+    server.stop().await;
+}
+
+/// The names of the members of a schema, whatever it is put together from.
+fn properties(description: &Value, schema: &Value, found: &mut BTreeSet<String>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        properties(description, description.pointer(reference.strip_prefix('#').unwrap()).unwrap(), found);
+    }
+    found.extend(schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()));
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        properties(description, part, found);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_every_operation_under_a_strict_policy_and_not_to_strangers() {
     let server = TestServer::on_sqlite().await;
     let url = format!("{}/api/docs", server.url);
@@ -147,8 +172,13 @@ async fn the_page_shows_every_operation_under_a_strict_policy_and_not_to_strange
     for (method, path, _) in operations(&described(&server).await) {
         assert!(text.contains(&path), "{method} {path} is not on the page");
     }
-    let forwarded = || server.client.get(&url).header("x-forwarded-for", "203.0.113.9");
-    assert_eq!(forwarded().send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(forwarded().bearer_auth(&server.key).send().await.unwrap().status(), StatusCode::OK);
+    for url in [url, format!("{}/metrics", server.url)] {
+        assert_eq!(server.client.get(&url).send().await.unwrap().status(), StatusCode::OK, "{url} from this machine");
+        for name in ["x-forwarded-for", "X-Forwarded-Proto", "x-forwarded-host", "x-forwarded-new", "forwarded", "via", "x-real-ip"] {
+            let forwarded = || server.client.get(&url).header(name, "proxy.example.org");
+            assert_eq!(forwarded().send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{url} with {name}");
+            assert_eq!(forwarded().bearer_auth(&server.key).send().await.unwrap().status(), StatusCode::OK, "{url} with {name}");
+        }
+    }
     server.stop().await;
 }

@@ -7,7 +7,6 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::App;
@@ -201,11 +200,20 @@ struct IdentityFields {
     _key: Option<IgnoredAny>,
 }
 
+/// Everything at a glance, with the senders of this process.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Glance {
+    #[serde(flatten)]
+    #[schema(inline)]
+    pub counts: Overview,
+    /// The senders as `GET /push` shows them, without their canaries.
+    pub push: Vec<SenderStatus>,
+}
+
 /// Everything at a glance.
-#[utoipa::path(get, path = "/api/v1/overview", tag = "overview", responses((status = 200, body = Overview)))]
-pub async fn overview(State(app): State<App>, _: Caller) -> Answer<Json<serde_json::Value>> {
+#[utoipa::path(get, path = "/api/v1/overview", tag = "overview", responses((status = 200, body = Glance)))]
+pub async fn overview(State(app): State<App>, _: Caller) -> Answer<Json<Glance>> {
     let senders = app.callers().names;
-    let mut shown = json!(overview::get(&mut app.db.read().await?, &senders, app.clock.now_ms()).await?);
-    shown["push"] = json!(app.senders.all().iter().map(|sender| sender.status()).collect::<Vec<_>>());
-    Ok(Json(shown))
+    let counts = overview::get(&mut app.db.read().await?, &senders, app.clock.now_ms()).await?;
+    Ok(Json(Glance { counts, push: app.senders.all().iter().map(|sender| sender.status()).collect() }))
 }
