@@ -14,11 +14,16 @@ use crate::protocol::agent::Detail;
 use crate::store::policies::{self, Assignment, InForce};
 use crate::store::{Conn, channels, labels};
 
+/// Names that are written out in a sentence.
+const NAMED_MAX: usize = 5;
+
 /// A setting of a device, explained.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Explanation {
     /// The value with its variables filled in; null where no policy says anything of it.
     pub value: Value,
+    /// The policy whose value counts. Of what is merged one by one (`applications`, `apple`): the strongest that gives something to it;
+    /// `considered` tells what each gives.
     pub winner: Option<Winner>,
     /// Every policy that is assigned to anything: those that apply first, strongest first.
     pub considered: Vec<Considered>,
@@ -46,7 +51,7 @@ pub struct Considered {
     pub why: String,
 }
 
-/// Explains a setting, named as in a document; an app by `applications/` and its package or bundle id.
+/// Explains a setting, named as [`merge::outcome`] says.
 pub async fn setting(conn: &mut Conn, device: Id, setting: &str, now_ms: i64) -> Result<Explanation> {
     let in_force = policies::in_force(conn).await?;
     let ids: Vec<Id> = labels::of_devices(conn, &[device]).await?.into_iter().map(|(_, label)| label).collect();
@@ -64,16 +69,22 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str, now_ms: i64) ->
     for (_, document) in items.iter().zip(&mut documents).filter(|(item, _)| held.contains(&item.name)) {
         *document = Value::Null;
     }
-    let won = merge::winner(&documents, setting);
+    let won = merge::outcome(&documents, setting);
+    let strongest = won.as_ref().and_then(|won| won.given.first_key_value()).map(|(at, _)| *at);
     let mut considered: Vec<Considered> = items
         .iter()
         .zip(&documents)
         .enumerate()
         .map(|(at, (item, document))| {
-            let why = match won {
+            let given = won.as_ref().and_then(|won| won.given.get(&at));
+            let why = match (given, strongest) {
                 _ if held.contains(&item.name) => format!("it is held for this device: no value for {missing}"),
-                Some((winner, _)) if winner == at => format!("it is the strongest that says something of {setting}"),
-                Some((winner, _)) if merge::winner([document], setting).is_some() => format!("{} is stronger", items[winner].name),
+                (Some(names), _) if !names.is_empty() => format!("it gives {}", listed(names)),
+                (Some(_), _) => format!("it is the strongest that says something of {setting}"),
+                (None, Some(strongest)) if merge::outcome([document], setting).is_some() => match won.as_ref().map(|won| won.given.len()) {
+                    Some(1) => format!("{} is stronger", items[strongest].name),
+                    _ => "stronger ones give all that it names".to_owned(),
+                },
                 _ => format!("it says nothing of {setting}"),
             };
             Considered { policy: item.name.clone(), version: item.version, matched: true, why }
@@ -86,7 +97,7 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str, now_ms: i64) ->
         considered.push(Considered { policy: one.name.clone(), version: one.version, matched: false, why });
     }
     let document = given.as_ref().map(|given| &given.document);
-    let current = document.and_then(|document| merge::winner([document], setting)).map(|(_, value)| value.clone());
+    let current = document.and_then(|document| merge::outcome([document], setting)).map(|outcome| outcome.value);
     let (mut delivered, mut proved) = (false, false);
     for channel in rows.iter().filter(|channel| channel.desired.is_some()) {
         let disobeyed: Vec<Detail> = channel.details.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -94,8 +105,8 @@ pub async fn setting(conn: &mut Conn, device: Id, setting: &str, now_ms: i64) ->
         proved |= channel.applied == channel.desired && !disobeyed.iter().any(|detail| concerns(detail, setting));
     }
     Ok(Explanation {
-        value: current.or_else(|| won.map(|(_, value)| value.clone())).unwrap_or(Value::Null),
-        winner: won.map(|(at, _)| winner(&items[at])),
+        value: current.or_else(|| won.map(|won| won.value)).unwrap_or(Value::Null),
+        winner: strongest.map(|at| winner(&items[at])),
         considered,
         delivered,
         proved,
@@ -115,8 +126,18 @@ fn unmatched(assignments: &[Assignment], labels: &[String]) -> String {
     }
 }
 
-/// A detail that could not be read may concern anything.
+/// The first names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// A detail concerns what it names, what is below it, and the whole of which it is a part. One that could not be read may concern anything.
 fn concerns(detail: &Detail, setting: &str) -> bool {
-    let below = setting.strip_prefix(detail.setting.as_str());
-    detail.reason == "UNKNOWN" || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let is_within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let told = detail.setting.as_str();
+    detail.reason == "UNKNOWN" || is_within(setting, told) || is_within(told, setting)
 }

@@ -62,6 +62,16 @@ async fn the_strongest_policy_wins_each_setting_and_each_app() {
         );
         let app = server.get(&format!("{path}applications/org.example.mail")).await;
         assert_eq!(app["value"]["installType"], "FORCE_INSTALLED");
+        let why =
+            |answer: &Value| -> Vec<Value> { answer["considered"].as_array().unwrap().iter().map(|one| one["why"].clone()).collect() };
+        let apps = server.get(&format!("{path}applications")).await;
+        assert_eq!((&apps["value"], &apps["winner"]["policy"]), (&expected["applications"], &json!("strong")));
+        assert_eq!(why(&apps)[..2], [json!("it gives applications/org.example.mail"), json!("it gives applications/org.example.mail")]);
+        assert_eq!((&apps["delivered"], &apps["proved"]), (&json!(true), &json!(true)));
+        let apple = server.get(&format!("{path}apple")).await;
+        assert_eq!((&apple["value"], &apple["winner"]["policy"]), (&json!({"payloads": []}), &json!("strong")));
+        assert_eq!(why(&apple)[..2], [json!("it gives apple/payloads"), json!("it says nothing of apple")]);
+        assert_eq!(server.get(&format!("{path}apple/payloads")).await["value"], json!([]));
         let nothing = server.get(&format!("{path}locationMode")).await;
         assert_eq!((&nothing["value"], &nothing["winner"]), (&json!(null), &json!(null)));
         server.stop().await;

@@ -203,7 +203,8 @@ pub async fn declarations(State(app): State<App>, _: Caller, Path(name): Path<St
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ExplainQuery {
-    /// A setting by its name, an app as `applications/org.example.mail`, a declaration as `declarations/IDENTIFIER`.
+    /// A setting by its name, an app as `applications/org.example.mail`, a declaration as `declarations/IDENTIFIER`. `applications` and
+    /// `apple` are merged one by one: their value is the merged one, and each policy is told with what it gives.
     pub setting: String,
 }
 
