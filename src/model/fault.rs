@@ -8,3 +8,8 @@ pub struct Fault {
     pub pointer: String,
     pub detail: String,
 }
+
+/// The pointer (RFC 6901) of a member of an object.
+pub fn below(pointer: &str, name: &str) -> String {
+    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Fault, Lane};
+use super::{Fault, Lane, below, text};
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
@@ -39,6 +39,9 @@ pub struct Kind {
 
 /// A property list in base64 at most.
 const PROFILE_CHARS_MAX: usize = 1_000_000;
+
+/// The kind that is a command of Apple's protocol as an operator wrote it.
+pub const APPLE_COMMAND: &str = "apple_command";
 
 const BOTH: &[&str] = &["android", "ios"];
 const ANDROID: &[&str] = &["android"];
@@ -137,7 +140,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         apple: APPLE,
         ..kind(
-            "apple_command",
+            APPLE_COMMAND,
             Lane::Change,
             &[],
             10,
@@ -237,9 +240,7 @@ impl Kind {
     /// Everything that is wrong with parameters.
     pub fn check(&self, params: &Map<String, Value>) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let mut fault = |name: &str, detail: String| {
-            faults.push(Fault { pointer: format!("/params/{}", name.replace('~', "~0").replace('/', "~1")), detail })
-        };
+        let mut fault = |name: &str, detail: String| faults.push(Fault { pointer: below("/params", name), detail });
         for (name, value) in params {
             match self.params.iter().find(|(known, _, _)| known == name) {
                 None => {
@@ -256,6 +257,10 @@ impl Kind {
         }
         for (name, _, _) in self.params.iter().filter(|(name, required, _)| *required && !params.contains_key(*name)) {
             fault(name, "is needed".into());
+        }
+        if faults.is_empty() && !self.apple.is_empty() {
+            // Apple's devices get them in a property list.
+            params.iter().for_each(|(name, value)| text::unsayable(value, &below("/params", name), &mut |fault| faults.push(fault)));
         }
         faults
     }
@@ -342,6 +347,22 @@ mod tests {
         assert_eq!(masked("reset_password", json!({"password": "abc"})), json!({"password": "***"}));
         assert_eq!(masked("lock", json!({"pin": "1", "message": "m"})), json!({"pin": "***", "message": "m"}));
         assert_eq!(masked("message", json!({"text": "t"})), json!({"text": "t"}));
+    }
+
+    #[test]
+    fn what_a_property_list_cannot_say_is_refused_of_the_kinds_that_go_into_one() {
+        let pointers = |kind: &str, params: Value| faults(kind, params).into_iter().map(|(pointer, _)| pointer).collect::<Vec<_>>();
+        assert_eq!(
+            pointers("lock", json!({"message": "a\u{1}b", "phone": "\u{b}", "pin": "\u{fffe}"})),
+            ["/params/message", "/params/phone", "/params/pin"]
+        );
+        assert_eq!(pointers("lock", json!({"message": "line\nline\ttab\r"})), [""; 0]);
+        let nested = json!({"command": {"RequestType": "X", "List": [{"Text": "\u{1f}"}], "Na/me\u{2}": 1}, "command_uuid": "\u{1}"});
+        assert_eq!(
+            pointers("apple_command", nested),
+            ["/params/command/List/0/Text", "/params/command/Na~1me\u{2}", "/params/command_uuid"]
+        );
+        assert_eq!(pointers("message", json!({"text": "\u{7}"})), [""; 0], "an agent's texts are JSON");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod token;
 pub use actor::{Actor, Role};
 pub use callers::Callers;
 pub use denial::Denial;
-pub use fault::Fault;
+pub use fault::{Fault, below};
 pub use id::{BUCKETS, Id};
 pub use lane::Lane;
 pub use precondition::{Precondition, Tags};

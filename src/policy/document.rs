@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::catalog::SETTINGS;
-use super::settings::fault;
+use super::settings::{below, fault};
 use super::{settings, variables};
-use crate::model::Fault;
+use crate::model::{Fault, text};
 
 /// A document's text at most.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
@@ -26,6 +26,9 @@ pub fn check(document: &Value, pointer: &str) -> Vec<Fault> {
     if holds_nul(document) {
         fault(&mut faults, pointer, "U+0000 is not allowed");
         return faults;
+    }
+    if let Some(apple) = document.get("apple") {
+        text::unsayable(apple, &below(pointer, "apple"), &mut |found| fault(&mut faults, &found.pointer, found.detail));
     }
     settings::check_object(SETTINGS, document, pointer, &mut faults);
     variables::check(document, pointer, &mut faults);

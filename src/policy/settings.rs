@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{apple, applications};
 use crate::model::Fault;
+pub use crate::model::below;
 
 /// What a value must be.
 #[derive(Clone, Copy, Debug)]
@@ -149,11 +150,6 @@ pub fn fault(faults: &mut Vec<Fault>, pointer: &str, detail: impl Into<String>) 
     if faults.len() < FAULTS_MAX {
         faults.push(Fault { pointer: pointer.to_owned(), detail: detail.into() });
     }
-}
-
-/// The pointer (RFC 6901) of a member of an object.
-pub fn below(pointer: &str, name: &str) -> String {
-    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 /// A name from outside, as an answer repeats it.

@@ -4,7 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use crate::model::Fault;
+use crate::model::kind::APPLE_COMMAND;
+use crate::model::{Fault, text};
 use crate::protocol::apple::command::{Command, ReturnToService};
 use crate::protocol::apple::connect::dictionary_of;
 use crate::protocol::apple::reading;
@@ -29,13 +30,16 @@ pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
         _ => return Err(fault("", "give either command or plist")),
     };
     let command = Command::given(keys).ok_or_else(|| fault(pointer, "the command needs a RequestType"))?;
+    if !command.is_sayable() {
+        return Err(fault(pointer, "holds what no XML property list can say: control characters, U+FFFE, U+FFFF, or a UID"));
+    }
     if let Some((key, detail)) = command.fault() {
         let inside = if pointer == "/command" && !key.is_empty() { format!("/command/{key}") } else { pointer.to_owned() };
         return Err(fault(&inside, &detail));
     }
     let own = given.or(own).filter(|own| !own.is_empty());
-    if own.as_ref().is_some_and(|own| own.chars().count() > UUID_CHARS_MAX || own.contains('\0')) {
-        return Err(fault("/command_uuid", "take at most 64 characters"));
+    if own.as_ref().is_some_and(|own| own.chars().count() > UUID_CHARS_MAX || !own.chars().all(text::is_sayable)) {
+        return Err(fault("/command_uuid", "take at most 64 characters, no control characters among them"));
     }
     Ok((command, own))
 }
@@ -43,7 +47,7 @@ pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
 /// What is wrong with the parameters of this kind, beyond their types.
 pub fn check(kind: &str, params: &Map<String, Value>) -> Option<Fault> {
     match kind {
-        "apple_command" => command(&Value::Object(params.clone())).err(),
+        APPLE_COMMAND => command(&Value::Object(params.clone())).err(),
         "wipe" => back(&Value::Object(params.clone())).err(),
         _ => None,
     }
@@ -66,7 +70,7 @@ pub fn back(params: &Value) -> Result<Option<ReturnToService>, Fault> {
 
 /// The id that the operator chose for the command of a job.
 pub fn own_uuid(kind: &str, params: &str) -> Option<String> {
-    if kind != "apple_command" {
+    if kind != APPLE_COMMAND {
         return None;
     }
     command(&serde_json::from_str(params).ok()?).ok()?.1
@@ -96,5 +100,31 @@ mod tests {
         assert_eq!(pointer(json!({"plist": STANDARD.encode(lacking)})), "/params/plist");
         assert_eq!(pointer(json!({"plist": "%"})), "/params/plist");
         assert_eq!(pointer(json!({"plist": "AAAA"})), "/params/plist");
+    }
+
+    /// The whole as a binary list, which can hold what XML cannot.
+    fn binary(uuid: &str, key: &str, value: plist::Value) -> Value {
+        let text = |text: &str| plist::Value::String(text.to_owned());
+        let command = [("RequestType".to_owned(), text("X")), (key.to_owned(), value)].into_iter().collect();
+        let whole: plist::Dictionary =
+            [("CommandUUID".to_owned(), text(uuid)), ("Command".to_owned(), plist::Value::Dictionary(command))].into_iter().collect();
+        let mut bytes = Vec::new();
+        plist::Value::Dictionary(whole).to_writer_binary(&mut bytes).unwrap();
+        json!({"plist": STANDARD.encode(bytes)})
+    }
+
+    fn refused(params: &Value) -> Option<String> {
+        check(APPLE_COMMAND, params.as_object().unwrap()).map(|fault| fault.pointer)
+    }
+
+    #[test]
+    fn a_property_list_that_xml_cannot_say_is_refused() {
+        assert_eq!(refused(&binary("u", "A", "b\n".into())), None);
+        assert_eq!(refused(&binary("u", "A", "b\u{1}".into())), Some("/params/plist".into()));
+        assert_eq!(refused(&binary("u", "A\u{fffe}", "b".into())), Some("/params/plist".into()));
+        assert_eq!(refused(&binary("u", "A", plist::Value::Uid(plist::Uid::new(1)))), Some("/params/plist".into()));
+        assert_eq!(refused(&binary("\u{1}", "A", "b".into())), Some("/params/command_uuid".into()));
+        let escaped = "<plist><dict><key>Command</key><dict><key>RequestType</key><string>X&#1;</string></dict></dict></plist>";
+        assert_eq!(refused(&json!({"plist": STANDARD.encode(escaped)})), Some("/params/plist".into()));
     }
 }

@@ -81,3 +81,19 @@ fn a_document_has_its_limits_and_their_answer_is_short() {
     let long = faults(json!({("n".repeat(200_000)): 1}));
     assert!(long[0].detail.len() < 300);
 }
+
+#[test]
+fn what_no_property_list_can_say_is_refused_of_what_goes_to_apples_devices() {
+    let payload = json!({"PayloadType": "com.apple.applicationaccess", "text": "a\u{1}", "list": ["a\n", {"na\u{b}me": 1}]});
+    let declaration = json!({"Type": "com.apple.configuration.passcode.settings", "Identifier": "a", "Payload": {"text": "\u{fffe}"}});
+    let apple = json!({"payloads": [payload], "declarations": [declaration], "userDeclarations": [declaration]});
+    assert_eq!(
+        pointers(json!({"apple": apple, "longSupportMessage": {"defaultMessage": "a\u{1}"}})),
+        [
+            "/document/apple/declarations/0/Payload/text",
+            "/document/apple/payloads/0/list/1/na\u{b}me",
+            "/document/apple/payloads/0/text",
+            "/document/apple/userDeclarations/0/Payload/text",
+        ]
+    );
+}

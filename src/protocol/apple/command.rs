@@ -3,6 +3,7 @@
 use plist::{Dictionary, Value};
 
 use super::requests;
+use super::sayable::{are_sayable, is_sayable, sayable};
 
 /// The queries of DeviceInformation whose answers become facts. A device leaves out what it does not know or may not tell.
 const QUERIES: &[&str] = &[
@@ -108,6 +109,11 @@ impl Command {
         requests::fault(&self.0)
     }
 
+    /// True where a property list can say it.
+    pub fn is_sayable(&self) -> bool {
+        are_sayable(&self.0)
+    }
+
     /// What it is called.
     pub fn request_type(&self) -> &str {
         self.0.get("RequestType").and_then(Value::as_string).unwrap_or_default()
@@ -203,8 +209,13 @@ fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> Value {
 /// A value as an XML property list.
 pub fn xml(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // Writing into memory does not fail, and none of our values is one that XML cannot say.
-    value.to_writer_xml(&mut bytes).ok();
+    // Orders and policies with what XML cannot say are refused, but not what variables stand for: a list with a hole in it can be read, and one
+    // that is none would hold up everything behind it. Writing into memory does not fail.
+    if is_sayable(value) {
+        value.to_writer_xml(&mut bytes).ok();
+    } else if let Some(value) = sayable(value) {
+        value.to_writer_xml(&mut bytes).ok();
+    }
     bytes
 }
 
@@ -223,5 +234,18 @@ mod tests {
         assert_eq!(command.get("Message").and_then(Value::as_string), Some("lost & found"));
         assert!(command.get("PhoneNumber").is_none());
         assert_eq!(Command::given(Dictionary::new()), None);
+    }
+
+    #[test]
+    fn what_xml_cannot_say_is_left_out_and_the_list_can_be_read() {
+        let uid = Value::Uid(plist::Uid::new(1));
+        let command = Command::new("X").with("Te\u{1}xt", "a\u{0}\u{b}\u{fffe}\u{ffff}\tb\u{1f600}").with("Uid", uid.clone());
+        let bytes = command.with("List", Value::Array(vec![uid, "\u{1f}".into()])).to_xml("id\u{2}-1");
+        assert!(std::str::from_utf8(&bytes).unwrap().chars().all(crate::model::text::is_sayable));
+        let read = reading::dictionary(&bytes).unwrap();
+        assert_eq!(read.get("CommandUUID").and_then(Value::as_string), Some("id-1"));
+        let command = read.get("Command").and_then(Value::as_dictionary).unwrap();
+        assert_eq!(command.get("Text").and_then(Value::as_string), Some("a\tb\u{1f600}"));
+        assert_eq!((command.get("Uid"), command.get("List")), (None, Some(&Value::Array(vec!["".into()]))));
     }
 }

@@ -94,4 +94,12 @@ mod tests {
         assert_ne!(text(&changed[0], "PayloadUUID"), text(&inner[0], "PayloadUUID"));
         assert_eq!(changed[1], inner[1], "the other is as it was");
     }
+
+    #[test]
+    fn what_a_variable_stood_for_does_not_break_the_profile() {
+        let document = json!({"PayloadType": "com.apple.webClip.managed", "Label": "of {{user.name}}"});
+        let resolved = crate::policy::variables::resolve(&document, &|_: &str| Some("<A\u{1}n\u{fffe}na>".into())).unwrap();
+        let (_, inner) = read(&[resolved]);
+        assert_eq!(inner[0].get("Label").and_then(Value::as_string), Some("of <Anna>"));
+    }
 }

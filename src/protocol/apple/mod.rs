@@ -11,6 +11,7 @@ pub mod message;
 pub mod profile;
 pub mod reading;
 pub mod requests;
+mod sayable;
 pub mod scep;
 mod xml;
 

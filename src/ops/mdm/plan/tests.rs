@@ -110,3 +110,14 @@ fn put_off_counts_and_keeps_the_first_time() {
     let not_now = progress.not_now.unwrap();
     assert_eq!((not_now.count, not_now.first_at_ms, not_now.last_at_ms, not_now.in_this_session), (2, 10, 20, 2));
 }
+
+#[test]
+fn a_command_that_no_property_list_can_say_fails_instead_of_being_sent() {
+    let facing = Facing { platform: "ios".into(), unlock_token: None, profile: "org.example.enrollment".into(), is_lost: false };
+    for params in
+        [json!({"command": {"RequestType": "X", "A": "\u{1}"}}), json!({"command": {"RequestType": "X"}, "command_uuid": "\u{1}"})]
+    {
+        let next = next("apple_command", &params, &Progress::default(), &facing, 0);
+        assert!(matches!(next, Next::Fail("command_invalid", _)), "{next:?}");
+    }
+}
