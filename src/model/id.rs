@@ -70,6 +70,11 @@ impl Id {
         i64::from(self.0.as_bytes()[15] & 0x3f)
     }
 
+    /// True for every id that was made here; what is read from a text may be any UUID.
+    pub fn is_v7(self) -> bool {
+        self.0.get_version_num() == 7
+    }
+
     /// The bytes, for hashing.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()

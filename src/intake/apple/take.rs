@@ -68,18 +68,20 @@ pub(in crate::intake) async fn take(
         let mut facts = if report.status == Status::Acknowledged { facts::of(&report) } else { BTreeMap::new() };
         let is_lost = facts.get("lost_mode").and_then(Value::as_bool);
         changes.note_lost(visit, |was| lost::told(was, is_lost));
-        if own::is_own(&uuid) {
+        let named = command_id::read(&uuid);
+        let step = named.map_or(0, |(_, step)| step);
+        let key = |name: String| (visit.standing.id, name);
+        let command = by_id.get(&key(uuid.clone())).or_else(|| by_id.get(&key(named?.0.to_string())));
+        // Before such ids were refused an operator could give one to a command: that ends its task, or it would be given for ever.
+        if command.is_none() && own::is_own(&uuid) {
             if !facts.is_empty() {
                 told.insert(visit.standing.device_id, facts);
             }
             asked(visit, &report, &uuid, heard.contains(&visit.standing.id), moment.now_ms, &mut changes);
             continue;
         }
-        let named = command_id::read(&uuid);
-        let step = named.map_or(0, |(_, step)| step);
-        let key = |name: String| (visit.standing.id, name);
-        let command = by_id.get(&key(uuid.clone())).or_else(|| by_id.get(&key(named?.0.to_string())));
-        let params = command.map(|command| serde_json::from_str(&command.params).unwrap_or_default()).unwrap_or_default();
+        let params =
+            command.map(|command| jobs::load_params(&app.seal, &command.kind, command.job_id, &command.params)).unwrap_or_default();
         if command.is_none_or(|command| !plan::is_whole(&command.kind, &params)) {
             // A list of some apps is not the list of apps.
             facts.retain(|name, _| !facts::LISTS.contains(&name.as_str()));
@@ -126,7 +128,7 @@ async fn listed(
 }
 
 fn spoken(visit: &Visit<'_>) -> Option<Spoken> {
-    let command_uuid = visit.report()?.command_uuid.clone().filter(|uuid| !own::is_own(uuid))?;
+    let command_uuid = visit.report()?.command_uuid.clone()?;
     let id = command_id::read(&command_uuid).map(|(id, _)| id);
     Some(Spoken { bucket: visit.standing.id.bucket(), channel_id: visit.standing.id, id, command_uuid })
 }

@@ -19,7 +19,8 @@ pub fn read(command: &str) -> Option<(Id, u32)> {
     };
     // Commands are named in one spelling: what the device echoes is what it was given.
     let id: Id = task.parse().ok()?;
-    (of(id, None, step) == command).then_some((id, step))
+    // All of ours are of version 7: a UUID of another kind is an operator's.
+    (id.is_v7() && of(id, None, step) == command).then_some((id, step))
 }
 
 #[cfg(test)]
@@ -33,7 +34,9 @@ mod tests {
             assert_eq!(read(&of(task, None, step)), Some((task, step)));
         }
         assert_eq!(of(task, Some("x"), 0), "x");
-        for other in ["x", "", &task.to_string().to_uppercase(), &format!("{task}.0"), &format!("{task}.x")] {
+        for other in
+            ["x", "", "6b6f0a4e-54a5-4f6c-9d2c-0f2f5b1b8f60", &task.to_string().to_uppercase(), &format!("{task}.0"), &format!("{task}.x")]
+        {
             assert_eq!(read(other), None, "{other}");
         }
     }

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+use super::{command_id, own};
 use crate::model::kind::APPLE_COMMAND;
 use crate::model::{Fault, text};
 use crate::protocol::apple::command::{Command, ReturnToService};
@@ -47,10 +48,23 @@ pub fn command(params: &Value) -> Result<(Command, Option<String>), Fault> {
 /// What is wrong with the parameters of this kind, beyond their types.
 pub fn check(kind: &str, params: &Map<String, Value>) -> Option<Fault> {
     match kind {
-        APPLE_COMMAND => command(&Value::Object(params.clone())).err(),
+        APPLE_COMMAND => match command(&Value::Object(params.clone())) {
+            Ok((_, own)) => own.filter(|own| is_the_servers(own)).map(|own| {
+                let detail =
+                    format!("{own:?} is an id as the server gives them to its own commands; take another, such as a UUID in capitals");
+                Fault { pointer: "/params/command_uuid".into(), detail }
+            }),
+            Err(fault) => Some(fault),
+        },
         "wipe" => back(&Value::Object(params.clone())).err(),
         _ => None,
     }
+}
+
+/// True for an id that the server gives, to what it says by itself or to a task's command: what the device answers would be taken for the answer
+/// to that.
+fn is_the_servers(id: &str) -> bool {
+    own::is_own(id) || command_id::read(id).is_some()
 }
 
 /// What the parameters of a wipe say of the device's return.
@@ -115,6 +129,19 @@ mod tests {
 
     fn refused(params: &Value) -> Option<String> {
         check(APPLE_COMMAND, params.as_object().unwrap()).map(|fault| fault.pointer)
+    }
+
+    #[test]
+    fn an_id_of_the_servers_own_is_refused_wherever_it_stands_and_another_is_not() {
+        let task = crate::model::Id::v7(1, [0xab; 10]);
+        let ids = ["refresh.1.0", "configured.1", "renew.1", "declare.v.t", "remove.1", "install.x", "uninstall.x", "lost_mode_off.x"];
+        for id in ids.map(str::to_owned).into_iter().chain([task.to_string(), format!("{task}.3")]) {
+            assert_eq!(refused(&json!({"command": {"RequestType": "X"}, "command_uuid": id})), Some("/params/command_uuid".into()), "{id}");
+            assert_eq!(refused(&binary(&id, "A", true.into())), Some("/params/command_uuid".into()), "{id}");
+        }
+        for id in ["MY-OWN", "refresh", "my.refresh", "6b6f0a4e-54a5-4f6c-9d2c-0f2f5b1b8f60", &task.to_string().to_uppercase()] {
+            assert_eq!(refused(&json!({"command": {"RequestType": "X"}, "command_uuid": id})), None, "{id}");
+        }
     }
 
     #[test]
