@@ -27,7 +27,8 @@ pub struct Kind {
     pub agents: &'static [&'static str],
     /// Platforms whose own MDM channel can do it; where a device has both, this one does.
     pub apple: &'static [&'static str],
-    /// Waits for a second operator above the budget; its job aims at the devices that were there when it was ordered.
+    /// Waits for a second operator above the budget; its job aims at the devices that were there when it was ordered. Of a command that an
+    /// operator wrote it depends on the command: `ops::jobs::is_destructive` knows both.
     pub destructive: bool,
     /// True where a device that is denied still gets it; `store::tasks` names the same kinds where it tells why a task waits.
     pub for_denied: bool,
@@ -152,10 +153,6 @@ pub const KINDS: &[Kind] = &[
         )
     },
 ];
-
-/// Parameters whose values nobody is shown.
-const SECRET: &[(&str, &str)] =
-    &[("reset_password", "password"), ("lock", "pin"), ("wipe", "pin"), ("wipe", "wifi_profile"), ("wipe", "mdm_profile")];
 
 /// A parameter as a form asks for it.
 #[derive(Clone, Copy, Debug)]
@@ -292,21 +289,6 @@ fn did_you_mean(name: &str, known: &[&str]) -> String {
     nearest.filter(|near| strsim::jaro_winkler(name, near) > NEAR).map_or_else(String::new, |near| format!("; did you mean {near:?}"))
 }
 
-/// Parameters as people may see them.
-pub fn masked(kind: &str, mut params: Value) -> Value {
-    for name in secrets(kind) {
-        if let Some(value) = params.get_mut(name) {
-            *value = Value::String("***".into());
-        }
-    }
-    params
-}
-
-/// The parameters of a kind that are sealed at rest.
-pub fn secrets(kind: &str) -> impl Iterator<Item = &'static str> + use<'_> {
-    SECRET.iter().filter(move |(secret_kind, _)| *secret_kind == kind).map(|(_, name)| *name)
-}
-
 /// Every state of a task.
 pub const STATES: [&str; 11] =
     ["queued", "delivered", "not_now", "received", "running", "done", "failed", "expired", "cancelled", "superseded", "awaiting_approval"];
@@ -340,13 +322,6 @@ mod tests {
         assert!(Kind::unknown("unlok").contains("did you mean \"unlock\""));
         assert!(faults("lock", json!({"message": "x".repeat(1001)}))[0].1.contains("1000"));
         assert!(faults("refresh", json!({"what": "faces"}))[0].1.contains("facts"));
-    }
-
-    #[test]
-    fn secrets_are_masked_and_nothing_else_is() {
-        assert_eq!(masked("reset_password", json!({"password": "abc"})), json!({"password": "***"}));
-        assert_eq!(masked("lock", json!({"pin": "1", "message": "m"})), json!({"pin": "***", "message": "m"}));
-        assert_eq!(masked("message", json!({"text": "t"})), json!({"text": "t"}));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod nullable;
 mod precondition;
 pub mod reach;
 pub mod schedule;
+pub mod secrets;
 pub mod text;
 pub mod token;
 

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::change;
 use crate::error::Error;
 use crate::model::kind::{self, KINDS, Kind};
-use crate::model::{Fault, Id};
+use crate::model::{Fault, Id, secrets};
 use crate::ops::devices::{self, Device};
 use crate::ops::jobs::{self as ops, NewJob, Target};
 use crate::store::{Class, Conn, console, labels};
@@ -121,7 +121,7 @@ async fn shown(conn: &mut Conn, visitor: &Visitor, given: &Fields, faults: Vec<F
         kinds: offered(&found),
         kind: kind.map(|kind| kind.name.to_owned()).unwrap_or_default(),
         chosen: kind.is_some(),
-        destructive: kind.is_some_and(|kind| kind.destructive),
+        destructive: kind.is_some_and(|kind| ops::is_destructive(kind, &params(kind, given).unwrap_or_default())),
         devices,
         named,
         typed: given.text("typed").to_owned(),
@@ -136,7 +136,7 @@ async fn shown(conn: &mut Conn, visitor: &Visitor, given: &Fields, faults: Vec<F
 
 fn fields(kind: &'static Kind, given: &Fields, faults: &[Fault]) -> Vec<Field> {
     let field = |field: kind::Field| {
-        let secret = kind::secrets(kind.name).any(|name| name == field.name);
+        let secret = secrets::whole(kind.name).any(|name| name == field.name);
         let pointer = format!("/params/{}", field.name);
         Field {
             name: field.name,
@@ -156,9 +156,24 @@ fn fields(kind: &'static Kind, given: &Fields, faults: &[Fault]) -> Vec<Field> {
 fn new_job(given: &Fields) -> Result<NewJob, Error> {
     let kind = Kind::named(given.text("kind")).filter(|kind| kind.name != "retire");
     let kind = kind.ok_or_else(|| Error::invalid("/kind", "choose what to order"))?;
-    if kind.destructive && given.text("sure") != "yes" {
+    let params = params(kind, given)?;
+    if ops::is_destructive(kind, &params) && given.text("sure") != "yes" {
         return Err(Error::invalid("/sure", "this cannot be undone: tick the box that says so"));
     }
+    let target = match given.text("aim") {
+        "all" => Target { all: Some(true), ..Target::default() },
+        "label" => {
+            let label = given.some("label").ok_or_else(|| Error::invalid("/target/label", "choose a label"))?;
+            Target { label: Some(label), ..Target::default() }
+        }
+        _ => Target { devices: Some(devices(given)?), ..Target::default() },
+    };
+    let expires_in_s = given.number("expires_in_h")?.map(|hours| hours.saturating_mul(3600));
+    Ok(NewJob { kind: kind.name.to_owned(), params, target, expires_in_s, lane: None })
+}
+
+/// The parameters that were filled in.
+fn params(kind: &Kind, given: &Fields) -> Result<Map<String, Value>, Error> {
     let mut params = Map::new();
     for field in kind.fields() {
         let text = given.text(&format!("p_{}", field.name));
@@ -172,16 +187,7 @@ fn new_job(given: &Fields) -> Result<NewJob, Error> {
         };
         params.insert(field.name.to_owned(), value);
     }
-    let target = match given.text("aim") {
-        "all" => Target { all: Some(true), ..Target::default() },
-        "label" => {
-            let label = given.some("label").ok_or_else(|| Error::invalid("/target/label", "choose a label"))?;
-            Target { label: Some(label), ..Target::default() }
-        }
-        _ => Target { devices: Some(devices(given)?), ..Target::default() },
-    };
-    let expires_in_s = given.number("expires_in_h")?.map(|hours| hours.saturating_mul(3600));
-    Ok(NewJob { kind: kind.name.to_owned(), params, target, expires_in_s, lane: None })
+    Ok(params)
 }
 
 /// The devices that were selected, and those that were typed.

@@ -1,16 +1,17 @@
-//! The destructive budget: above so many devices an hour, wipes and retirements wait for a second operator.
+//! The destructive budget: above so many devices an hour, wipes and retirements wait for a second operator, by whatever kind of task.
 //!
 //! The budget lies in the database, so that it is one for all processes; its row is locked by who counts, so that orders that come at
 //! the same time are counted one after the other. What a second operator approved counts as well.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::JobRow;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::kind::Kind;
+use crate::model::kind::{APPLE_COMMAND, Kind};
 use crate::model::{Actor, Id};
 use crate::ops::alarms;
+use crate::ops::mdm::raw;
 use crate::store::feed::{self, Entry};
 use crate::store::{Conn, budget};
 
@@ -20,6 +21,12 @@ pub const WAITING: &str = "approval_waiting";
 const HOUR_MS: i64 = 3_600_000;
 /// The budget of a database that no server has opened yet.
 const DEFAULT_PER_HOUR: i64 = 10;
+
+/// True where an order ends what nobody can bring back: by its kind, or by the command that its parameters are, as they were given or as they are
+/// stored.
+pub fn is_destructive(kind: &Kind, params: &Map<String, Value>) -> bool {
+    kind.destructive || (kind.name == APPLE_COMMAND && raw::is_destructive(params))
+}
 
 /// Sets the budget, devices an hour; 0 means that nothing waits.
 pub async fn put(conn: &mut Conn, per_hour: i64) -> Result<()> {
@@ -45,7 +52,8 @@ pub(super) async fn approved(conn: &mut Conn, moment: &mut Moment, job: Id, devi
 
 /// Counts what is ordered again. Above the budget it is refused: what a second operator shall decide is a new order of one person.
 pub(super) async fn spend_again(conn: &mut Conn, moment: &mut Moment, job: &JobRow, devices: usize) -> Result<()> {
-    let destructive = Kind::named(&job.kind).is_some_and(|kind| kind.destructive);
+    let params = serde_json::from_str(&job.params).unwrap_or_default();
+    let destructive = Kind::named(&job.kind).is_some_and(|kind| is_destructive(kind, &params));
     let devices = i64::try_from(devices).unwrap_or(i64::MAX);
     if destructive && !spend(conn, moment, job.id, devices).await? {
         return Err(Error::refused(

@@ -50,7 +50,7 @@ pub async fn create(
     }
     let mut aimed = aim(conn, moment, &new.target).await?;
     let mut waits = false;
-    if kind.destructive {
+    if budget::is_destructive(kind, &new.params) {
         freeze(conn, moment, &mut aimed).await?;
         waits = !budget::spend(conn, moment, id, aimed.devices).await?;
     }

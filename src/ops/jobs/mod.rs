@@ -19,14 +19,14 @@ use utoipa::ToSchema;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::kind;
-use crate::model::{Id, Lane};
+use crate::model::{Id, Lane, secrets};
 use crate::ops::alarms;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, JobRow};
 use crate::store::{Conn, tallies, tasks};
 
 pub use approval::{approve, expire_waiting, may_approve, reject};
-pub use budget::{WAITING, put as put_budget};
+pub use budget::{WAITING, is_destructive, put as put_budget};
 pub use create::create;
 pub use make::make_early;
 pub use params::load_params;
@@ -171,7 +171,7 @@ impl Job {
         let is_to_come = row.walk == jobs::MAKE || row.state == AWAITING;
         Job {
             id: row.id,
-            params: kind::masked(&row.kind, serde_json::from_str(&row.params).unwrap_or_default()),
+            params: secrets::masked(&row.kind, serde_json::from_str(&row.params).unwrap_or_default()),
             kind: row.kind,
             lane: row.lane,
             state: row.state,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{command_id, own};
 use crate::model::kind::APPLE_COMMAND;
-use crate::model::{Fault, text};
+use crate::model::{Fault, secrets, text};
 use crate::protocol::apple::command::{Command, ReturnToService};
 use crate::protocol::apple::connect::dictionary_of;
 use crate::protocol::apple::reading;
@@ -67,6 +67,36 @@ fn is_the_servers(id: &str) -> bool {
     own::is_own(id) || command_id::read(id).is_some()
 }
 
+/// True where the command of these parameters, as they were given or as they are stored, erases the device or ends its management.
+pub fn is_destructive(params: &Map<String, Value>) -> bool {
+    let command = match params.get("command") {
+        Some(Value::Object(keys)) => Command::given(dictionary_of(keys)),
+        _ => command(&Value::Object(params.clone())).ok().map(|(command, _)| command),
+    };
+    command.is_some_and(|command| command.is_destructive())
+}
+
+/// What may be seen of a property list, in the words of a command that is given as JSON.
+pub fn shown(kind: &str, params: &Map<String, Value>) -> Option<Map<String, Value>> {
+    if kind != APPLE_COMMAND || !params.contains_key("plist") {
+        return None;
+    }
+    let (command, own) = command(&Value::Object(params.clone())).ok()?;
+    let mut shown = Map::from_iter([("command".to_owned(), command.to_json())]);
+    shown.extend(own.map(|own| ("command_uuid".to_owned(), own.into())));
+    match secrets::masked(kind, Value::Object(shown)) {
+        Value::Object(shown) => Some(shown),
+        _ => None,
+    }
+}
+
+/// Takes away what [`shown`] has put beside a property list: the list is what the device gets.
+pub fn hide(kind: &str, params: &mut Value) {
+    if let Some(params) = params.as_object_mut().filter(|params| kind == APPLE_COMMAND && params.contains_key("plist")) {
+        params.remove("command");
+    }
+}
+
 /// What the parameters of a wipe say of the device's return.
 pub fn back(params: &Value) -> Result<Option<ReturnToService>, Fault> {
     let fault = |name: &str, detail: &str| Fault { pointer: format!("/params/{name}"), detail: detail.to_owned() };
@@ -82,12 +112,13 @@ pub fn back(params: &Value) -> Result<Option<ReturnToService>, Fault> {
     Ok(is_wanted.then_some(back))
 }
 
-/// The id that the operator chose for the command of a job.
+/// The id that the operator chose for the command of a job, from its stored parameters.
 pub fn own_uuid(kind: &str, params: &str) -> Option<String> {
     if kind != APPLE_COMMAND {
         return None;
     }
-    command(&serde_json::from_str(params).ok()?).ok()?.1
+    let params: Value = serde_json::from_str(params).ok()?;
+    params.get("command_uuid").and_then(Value::as_str).filter(|own| !own.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -153,5 +184,27 @@ mod tests {
         assert_eq!(refused(&binary("\u{1}", "A", "b".into())), Some("/params/command_uuid".into()));
         let escaped = "<plist><dict><key>Command</key><dict><key>RequestType</key><string>X&#1;</string></dict></dict></plist>";
         assert_eq!(refused(&json!({"plist": STANDARD.encode(escaped)})), Some("/params/plist".into()));
+    }
+
+    #[test]
+    fn what_erases_a_device_or_ends_its_management_is_destructive_in_either_form() {
+        let is = |params: Value| is_destructive(params.as_object().unwrap());
+        let given = |request: &str, identifier: &str| json!({"RequestType": request, "Identifier": identifier});
+        let listed = |request: &str, identifier: &str| {
+            let text = format!(
+                "<plist><dict><key>Command</key><dict><key>RequestType</key><string>{request}</string><key>Identifier</key><string>{identifier}</string></dict></dict></plist>"
+            );
+            json!({"plist": STANDARD.encode(text)})
+        };
+        for (request, identifier, expected) in [
+            ("EraseDevice", "x", true),
+            ("RemoveProfile", "org.example.mdm.muster.enrollment", true),
+            ("RemoveProfile", "org.example.wifi", false),
+            ("InstallApplication", "org.example.mdm.muster.enrollment", false),
+            ("DeviceLock", "x", false),
+        ] {
+            assert_eq!(is(json!({"command": given(request, identifier)})), expected, "{request} {identifier}");
+            assert_eq!(is(listed(request, identifier)), expected, "{request} {identifier}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, Callers, Id, Lane, Role, kind, schedule};
+use crate::model::{Actor, Callers, Id, Lane, Role, schedule, secrets};
 use crate::ops::jobs;
 use crate::store::Conn;
 use crate::store::feed::{self, Entry};
@@ -77,7 +77,7 @@ impl Task {
             job_id: row.job_id,
             device_id: row.device_id,
             channel: row.channel,
-            params: kind::masked(&row.kind, serde_json::from_str(&row.params).unwrap_or_default()),
+            params: secrets::masked(&row.kind, serde_json::from_str(&row.params).unwrap_or_default()),
             kind: row.kind,
             lane: Lane::from_rank(row.lane).name(),
             state: row.state,

@@ -2,6 +2,8 @@
 
 use plist::{Dictionary, Value};
 
+use super::connect::json_object;
+use super::profile::is_enrollment;
 use super::requests;
 use super::sayable::{are_sayable, is_sayable, sayable};
 
@@ -112,6 +114,20 @@ impl Command {
     /// True where a property list can say it.
     pub fn is_sayable(&self) -> bool {
         are_sayable(&self.0)
+    }
+
+    /// True where it erases the device, or ends its management: nobody can undo that.
+    pub fn is_destructive(&self) -> bool {
+        match self.request_type() {
+            "EraseDevice" => true,
+            "RemoveProfile" => self.0.get("Identifier").and_then(Value::as_string).is_some_and(is_enrollment),
+            _ => false,
+        }
+    }
+
+    /// The same as JSON; data is base64.
+    pub fn to_json(&self) -> serde_json::Value {
+        json_object(&self.0).into()
     }
 
     /// What it is called.

@@ -8,6 +8,8 @@ use super::command::xml;
 /// Every right: what a device is asked and told is decided by the server.
 const ACCESS_RIGHTS: i64 = 8191;
 const KEY_BITS: i64 = 2048;
+/// How the identifiers of enrollment profiles end.
+const ENROLLMENT: &str = ".muster.enrollment";
 /// Signing and encryption.
 const KEY_USAGE: i64 = 5;
 
@@ -29,7 +31,12 @@ pub struct Enrollment<'a> {
 
 /// The identifier of the outer profile: one of the same identifier replaces it, and its removal ends the management.
 pub fn identifier(public_url: &str) -> String {
-    format!("{}.muster.enrollment", reversed_host(public_url))
+    format!("{}{ENROLLMENT}", reversed_host(public_url))
+}
+
+/// True for an identifier of [`identifier`], whatever the server's address was when the device enrolled.
+pub fn is_enrollment(identifier: &str) -> bool {
+    identifier.to_ascii_lowercase().ends_with(ENROLLMENT)
 }
 
 /// The host of an address as identifiers begin: `org.example.mdm`.
@@ -136,6 +143,8 @@ mod tests {
         };
         let read = reading::dictionary(&enrollment.to_xml()).unwrap();
         assert_eq!(read.get("PayloadIdentifier").and_then(Value::as_string), Some("org.example.mdm.muster.enrollment"));
+        assert!(is_enrollment(&identifier("https://mdm.example.org")) && is_enrollment("ORG.example.Muster.Enrollment"));
+        assert!(!is_enrollment("org.example.mdm.muster.policy"));
         let content: Vec<&Dictionary> =
             read.get("PayloadContent").unwrap().as_array().unwrap().iter().filter_map(Value::as_dictionary).collect();
         let kinds: Vec<&str> = content.iter().filter_map(|payload| payload.get("PayloadType")?.as_string()).collect();

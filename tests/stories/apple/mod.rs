@@ -6,6 +6,7 @@ pub mod called;
 pub mod commands;
 mod declarative;
 mod enrollment;
+mod guarded;
 mod identity;
 mod joining;
 mod killed;
