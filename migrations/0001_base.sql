@@ -234,6 +234,8 @@ CREATE TABLE channel (
   last_contact_ms BIGINT,
   last_cause TEXT,
   last_serving_ms BIGINT,
+  -- When an agent last told its facts, changed or not.
+  last_facts_ms BIGINT,
   skew_ms BIGINT NOT NULL,
   label_set_id TEXT NOT NULL,
   generation BIGINT NOT NULL,

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::group::Kind;
 use super::{answers, apple, settle};
 use crate::app::{App, Stage};
@@ -245,6 +247,11 @@ impl Visit<'_> {
         }
     }
 
+    /// The facts that an agent tells, where it tells any.
+    pub fn inventory(&self) -> Option<&BTreeMap<String, Value>> {
+        self.sync().map(|sync| &sync.facts).filter(|facts| !facts.is_empty())
+    }
+
     /// The report, where it is one.
     pub fn report(&self) -> Option<&Report> {
         match &self.contact.said {
@@ -303,6 +310,7 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
                 id: visit.standing.id,
                 cause: visit.cause().to_owned(),
                 serving: i64::from(visit.serves()),
+                facts: i64::from(visit.inventory().is_some()),
             })
             .collect();
         contacts::visited(conn, &touches, &carried, moment.now_ms).await?;

@@ -1,9 +1,9 @@
 //! What a group of visits takes in. Every step is one statement or a few for the whole group, in the order of the locks:
 //! channels (held already), wakes, tasks, findings, feed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::apple;
 use super::contacts::Visit;
@@ -36,7 +36,7 @@ pub(super) async fn take_in(app: &App, conn: &mut Conn, moment: &mut Moment, vis
             Some(Listed::of(device_id, channel_id, told.get(&device_id)?.get("apps")?))
         })
         .collect();
-    changed_facts.extend(told);
+    changed_facts.extend(told.into_iter().map(|(device_id, facts)| (device_id, Told { facts, ..Told::default() })));
     take_facts(conn, moment, visits, &mut changed_facts).await?;
     audit::apps(conn, moment, &listed).await?;
     Ok(taken)
@@ -167,11 +167,11 @@ fn changed(visit: &Visit<'_>, push_changed: bool) -> Changed {
 }
 
 /// Events, with the facts that they changed.
-async fn take_events(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<HashMap<Id, BTreeMap<String, Value>>> {
-    let mut facts: HashMap<Id, BTreeMap<String, Value>> = HashMap::new();
+async fn take_events(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>]) -> Result<HashMap<Id, Told>> {
+    let mut news: HashMap<Id, Told> = HashMap::new();
     let bringing: Vec<usize> = (0..visits.len()).filter(|at| !visits[*at].contact.events().is_empty()).collect();
     if bringing.is_empty() {
-        return Ok(facts);
+        return Ok(news);
     }
     let batch: Vec<Arrived> = bringing
         .iter()
@@ -182,6 +182,7 @@ async fn take_events(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'
                 device_id: standing.device_id,
                 activation: standing.activation,
                 skew_ms: standing.skew_ms,
+                told_ms: standing.last_facts_ms,
                 events: contact.events().to_vec(),
             }
         })
@@ -195,30 +196,36 @@ async fn take_events(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'
         visits[at].events = outcomes;
     }
     for fact in applied.facts {
-        facts.entry(fact.device_id).or_default().insert(fact.key, fact.value);
+        let told = news.entry(fact.device_id).or_default();
+        let facts = if fact.is_late { &mut told.late } else { &mut told.facts };
+        facts.insert(fact.key, fact.value);
     }
-    Ok(facts)
+    Ok(news)
 }
 
 /// Facts that differ from the stored ones; an inventory that is known by its hash writes nothing.
-async fn take_facts(
-    conn: &mut Conn,
-    moment: &mut Moment,
-    visits: &mut [Visit<'_>],
-    by_event: &mut HashMap<Id, BTreeMap<String, Value>>,
-) -> Result<()> {
+async fn take_facts(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>], news: &mut HashMap<Id, Told>) -> Result<()> {
     let mut said: HashMap<Id, Told> = HashMap::new();
     for visit in visits.iter() {
-        let mut facts = visit.sync().map(|sync| sync.facts.clone()).unwrap_or_default();
-        let hash = if facts.is_empty() { visit.standing.facts_hash.clone() } else { facts_hash(&facts) };
-        let news = by_event.remove(&visit.standing.device_id).unwrap_or_default();
-        let is_new = hash != visit.standing.facts_hash;
-        if !is_new && news.is_empty() {
-            continue;
+        let standing = &visit.standing;
+        let mut told = news.remove(&standing.device_id).unwrap_or_default();
+        told.by_app = visit.report().is_none();
+        if let Some(inventory) = visit.inventory() {
+            // Taken when the request was made, after every event in it.
+            told.facts.retain(|key, _| !inventory.contains_key(key));
+            told.late.retain(|key, _| !inventory.contains_key(key));
+            let hash = facts_hash(inventory);
+            let is_known = hash == standing.facts_hash;
+            if !is_known {
+                told.facts.extend(inventory.clone());
+            }
+            // With nothing beside it a known one is no news.
+            told.hash = Some(hash).filter(|_| !is_known || !told.is_empty());
         }
-        facts.extend(news);
         // What an Apple device answers has no hash of its own: where nothing in it differs, nothing is written.
-        said.insert(visit.standing.device_id, Told { facts, hash: is_new.then_some(hash) });
+        if !told.is_empty() || told.hash.is_some() {
+            said.insert(standing.device_id, told);
+        }
     }
     if said.is_empty() {
         return Ok(());

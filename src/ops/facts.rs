@@ -14,12 +14,26 @@ use crate::store::contacts::{self, FactsChange};
 /// Facts kept of a device at most: one that invents names for ever does not grow its row for ever.
 const FACTS_KEPT_MAX: usize = 400;
 
+/// The facts that say which device it is.
+const IDENTITY: [&str; 3] = ["model", "os_version", "serial"];
+
 /// What one device tells.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     pub facts: BTreeMap<String, Value>,
+    /// What was so before it last told its facts: kept only where nothing is known.
+    pub late: BTreeMap<String, Value>,
     /// The hash of its whole inventory, where it told that.
     pub hash: Option<String>,
+    /// True where an app says it, not the system's own client.
+    pub by_app: bool,
+}
+
+impl Told {
+    /// True where it tells no fact.
+    pub fn is_empty(&self) -> bool {
+        self.facts.is_empty() && self.late.is_empty()
+    }
 }
 
 /// Facts that are new to a device, by its id.
@@ -31,8 +45,17 @@ pub async fn take(conn: &mut Conn, moment: &mut Moment, mut told: HashMap<Id, To
     let mut changes = Vec::with_capacity(ids.len());
     let mut differing = Vec::new();
     for row in contacts::facts(conn, &ids).await? {
-        let Some(Told { facts, hash }) = told.remove(&row.id) else { continue };
+        let Some(Told { mut facts, late, hash, by_app }) = told.remove(&row.id) else { continue };
         let mut stored: BTreeMap<String, Value> = serde_json::from_str(&row.facts).unwrap_or_default();
+        for (key, value) in late.into_iter().filter(|(key, _)| !stored.contains_key(key)) {
+            facts.entry(key).or_insert(value);
+        }
+        if by_app && row.udid.is_some() {
+            // Which device it is, is said by the system's own client, whose word weighs more.
+            facts.retain(|key, _| !IDENTITY.contains(&key.as_str()));
+        }
+        let text = |key: &str| facts.get(key).and_then(Value::as_str).map(str::to_owned);
+        let [model, os_version, serial] = IDENTITY.map(text);
         let mut room = FACTS_KEPT_MAX.saturating_sub(stored.len());
         let new: Vec<(String, Value)> = facts
             .into_iter()
@@ -49,15 +72,15 @@ pub async fn take(conn: &mut Conn, moment: &mut Moment, mut told: HashMap<Id, To
             continue;
         }
         stored.extend(new.iter().cloned());
-        let text = |key: &str| stored.get(key).and_then(Value::as_str).map(str::to_owned);
         changes.push(FactsChange {
             bucket: row.id.bucket(),
             id: row.id,
-            model: text("model").unwrap_or(row.model),
-            os_version: text("os_version").unwrap_or(row.os_version),
-            serial: text("serial").or(row.serial),
+            model: model.unwrap_or(row.model),
+            os_version: os_version.unwrap_or(row.os_version),
+            serial: serial.or(row.serial),
             facts: json!(stored).to_string(),
-            facts_hash: hash.unwrap_or(row.facts_hash),
+            // What changed otherwise than by an inventory is no longer what the last one said: the next counts, equal to it or not.
+            facts_hash: hash.unwrap_or_default(),
         });
         if !new.is_empty() {
             differing.push((row.id, new));
@@ -65,11 +88,8 @@ pub async fn take(conn: &mut Conn, moment: &mut Moment, mut told: HashMap<Id, To
     }
     contacts::put_facts(conn, &changes, moment.now_ms).await?;
     // What a document may reference has changed: model, version, serial number.
-    let named: Vec<Id> = differing
-        .iter()
-        .filter(|(_, new)| new.iter().any(|(key, _)| matches!(key.as_str(), "model" | "os_version" | "serial")))
-        .map(|(id, _)| *id)
-        .collect();
+    let named: Vec<Id> =
+        differing.iter().filter(|(_, new)| new.iter().any(|(key, _)| IDENTITY.contains(&key.as_str()))).map(|(id, _)| *id).collect();
     for id in &named {
         super::devices::reindex_by_id(conn, *id).await?;
     }

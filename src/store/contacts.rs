@@ -25,6 +25,8 @@ pub struct Standing {
     pub push_value: Option<String>,
     pub push_state: String,
     pub last_serving_ms: Option<i64>,
+    /// When it last told its facts, changed or not.
+    pub last_facts_ms: Option<i64>,
     pub label_set_id: String,
     pub generation: i64,
     pub stack_id: String,
@@ -106,7 +108,7 @@ const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c \
 
 const OPEN: Sql = rows_sql!(
     "SELECT c.id, c.device_id, c.subject, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
-       c.push_state, c.last_serving_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
+       c.push_state, c.last_serving_ms, c.last_facts_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
        w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms, \
        c.awaiting_configuration, \
@@ -138,12 +140,15 @@ pub struct Touch {
     pub id: Id,
     pub cause: String,
     pub serving: i64,
+    /// 1 where it told its facts.
+    pub facts: i64,
 }
 
 // Touches no index: the cheapest write there is.
 const TOUCH: Sql = rows_sql!(
-    "UPDATE channel AS c SET last_contact_ms = $2, last_cause = r.cause, last_serving_ms = CASE WHEN r.serving = 1 THEN $2 ELSE c.last_serving_ms END FROM ",
-    rows(bucket: bigint, id: text, cause: text, serving: bigint),
+    "UPDATE channel AS c SET last_contact_ms = $2, last_cause = r.cause, last_serving_ms = CASE WHEN r.serving = 1 THEN $2 ELSE c.last_serving_ms END, \
+       last_facts_ms = CASE WHEN r.facts = 1 THEN $2 ELSE c.last_facts_ms END FROM ",
+    rows(bucket: bigint, id: text, cause: text, serving: bigint, facts: bigint),
     "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id"
 );
 
@@ -198,8 +203,10 @@ const VISIT: &str = "WITH kept AS (INSERT INTO contact (bucket, id, device_id, c
      FROM json_to_recordset($4::json) AS r(bucket bigint, id text, device_id text, channel_id text, cause text, after_nudge_ms bigint, \
        results bigint, events bigint, tasks bigint, policy text)) \
      UPDATE channel AS c SET last_contact_ms = $2, last_cause = r.cause, \
-       last_serving_ms = CASE WHEN r.serving = 1 THEN $2 ELSE c.last_serving_ms END \
-     FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text, cause text, serving bigint) WHERE _row IS NULL) AS r \
+       last_serving_ms = CASE WHEN r.serving = 1 THEN $2 ELSE c.last_serving_ms END, \
+       last_facts_ms = CASE WHEN r.facts = 1 THEN $2 ELSE c.last_facts_ms END \
+     FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text, cause text, serving bigint, facts bigint) \
+       WHERE _row IS NULL) AS r \
      WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id";
 
 /// Notes that these channels came, and keeps in history what of it carried something.
@@ -253,12 +260,12 @@ pub struct FactsRow {
     pub model: String,
     pub os_version: String,
     pub serial: Option<String>,
-    pub agent_version: String,
-    pub facts_hash: String,
+    /// Where Apple's MDM manages it.
+    pub udid: Option<String>,
 }
 
 const FACTS: Sql = rows_sql!(
-    "SELECT d.id, d.facts, d.model, d.os_version, d.serial, d.agent_version, d.facts_hash FROM ",
+    "SELECT d.id, d.facts, d.model, d.os_version, d.serial, d.udid FROM ",
     rows(bucket: bigint, device_id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.device_id WHERE ($2 < 0 OR d.bucket = $2)"
 );

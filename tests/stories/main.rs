@@ -21,6 +21,7 @@ mod day;
 mod disk_full;
 mod distributed;
 mod documents;
+mod facts;
 mod fcm;
 mod funnel;
 mod http2;

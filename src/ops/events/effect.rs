@@ -64,6 +64,11 @@ impl Times {
 /// A device's clock that is off by less counts as right: that much a request may take.
 const SKEW_MIN_MS: i64 = 60_000;
 
+/// True where something happened before the device told its facts, and by more than its clock may be off.
+pub fn is_before(occurred_at_ms: i64, told_ms: Option<i64>) -> bool {
+    told_ms.is_some_and(|told_ms| occurred_at_ms.saturating_add(SKEW_MIN_MS) < told_ms)
+}
+
 /// How far the device's clock is ahead of the server's, as this request shows: an event that is sent for the first time is sent at
 /// the device's own now. Where none is, `known_ms`, the skew that an earlier contact measured.
 pub fn skew_ms(events: &[Item<Event>], known_ms: i64, now_ms: i64) -> i64 {

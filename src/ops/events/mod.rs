@@ -40,6 +40,8 @@ pub struct Arrived {
     pub activation: i64,
     /// How far the device's clock is ahead of the server's, as [`skew_ms`] measures it; negative where it is behind.
     pub skew_ms: i64,
+    /// When the device last told all its facts, before this contact.
+    pub told_ms: Option<i64>,
     pub events: Vec<Item<Event>>,
 }
 
@@ -49,6 +51,8 @@ pub struct Fact {
     pub device_id: Id,
     pub key: String,
     pub value: Value,
+    /// True where the device has told its facts since it was so: what is known of this one is newer.
+    pub is_late: bool,
 }
 
 /// What a batch came to.
@@ -180,7 +184,7 @@ async fn take_effect(conn: &mut Conn, moment: &mut Moment, batch: &[Arrived], fr
     let mut heads = read_heads(conn, batch, fresh, &threats).await?;
     let (mut changes, mut late, mut tellings) = (Vec::new(), Vec::new(), Vec::new());
     for item in fresh {
-        let Arrived { channel_id, device_id, activation, .. } = batch[item.arrived];
+        let Arrived { channel_id, device_id, activation, told_ms, .. } = batch[item.arrived];
         let order = (activation, item.event.seq);
         let mut is_late = false;
         for effect in &item.effects {
@@ -209,7 +213,11 @@ async fn take_effect(conn: &mut Conn, moment: &mut Moment, batch: &[Arrived], fr
                         changes.push(Change { device_id, kind: findings::MALWARE, subject: threat.clone(), to });
                     }
                 }
-                Effect::Fact { key, value } => facts.push(Fact { device_id, key: key.clone(), value: value.clone() }),
+                Effect::Fact { key, value } => {
+                    let is_old = effect::is_before(item.occurred_at_ms, told_ms);
+                    is_late |= is_old;
+                    facts.push(Fact { device_id, key: key.clone(), value: value.clone(), is_late: is_old });
+                }
             }
         }
         if is_late {

@@ -30,7 +30,7 @@ impl Phone {
     fn brings_body(&self, body: &[u8]) -> Arrived {
         let events = crate::protocol::agent::parse_events(body).unwrap();
         let Phone { channel_id, device_id, activation, skew_ms } = *self;
-        Arrived { channel_id, device_id, activation, skew_ms, events }
+        Arrived { channel_id, device_id, activation, skew_ms, told_ms: None, events }
     }
 }
 
@@ -207,7 +207,7 @@ async fn two_bad_events_among_256_are_rejected_and_all_others_recorded() {
         assert_eq!(rejected, [100, 200]);
         assert_eq!(applied.outcomes[0][100].code, Some("data_invalid"));
         assert_eq!(applied.facts.len(), 254);
-        assert_eq!(applied.facts[0], Fact { device_id: phone.device_id, key: "k1".into(), value: json!(1) });
+        assert_eq!(applied.facts[0], Fact { device_id: phone.device_id, key: "k1".into(), value: json!(1), is_late: false });
         assert_eq!(events_of(&db, &phone).await.len(), 254);
         // A changed fact that is old news is not handed on.
         let old = event(300, "fact_changed", json!({"key": "k9", "value": "new"}));
@@ -281,6 +281,28 @@ async fn every_kind_moves_its_finding_and_blocked_pages_are_told_together() {
         findings::close_all(&mut conn, &mut moment, &[phone.device_id], "retired").await.unwrap();
         conn.commit().await.unwrap();
         assert!(open_kinds(&db, &phone).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fact_from_before_the_device_told_all_its_facts_is_late_and_a_clock_may_be_off_by_a_minute() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(NOW_MS, 1);
+        let phone = Phone::new(&mut moment);
+        let at = |n: i64, occurred_at_ms: i64| {
+            let mut event = event(n, "fact_changed", json!({"key": format!("k{n}"), "value": n}));
+            event["occurred_at_ms"] = json!(occurred_at_ms);
+            event
+        };
+        let told_ms = Some(NOW_MS - HOUR_MS);
+        let events = [at(1, NOW_MS - 2 * HOUR_MS), at(2, NOW_MS - HOUR_MS - 59_000), at(3, NOW_MS)];
+        let brought = Arrived { told_ms, ..phone.brings(&events) };
+        let applied = commit(&db, &mut moment, &[brought]).await;
+        assert_eq!(words(&applied), ["recorded"; 3], "kept all the same");
+        assert_eq!(applied.facts.iter().map(|fact| fact.is_late).collect::<Vec<_>>(), [true, false, false]);
+        let late: Vec<(i64, i64)> = events_of(&db, &phone).await.iter().map(|row| (row.seq, row.late)).collect();
+        assert!(late.contains(&(1, 1)) && late.contains(&(2, 0)) && late.contains(&(3, 0)), "{late:?}");
     })
     .await;
 }

@@ -196,7 +196,7 @@ pub(super) async fn report(
         if let Some(apps) = status.managed_apps().filter(|apps| was.managed_apps().as_ref() != Some(apps)) {
             installed(conn, moment, channel, &apps).await?;
         }
-        let told = Told { facts: status.facts(), hash: None };
+        let told = Told { facts: status.facts(), ..Told::default() };
         facts::take(conn, moment, HashMap::from([(device_id, told)])).await?;
     }
     let assigned = assigned(conn, seal, &[channel], moment.now_ms).await?.remove(&channel);

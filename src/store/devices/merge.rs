@@ -52,12 +52,13 @@ macro_rules! moved {
 const CHANNEL: Table = Table {
     copy: concat!(
         "INSERT INTO channel (bucket, id, device_id, kind, subject, platform, token_hash, fresh_token_hash, enrollment_token_id, activation, \
-           activated_at_ms, denied, push_provider, push_kind, push_value, push_topic, push_secret, push_state, push_since_ms, push_registered_ms, last_contact_ms, \
-           last_cause, last_serving_ms, skew_ms, label_set_id, generation, stack_id, desired, desired_at_ms, declared, hold, reported, \
-           reported_at_ms, applied, applied_at_ms, details) \
+           activated_at_ms, denied, push_provider, push_kind, push_value, push_topic, push_secret, push_state, push_since_ms, \
+           push_registered_ms, last_contact_ms, last_cause, last_serving_ms, last_facts_ms, skew_ms, label_set_id, generation, stack_id, \
+           desired, desired_at_ms, declared, hold, reported, reported_at_ms, applied, applied_at_ms, details) \
          SELECT p.to_bucket, p.to_channel, p.to_device, t.kind, t.subject, t.platform, t.token_hash, t.fresh_token_hash, t.enrollment_token_id, \
            t.activation, t.activated_at_ms, t.denied, t.push_provider, t.push_kind, t.push_value, t.push_topic, t.push_secret, t.push_state, \
-           t.push_since_ms, t.push_registered_ms, t.last_contact_ms, t.last_cause, t.last_serving_ms, t.skew_ms, t.label_set_id, t.generation, t.stack_id, t.desired, \
+           t.push_since_ms, t.push_registered_ms, t.last_contact_ms, t.last_cause, t.last_serving_ms, t.last_facts_ms, t.skew_ms, \
+           t.label_set_id, t.generation, t.stack_id, t.desired, \
            t.desired_at_ms, t.declared, t.hold, t.reported, t.reported_at_ms, t.applied, t.applied_at_ms, t.details FROM channel t",
         moving!(),
         "t.bucket = p.bucket AND t.id = p.channel"

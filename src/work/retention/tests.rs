@@ -18,7 +18,7 @@ async fn what_is_old_is_forgotten_and_the_feed_never_loses_its_count() {
             let event = json!({"event_id": format!("00000000-0000-4000-8000-{n:012}"), "type": "usb_debugging_changed", "seq": n,
                 "occurred_at_ms": 0, "data": {"enabled": n % 2 == 1}});
             let events = crate::protocol::agent::parse_events(json!({"events": [event]}).to_string().as_bytes()).unwrap();
-            [Arrived { channel_id, device_id, activation: 1, skew_ms: 0, events }]
+            [Arrived { channel_id, device_id, activation: 1, skew_ms: 0, told_ms: None, events }]
         };
         for n in 1..=2 {
             let batch = brings(n);

@@ -182,6 +182,37 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 #[tokio::test]
+async fn which_device_it_is_the_system_says_and_not_the_app() {
+    each(async |server| {
+        server.user(EMAIL).await;
+        let app = app(&server, "app-1", &server.enrollment_token().await).await;
+        let (_, into) = iphone(&server, "1").await;
+        merge(&server, &app.id, &into).await.expect(200);
+        let shown = async || server.get(&format!("/devices/{into}")).await;
+        let who = |device: &Value| ["model", "os_version", "serial"].map(|name| device[name].clone());
+        let before = shown().await;
+        let says = json!({"model": "iPhone", "os_version": "17.0", "serial": "of the app", "battery_percent": 31});
+        app.sync(&server, json!({"cause": "periodic", "facts": says})).await.expect(200);
+        let event = |seq: i64, key: &str, value: Value| {
+            let now_ms = server.clock.now_ms();
+            json!({"event_id": format!("0198f3a2-7c4e-7b1a-9f00-{seq:012}"), "type": "fact_changed", "seq": seq, "occurred_at_ms": now_ms,
+                "first_attempt_at_ms": now_ms, "attempt": 1, "data": {"key": key, "value": value}})
+        };
+        app.events(&server, json!([event(1, "os_version", json!("16.0")), event(2, "locale", json!("de"))])).await.expect(200);
+        let after = shown().await;
+        assert_eq!((who(&after), who(&after["facts"])), (who(&before), who(&before["facts"])));
+        assert_eq!(
+            (&after["facts"]["battery_percent"], &after["facts"]["locale"]),
+            (&json!(31), &json!("de")),
+            "all else is the app's to tell"
+        );
+        assert_eq!(server.get(&format!("/devices/{}", before["serial"].as_str().unwrap())).await["id"], json!(into));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_not_two_halves_of_one_phone_is_not_merged() {
     each(async |server| {
         server.user(EMAIL).await;

@@ -201,7 +201,7 @@ async fn events_and_findings_are_listed_by_device_and_kind() {
             let body = json!({"events": [event(1, "usb_debugging_changed", json!({"enabled": true, "extra": 7})),
                 event(2, "malware_unresolved", json!({"threat": "A"})), event(3, "usb_debugging_changed", json!({"enabled": false}))]});
             let events = crate::protocol::agent::parse_events(body.to_string().as_bytes()).unwrap();
-            let batch = [Arrived { channel_id, device_id, activation: 1, skew_ms: 0, events }];
+            let batch = [Arrived { channel_id, device_id, activation: 1, skew_ms: 0, told_ms: None, events }];
             let app = &server.app;
             change!(app, Class::Results, |conn, moment| apply(conn, moment, &batch).await).unwrap();
             server.clock.advance(10);
