@@ -108,16 +108,16 @@ async fn addresses(conn: &mut Conn, moment: &mut Moment, visits: &mut [Visit<'_>
         }
         if let Some(sync) = sync {
             let proof = documents::proof(standing.desired.as_deref(), &sync.policy);
-            standing.reported = proof.reported;
-            standing.details = proof.details;
+            standing.reported.clone_from(&proof.reported);
+            standing.details.clone_from(&proof.details);
             if proof.applies && standing.applied != standing.desired {
                 standing.applied.clone_from(&standing.desired);
                 standing.applied_at_ms = Some(moment.now_ms);
                 proved.push((standing.device_id, standing.applied.clone()));
                 visit.steps.acknowledged += 1;
                 visit.steps.verified += 1;
-            } else if standing.reported.is_none() {
-                standing.applied = None;
+            } else if !proof.leaves(standing.applied.as_deref()) {
+                (standing.applied, standing.applied_at_ms) = (None, None);
             }
             if sync.action_done && standing.denied.is_some() {
                 done.push(standing.device_id);

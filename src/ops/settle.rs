@@ -356,15 +356,25 @@ pub struct Proof {
     pub applies: bool,
     /// What the channel does not obey, as JSON text; `PENDING` alone is no failure.
     pub details: Option<String>,
+    /// True where something of the reported version is still to be done.
+    pub is_pending: bool,
 }
 
-/// Reads a report against what is desired. `applied` moves only on a version equal to the desired one.
+impl Proof {
+    /// True where the report says nothing against `applied`, the version that was proved last: it names that version, and all of it is done.
+    pub fn leaves(&self, applied: Option<&str>) -> bool {
+        applied.is_none() || (self.reported.as_deref() == applied && !self.is_pending)
+    }
+}
+
+/// Reads a report against what is desired. `applied` moves only to a version equal to the desired one, and back to none where a report
+/// denies what was proved: [`Proof::leaves`].
 pub fn proof(desired: Option<&str>, report: &PolicyReport) -> Proof {
     let failing: Vec<&Detail> = report.details.iter().filter(|detail| detail.reason != "PENDING").collect();
     let details = (!failing.is_empty()).then(|| json!(failing).to_string());
-    let applies =
-        report.version.is_some() && report.version.as_deref() == desired && report.details.iter().all(|detail| detail.reason != "PENDING");
-    Proof { reported: report.version.clone(), applies, details }
+    let is_pending = failing.len() < report.details.len();
+    let applies = report.version.is_some() && report.version.as_deref() == desired && !is_pending;
+    Proof { reported: report.version.clone(), applies, details, is_pending }
 }
 
 #[cfg(test)]

@@ -186,3 +186,41 @@ async fn a_missing_value_holds_its_own_policy_and_no_other_of_the_same_device() 
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_phone_denies_is_no_longer_applied_and_is_applied_again_when_it_proves_it() {
+    each_database(async |server| {
+        let phone = server.phone("one").await;
+        server.put("/policies/p", of_length(6)).await.expect(201);
+        let all = json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]});
+        server.put("/policies/p/assignments", all).await.expect(200);
+        let channel = async || server.get(&format!("/devices/{}", phone.id)).await["channels"][0].clone();
+        let states = async || server.get("/policies/p/convergence").await["versions"][0]["states"].clone();
+        let proved = async || server.get(&format!("/devices/{}/explain?setting=passwordPolicies", phone.id)).await["proved"].clone();
+        let counts = |applied: i64, failed: i64, pending: i64| json!({"applied": applied, "failed": failed, "pending": pending, "held": 0});
+        let first = channel().await["applied"].clone();
+        server.until("it waits", async || states().await == counts(0, 0, 1)).await;
+        // Until it has the next one, it has the one before.
+        let visit = phone.sync(&server, json!({"cause": "push", "policy": {"version": first}})).await.expect(200);
+        let version = visit["policy"]["version"].clone();
+        assert_eq!(channel().await["applied"], first);
+        let says = async |version: &Value, reasons: &[&str]| {
+            let details: Vec<Value> = reasons.iter().map(|reason| json!({"setting": "passwordPolicies", "reason": reason})).collect();
+            phone.sync(&server, json!({"cause": "push", "policy": {"version": version, "details": details}})).await.expect(200)
+        };
+        says(&version, &[]).await;
+        assert_eq!((states().await, proved().await), (counts(1, 0, 0), json!(true)));
+        // A backup was restored: it is given the document again, and has proved nothing.
+        assert_eq!(says(&json!("old"), &[]).await["policy"]["version"], version);
+        assert_eq!((states().await, proved().await), (counts(0, 0, 1), json!(false)));
+        says(&version, &["API_LEVEL"]).await;
+        assert_eq!((states().await, proved().await), (counts(0, 1, 0), json!(false)));
+        // Something of it is to be done again.
+        says(&version, &["PENDING"]).await;
+        assert_eq!((states().await, proved().await), (counts(0, 0, 1), json!(false)));
+        says(&version, &[]).await;
+        assert_eq!((states().await, proved().await), (counts(1, 0, 0), json!(true)));
+        server.stop().await;
+    })
+    .await;
+}

@@ -102,7 +102,11 @@ pub(super) async fn announce(app: &App, conn: &mut Conn, moment: &mut Moment, vi
             Step::Settled => {
                 let applies = profiles::settled(conn, moment, standing.device_id, standing.id, &assigned).await?;
                 standing.declared.clone_from(&standing.desired);
-                standing.applied = standing.desired.clone().filter(|_| applies).or(standing.applied.take());
+                if applies {
+                    standing.applied.clone_from(&standing.desired);
+                } else if standing.applied == standing.desired {
+                    standing.applied = None;
+                }
                 continue;
             }
         };

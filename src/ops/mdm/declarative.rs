@@ -253,15 +253,16 @@ async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id,
         proof.applies &= proof.has_all && details.is_empty();
         proof.details.extend(details);
     }
-    let version = Some(assigned.version);
+    let version = assigned.version;
     let proved = Proved {
         id: channel,
-        reported: version.clone().filter(|_| proof.has_all),
-        applied: version.clone().filter(|_| proof.applies),
+        reported: Some(version.clone()).filter(|_| proof.has_all),
+        version,
+        applies: proof.applies,
         details: (!proof.details.is_empty()).then(|| json!(proof.details).to_string()),
     };
     self::proved(conn, moment, device_id, &proved).await?;
-    if proved.applied.is_some() && matches!(assigned.by_command.step(true), Step::Uninstall(_)) {
+    if proved.applies && matches!(assigned.by_command.step(true), Step::Uninstall(_)) {
         // The declarations are in force: what they replace goes with the next conversation.
         store::told(conn, &[store::Told { bucket: channel.bucket(), id: channel, version: None }]).await?;
         wakes::raise(conn, &[Raise { channel_id: channel, lane: Lane::Change }], moment.now_ms).await?;
@@ -273,7 +274,7 @@ async fn prove(conn: &mut Conn, moment: &mut Moment, device_id: Id, channel: Id,
 pub(super) async fn proved(conn: &mut Conn, moment: &mut Moment, device_id: Id, proof: &Proved) -> Result<()> {
     if store::prove(conn, proof, moment.now_ms).await? {
         findings::documents_proved(conn, moment, &[device_id]).await?;
-        let data = json!({"version": proof.applied});
+        let data = json!({"version": proof.version});
         feed::append(conn, moment, &[Entry { kind: "policy.applied", actor: None, device_id: Some(device_id), data }]).await?;
     }
     Ok(())

@@ -209,15 +209,16 @@ pub async fn listed(conn: &mut Conn, moment: &Moment, base: &str, lists: &[Liste
 
 /// A channel that knows no declarations has everything that it takes of its document: that is proved now. Answers whether it applies.
 pub async fn settled(conn: &mut Conn, moment: &mut Moment, device: Id, channel: Id, assigned: &Assigned) -> Result<bool> {
-    let version = Some(assigned.version.clone());
+    let version = assigned.version.clone();
     let details = assigned.by_command.details(&assigned.all);
-    store::told(conn, &[Told { bucket: channel.bucket(), id: channel, version: version.clone() }]).await?;
+    store::told(conn, &[Told { bucket: channel.bucket(), id: channel, version: Some(version.clone()) }]).await?;
     let proof = Proved {
         id: channel,
-        reported: version.clone(),
-        applied: version.filter(|_| details.is_empty()),
+        reported: Some(version.clone()),
+        version,
+        applies: details.is_empty(),
         details: (!details.is_empty()).then(|| json!(details).to_string()),
     };
     proved(conn, moment, device, &proof).await?;
-    Ok(proof.applied.is_some())
+    Ok(proof.applies)
 }

@@ -106,6 +106,17 @@ fn a_report_proves_the_desired_version_and_no_other() {
     }
     let pending = proof(Some("v"), &report(Some("v"), &["PENDING"]));
     assert_eq!((pending.applies, pending.details), (false, None), "pending is neither applied nor failed");
+    for (applied, said, reasons, stays) in [
+        (None, None, &[][..], true),
+        (Some("u"), Some("u"), &[], true),
+        (Some("u"), Some("u"), &["API_LEVEL"], true),
+        (Some("u"), Some("u"), &["PENDING"], false),
+        (Some("v"), Some("v"), &["API_LEVEL", "PENDING"], false),
+        (Some("v"), Some("u"), &[], false),
+        (Some("v"), None, &[], false),
+    ] {
+        assert_eq!(proof(Some("v"), &report(said, reasons)).leaves(applied), stays, "{applied:?} {said:?} {reasons:?}");
+    }
     let failed = proof(Some("v"), &report(Some("v"), &["API_LEVEL", "PENDING"]));
     assert!(failed.details.is_some_and(|details| details.contains("API_LEVEL") && !details.contains("PENDING")));
 }

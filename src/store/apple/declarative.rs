@@ -154,9 +154,11 @@ pub async fn told(conn: &mut Conn, told: &[Told]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct Proved {
     pub id: Id,
+    /// The version of the document that it is about.
+    pub version: String,
     pub reported: Option<String>,
-    /// The version that is applied now; none leaves what is there.
-    pub applied: Option<String>,
+    /// True where it applies; where it does not, an earlier proof of just this version is taken back.
+    pub applies: bool,
     pub details: Option<String>,
 }
 
@@ -167,13 +169,21 @@ pub async fn prove(conn: &mut Conn, proved: &Proved, now_ms: i64) -> Result<bool
            AND (reported IS NULL OR reported <> COALESCE($3, '') OR COALESCE(details, '') <> COALESCE($5, ''))",
     );
     moved.bind(proved.id.bucket()).bind(proved.id).bind(&proved.reported).bind(now_ms).bind(&proved.details).execute(conn.raw()).await?;
-    let Some(applied) = &proved.applied else { return Ok(false) };
+    if !proved.applies {
+        sqlx::query("UPDATE channel SET applied = NULL, applied_at_ms = NULL WHERE bucket = $1 AND id = $2 AND applied = $3")
+            .bind(proved.id.bucket())
+            .bind(proved.id)
+            .bind(&proved.version)
+            .execute(conn.raw())
+            .await?;
+        return Ok(false);
+    }
     let done = sqlx::query(
         "UPDATE channel SET applied = $3, applied_at_ms = $4 WHERE bucket = $1 AND id = $2 AND (applied IS NULL OR applied <> $3)",
     )
     .bind(proved.id.bucket())
     .bind(proved.id)
-    .bind(applied)
+    .bind(&proved.version)
     .bind(now_ms)
     .execute(conn.raw())
     .await?;

@@ -257,14 +257,19 @@ async fn a_user_of_a_mac_has_declarations_of_its_own() {
         assert_eq!(declaration["Payload"], json!({"ring": 1}));
         // The user's own status proves it, and an enrollment that begins anew has proved nothing.
         let stands = json!([{"identifier": "u", "server-token": declaration["ServerToken"], "active": false, "valid": "valid", "reasons": []}]);
-        let status = json!({"StatusItems": {"management": {"declarations":
-            {"activations": [], "assets": [], "configurations": [], "management": stands}}}, "Errors": []});
-        let mut body = user();
-        body.extend(texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &mac.udid), ("Endpoint", "status")]));
-        body.insert("Data".into(), Plist::Data(status.to_string().into_bytes()));
-        mac.send(&server, "checkin", CHECKIN, bytes(body)).await.expect(200);
+        let says = async |stands: &Value| {
+            let status = json!({"StatusItems": {"management": {"declarations":
+                {"activations": [], "assets": [], "configurations": [], "management": stands}}}, "Errors": []});
+            let mut body = user();
+            body.extend(texts(&[("MessageType", "DeclarativeManagement"), ("UDID", &mac.udid), ("Endpoint", "status")]));
+            body.insert("Data".into(), Plist::Data(status.to_string().into_bytes()));
+            mac.send(&server, "checkin", CHECKIN, bytes(body)).await.expect(200);
+        };
         let applied = async || channels().await.iter().filter(|one| !one["applied"].is_null()).count();
-        assert_eq!(applied().await, 1);
+        for (stands, count) in [(&stands, 1), (&json!([]), 0), (&stands, 1)] {
+            says(stands).await;
+            assert_eq!(applied().await, count, "what it denies is taken back: {stands}");
+        }
         mac.authenticate(&server).await.expect(200);
         assert_eq!(applied().await, 0);
         assert!(channels().await.iter().all(|one| one["reported"].is_null()));
