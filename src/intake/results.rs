@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
 use crate::ops::jobs;
-use crate::protocol::agent::{Item, ResultOutcome, TaskStatus};
+use crate::protocol::agent::{Item, ResultOutcome, TaskResult, TaskStatus};
 use crate::store::Conn;
 use crate::store::feed::Entry;
 use crate::store::tasks::{self, TaskChange};
@@ -63,12 +63,11 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
             let ended = task.finished_at_ms.is_some() || earlier.as_deref().is_some_and(|state| matches!(state, "done" | "failed"));
             let state = state_of(result.status);
             let is_final = matches!(result.status, TaskStatus::Done | TaskStatus::Failed);
-            let said = json!({"state": state, "code": result.code, "message": result.message, "data": result.data, "at_ms": result.at_ms})
-                .to_string();
+            let said = json!({"state": state, "code": result.code, "message": result.message, "data": result.data, "at_ms": result.at_ms});
             if ended {
                 let superseded = matches!(task.state.as_str(), "cancelled" | "expired" | "superseded");
                 if superseded && is_final && task.late.is_none() {
-                    changes.insert(key, change(key, "late", None, None, None, Some(said)));
+                    changes.insert(key, change(key, "late", None, None, None, Some(noted(said, result))));
                     entries.push(entry("task.late", visit.standing.device_id, task, json!({"state": state})));
                 }
                 let word = match (superseded, is_final) {
@@ -78,9 +77,8 @@ pub(super) async fn take(conn: &mut Conn, moment: &mut Moment, visits: &mut [Vis
                 outcomes.push(outcome(id, word));
                 continue;
             }
-            let error = (result.status == TaskStatus::Failed)
-                .then(|| error_of(result.code.as_deref(), result.message.as_deref(), result.data.as_ref()));
-            let data = (result.status == TaskStatus::Done).then(|| result.data.clone().unwrap_or_else(|| json!({})).to_string());
+            let error = (result.status == TaskStatus::Failed).then(|| error_of(result));
+            let data = (result.status == TaskStatus::Done).then(|| noted(result.data.clone().unwrap_or_else(|| json!({})), result));
             let progress = result.progress.as_ref().map(Value::to_string);
             // A result may overtake one of the same request: the count moves from what was counted last. Progress never goes back.
             let was = earlier.unwrap_or_else(|| task.state.clone());
@@ -161,9 +159,18 @@ fn kind_of(state: &str) -> &'static str {
 }
 
 /// The device's own error with its chain, whatever it sent of it.
-fn error_of(code: Option<&str>, message: Option<&str>, data: Option<&Value>) -> String {
-    let chain = data.and_then(|data| data.get("chain")).filter(|chain| chain.is_array()).cloned().unwrap_or_else(|| json!([]));
-    json!({"code": code.unwrap_or("failed"), "message": message.unwrap_or(""), "chain": chain}).to_string()
+fn error_of(result: &TaskResult) -> String {
+    let chain = result.data.as_ref().and_then(|data| data.get("chain")).filter(|chain| chain.is_array()).cloned();
+    let (code, message) = (result.code.as_deref().unwrap_or("failed"), result.message.as_deref().unwrap_or(""));
+    noted(json!({"code": code, "message": message, "chain": chain.unwrap_or_else(|| json!([]))}), result)
+}
+
+/// What is kept of a result, as text; it says so where the result's data is not in it.
+fn noted(mut kept: Value, result: &TaskResult) -> String {
+    if let (Some(why), Some(kept)) = (&result.left_out, kept.as_object_mut()) {
+        kept.insert("left_out".into(), json!({"data": why}));
+    }
+    kept.to_string()
 }
 
 fn entry(kind: &'static str, device: Id, task: &tasks::TaskRow, more: Value) -> Entry {

@@ -160,6 +160,37 @@ async fn a_body_that_ends_early_or_is_no_json_is_answered() {
 }
 
 #[tokio::test]
+async fn a_task_ends_by_its_status_whatever_is_wrong_with_the_rest_of_its_result() {
+    each_database(async |server| {
+        let phone = server.phone("mona").await;
+        let bad = [
+            (r#""status": "failed", "message": "a\u0000b""#, "failed", json!({"code": "failed", "message": "ab", "chain": []})),
+            (r#""status": "failed", "at_ms": 1.5"#, "failed", json!({"code": "failed", "message": "", "chain": []})),
+            (r#""status": "failed", "code": 5"#, "failed", json!({"code": "5", "message": "", "chain": []})),
+            (
+                r#""status": "failed", "message": "m", "data": {"n": 1e16}"#,
+                "failed",
+                json!({"code": "failed", "message": "m", "chain": [], "left_out": {"data": "a number is out of range"}}),
+            ),
+            (r#""status": "done", "data": {"n": 1e16}"#, "done", json!({"left_out": {"data": "a number is out of range"}})),
+        ];
+        for (members, state, kept) in bad {
+            server.post("/jobs", json!({"kind": "scan", "target": {"devices": [phone.id]}})).await.expect(202);
+            let id = phone.visit(&server, "push").await["tasks"][0]["id"].as_str().unwrap().to_owned();
+            let body = format!(r#"{{"cause": "push", "results": [{{"task_id": "{id}", {members}}}]}}"#);
+            let answer = reply(server.client.post(format!("{}/agent/v1/sync", server.url)).bearer_auth(&phone.token).body(body)).await;
+            let answer = answer.expect(200);
+            assert_eq!((&answer["results"][0]["outcome"], &answer["tasks"]), (&json!("recorded"), &json!([])), "{members}");
+            let task = server.get(&format!("/tasks/{id}")).await;
+            let said = if state == "done" { &task["result"] } else { &task["error"] };
+            assert_eq!((task["state"].as_str(), said), (Some(state), &kept), "{members}");
+        }
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_strangers_task_is_unknown_and_stays_as_it_was() {
     each_database(async |server| {
         let (mine, stranger) = (server.phone("mine").await, server.phone("stranger").await);

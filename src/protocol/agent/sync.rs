@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::check::{self, Item, Members, ParseError, or_default};
@@ -140,6 +140,9 @@ pub struct TaskResult {
     #[serde(default, deserialize_with = "or_default")]
     #[schema(value_type = Option<i64>)]
     pub at_ms: i64,
+    /// Why its data is not here, where it sent some that cannot be kept.
+    #[serde(skip)]
+    pub left_out: Option<String>,
 }
 
 /// The states of a task that an agent reports.
@@ -248,19 +251,47 @@ fn detail(raw: &RawValue) -> Detail {
     read().unwrap_or_else(|| Detail { setting: "unreadable".into(), reason: "UNKNOWN".into(), current: None })
 }
 
+/// A result counts by its task and its status: what cannot be kept of all else is cleaned or left out, for the task has ended all the same.
 fn result(raw: &RawValue) -> Item<TaskResult> {
-    let read =
-        || serde_json::from_value::<TaskResult>(check::object(raw, RESULT_BYTES_MAX)?).map_err(|error| check::short(&error.to_string()));
-    match read() {
-        Ok(result) => Item::Ok(TaskResult {
-            code: result.code.map(|code| cut(&code, KEY_CHARS_MAX)),
-            message: result.message.map(|message| cut(&message, MESSAGE_CHARS_MAX)),
-            ..result
-        }),
-        Err(detail) => Item::rejected(check::id_of(raw, "task_id"), "data_invalid", detail),
-    }
+    let read = || {
+        let members: Members = serde_json::from_str(raw.get())?;
+        let (mut fields, mut left_out) = (Map::new(), None);
+        for (name, raw) in members.named() {
+            let value = match name.as_str() {
+                "code" => words(raw, KEY_CHARS_MAX),
+                "message" => words(raw, MESSAGE_CHARS_MAX),
+                "at_ms" => time(raw),
+                "data" => {
+                    let value = check::value(raw, RESULT_BYTES_MAX);
+                    left_out = value.as_ref().err().cloned();
+                    value.ok()
+                }
+                "task_id" | "status" | "progress" => check::value(raw, RESULT_BYTES_MAX).ok(),
+                _ => continue,
+            };
+            // Of two members of one name the later counts.
+            match value {
+                Some(value) => fields.insert(name, value),
+                None => fields.remove(&name),
+            };
+        }
+        Ok(TaskResult { left_out, ..serde_json::from_value(Value::Object(fields))? })
+    };
+    read().map_or_else(
+        |error: serde_json::Error| Item::rejected(check::id_of(raw, "task_id"), "data_invalid", check::short(&error.to_string())),
+        Item::Ok,
+    )
 }
 
-fn cut(text: &str, characters_max: usize) -> String {
-    text.chars().take(characters_max).collect()
+/// A text without U+0000, cut where it is too long; of any other value, its JSON.
+fn words(raw: &RawValue, characters_max: usize) -> Option<Value> {
+    let text: Option<String> = serde_json::from_str(raw.get()).unwrap_or_else(|_| Some(raw.get().to_owned()));
+    text.map(|text| json!(text.chars().filter(|character| *character != '\0').take(characters_max).collect::<String>()))
+}
+
+/// A time in whole milliseconds, also where its sender counts parts of one.
+fn time(raw: &RawValue) -> Option<Value> {
+    let value = check::value(raw, RESULT_BYTES_MAX).ok()?;
+    // Numbers beyond 1e15 are refused before, so that the cast loses nothing but the parts.
+    value.as_i64().or_else(|| value.as_f64().map(|ms| ms.floor() as i64)).map(|ms| json!(ms))
 }

@@ -148,10 +148,10 @@ fn each_type_of_event_asks_for_what_it_needs_and_no_more() {
 }
 
 #[test]
-fn an_item_that_is_refused_is_named_however_wrong_the_rest_of_it_is() {
+fn a_result_without_its_task_or_its_status_is_named_and_refused() {
     let body = format!(
-        r#"{{"results": [{{"task_id": "{EVENT_ID}", "status": "done", "message": "a\u0000b"}}, {{"task_id": "{EVENT_ID}", "status": "done", "data": {{"n": 1e999}}}},
-            {{"data": "\ud800", "task_id": "{EVENT_ID}"}}, ["{EVENT_ID}", "done"], {{"task_id": "{EVENT_ID}", "status": "done"}}]}}"#
+        r#"{{"results": [{{"task_id": "{EVENT_ID}", "message": "a\u0000b"}}, {{"task_id": "{EVENT_ID}", "status": "dreamed", "data": {{"n": 1e999}}}},
+            {{"data": "\ud800", "task_id": "{EVENT_ID}"}}, {{"task_id": 7, "status": "done"}}, ["{EVENT_ID}", "done"], {{"task_id": "{EVENT_ID}", "status": "done"}}]}}"#
     );
     let results = parse_sync(body.as_bytes()).unwrap().results;
     let named = |item: &Item<TaskResult>| match item {
@@ -159,8 +159,37 @@ fn an_item_that_is_refused_is_named_however_wrong_the_rest_of_it_is() {
         Item::Ok(result) => panic!("{result:?}"),
     };
     assert_eq!(results[..3].iter().map(named).collect::<Vec<_>>(), vec![Some(EVENT_ID.to_owned()); 3]);
-    assert_eq!(named(&results[3]), None);
-    assert!(matches!(results[4], Item::Ok(_)));
+    assert_eq!((named(&results[3]), named(&results[4])), (None, None));
+    assert!(matches!(results[5], Item::Ok(_)));
+}
+
+#[test]
+fn a_result_counts_whatever_is_wrong_with_the_rest_of_it() {
+    let read = |members: &str| {
+        let body = format!(r#"{{"results": [{{"task_id": "{EVENT_ID}", "status": "failed", {members}}}]}}"#);
+        match parse_sync(body.as_bytes()).unwrap().results.remove(0) {
+            Item::Ok(result) => result,
+            rejected => panic!("{members}: {rejected:?}"),
+        }
+    };
+    let said = read(r#""message": "a\u0000b", "code": 5, "at_ms": 1.5, "progress": 1e300"#);
+    assert_eq!((said.message.as_deref(), said.code.as_deref(), said.at_ms, said.progress), (Some("ab"), Some("5"), 1, None));
+    assert_eq!((said.status, said.data, said.left_out), (TaskStatus::Failed, None, None));
+    let said = read(r#""message": {"en": ["no"]}, "code": null, "at_ms": "now", "at_ms": null, "\ud800": 1"#);
+    assert_eq!((said.message.as_deref(), said.code, said.at_ms), (Some(r#"{"en": ["no"]}"#), None, 0));
+    assert_eq!(read(r#""message": "half \ud800""#).message.as_deref(), Some(r#""half \ud800""#));
+    assert_eq!(read(r#""at_ms": 1e300"#).at_ms, 0);
+    let deep = format!(r#""data": {}{}"#, "[".repeat(4000), "]".repeat(4000));
+    for (members, why) in [
+        (r#""data": {"n": 1e16}"#, "a number is out of range"),
+        (r#""data": {"a": "\u0000"}"#, "U+0000 is not allowed"),
+        (&deep, "nested 32 deep at most"),
+    ] {
+        let said = read(members);
+        assert_eq!((said.data, said.left_out.as_deref()), (None, Some(why)));
+    }
+    let said = read(r#""data": {"n": 1e16}, "data": {"n": 1}"#);
+    assert_eq!((said.data, said.left_out), (Some(json!({"n": 1})), None));
 }
 
 #[test]
