@@ -224,7 +224,8 @@ fn said(device: &Device, open: usize, findings: usize, next: Option<i64>, now_ms
     let mut parts = Vec::new();
     parts.push(match (device.state.as_str(), last) {
         ("expected", _) => "It is expected and has not come yet.".to_owned(),
-        ("pending_approval", _) => {
+        ("pending_approval", Some(_)) => "Its app asks to be activated anew. Authorize it to let it in.".to_owned(),
+        ("pending_approval", None) => {
             "It asks to be admitted: its hardware is known from another enrollment. Authorize it to let it in.".to_owned()
         }
         (state, Some((at, cause))) => format!("It is {state} and last came {}{}.", relative(at, now_ms), in_brackets(&cause_of(cause))),

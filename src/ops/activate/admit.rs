@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::{
-    Activation, After, EXHAUSTED, HARDWARE, Newcomer, No, PARKED, UNAUTHORIZED, Verdict, Visitor, is_token_of, parked_key_of, push_of,
+    Activation, After, EXHAUSTED, HARDWARE, KNOCKING, Newcomer, No, PARKED, READMITTED, UNAUTHORIZED, Verdict, Visitor, is_token_of,
+    parked_key_of, push_of,
 };
 use crate::clock::Moment;
 use crate::error::Result;
@@ -49,11 +50,18 @@ pub(super) async fn known(conn: &mut Conn, moment: &mut Moment, visitor: Visitor
     };
     let token = visitor.token.as_ref();
     let same_token = token.is_some_and(|token| channel.enrollment_token_id == Some(token.id) || token.device_id == Some(known));
-    if !same_user || !same_token || visitor.rules.approve_reactivation {
+    if !same_user || !same_token {
         return park(conn, moment, &visitor).await;
+    }
+    let its_key = known.to_string();
+    if visitor.rules.approve_reactivation && devices::by_key(conn, READMITTED, &its_key).await? != Some(known) {
+        return wait(conn, moment, &visitor, &device).await;
     }
     if !counts(&device) && is_full(conn, &visitor).await? {
         return Ok(Err(FULL));
+    }
+    if visitor.rules.approve_reactivation {
+        devices::drop_key(conn, READMITTED, &its_key, known).await?;
     }
     let secret = Secret::device_token(known, &moment.secret());
     let renewed = new_channel(visitor.newcomer, known, channel.id, &secret, channel.enrollment_token_id);
@@ -185,6 +193,19 @@ pub(super) async fn park(conn: &mut Conn, moment: &mut Moment, visitor: &Visitor
     if let Some(token) = token {
         // Remembered, so that an admitted newcomer comes in by it.
         tokens::note_use(conn, token.id, parked.unwrap_or(id), &newcomer.remote, moment.now_ms).await?;
+    }
+    Ok(Err(CONFLICT))
+}
+
+/// Has a device wait, which its app wants to activate anew, until an operator decides. The token that its app has goes on meanwhile.
+async fn wait(conn: &mut Conn, moment: &mut Moment, visitor: &Visitor<'_>, device: &DeviceRow) -> Result<Verdict> {
+    let id = device.id;
+    let is_news = devices::claim_key(conn, KNOCKING, &id.to_string(), id).await?.is_none();
+    // What the system's own client manages is managed all the same.
+    let is_moved = device.udid.is_none() && devices::set_state(conn, id, "pending_approval", moment.now_ms).await?;
+    if is_news || is_moved {
+        let data = json!({"user": visitor.user.email, "serial": device.serial, "model": device.model, "remote": visitor.newcomer.remote});
+        feed::append(conn, moment, &[Entry { kind: "device.parked", actor: None, device_id: Some(id), data }]).await?;
     }
     Ok(Err(CONFLICT))
 }

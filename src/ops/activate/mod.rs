@@ -24,6 +24,10 @@ use crate::store::{Conn, devices};
 pub const HARDWARE: &str = "hardware";
 /// The key of a newcomer that waits for an operator: one for each hardware and user.
 pub const PARKED: &str = "parked";
+/// The key of a device whose app wants to activate anew and waits for an operator: its id.
+pub const KNOCKING: &str = "knocking";
+/// The same once an operator has admitted it: its next activation goes on.
+pub const READMITTED: &str = "readmitted";
 
 /// What the settings say about admission.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use super::{tell, view};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, BULK_ABOVE, Denial, Id, Lane, Role};
-use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
+use crate::ops::activate::{HARDWARE, KNOCKING, PARKED, READMITTED, hardware_key_of, parked_key_of};
 use crate::ops::devices::Device;
 use crate::ops::tasks::{self, EndCause};
 use crate::ops::{findings, jobs, mdm};
@@ -31,7 +31,8 @@ pub async fn unauthorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id
     Ok(after)
 }
 
-/// Authorizes a device again, or admits a parked newcomer in the place of the device that has its hardware.
+/// Authorizes a device again, or admits what waits: a parked newcomer in the place of the device that has its hardware, or the device
+/// itself whose app wants to activate anew.
 pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<Device> {
     actor.require(Role::Operator)?;
     let row = devices::get(conn, id).await?.ok_or(Error::NotFound("device"))?;
@@ -47,7 +48,12 @@ pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: 
         ));
     }
     lift(conn, moment, actor, &[id], None).await?;
+    let knocks = devices::by_key(conn, KNOCKING, &id.to_string()).await? == Some(id);
+    if knocks {
+        readmit(conn, moment, &row).await?;
+    }
     match row.state.as_str() {
+        "pending_approval" if knocks => {}
         "pending_approval" => admit_parked(conn, moment, &row).await?,
         // It was retired and may come again; the clock moves it on by what it shows.
         "unmanaged" if !channels::of_device(conn, id).await?.is_empty() => {
@@ -60,6 +66,17 @@ pub async fn authorize(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: 
     let data = json!({"before": was, "after": {"denial": after.unauthorized_reason, "state": after.state}});
     tell(conn, moment, actor, "device.authorized", id, data).await?;
     Ok(after)
+}
+
+/// The next activation of the device's own app goes on; what it is until then, the clock sees by what it shows.
+async fn readmit(conn: &mut Conn, moment: &mut Moment, row: &DeviceRow) -> Result<()> {
+    let key = row.id.to_string();
+    devices::drop_key(conn, KNOCKING, &key, row.id).await?;
+    devices::claim_key(conn, READMITTED, &key, row.id).await?;
+    if row.state == "pending_approval" {
+        devices::set_state(conn, row.id, "silent", moment.now_ms).await?;
+    }
+    Ok(())
 }
 
 /// The earlier device leaves: no token opens its channel, its hardware is the newcomer's, which comes in by its next activation.

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Denial, Id, Lane, Role, nullable, text};
-use crate::ops::activate::{HARDWARE, PARKED, hardware_key_of, parked_key_of};
+use crate::ops::activate::{HARDWARE, KNOCKING, PARKED, READMITTED, hardware_key_of, parked_key_of};
 use crate::ops::mail::{self, Outbox};
 use crate::ops::tasks::{self, EndCause};
 use crate::ops::{findings, labels as label_ops, mdm, settle, tokens};
@@ -250,6 +250,9 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id)
     tasks::end_open(conn, moment, &channels, EndCause::Left).await?;
     findings::close_all(conn, moment, &[id], "deleted").await?;
     mdm::forget(conn, &row).await?;
+    for kind in [KNOCKING, READMITTED] {
+        devices::drop_key(conn, kind, &id.to_string(), id).await?;
+    }
     if let Some(hardware_id) = &row.hardware_id {
         let key = hardware_key_of(&row.platform, &row.app, hardware_id);
         devices::drop_key(conn, HARDWARE, &key, id).await?;

@@ -117,16 +117,50 @@ async fn with_approve_every_reactivation_waits_but_a_device_token_does_not() {
         let mut door = Door::new(db);
         door.rules.approve_reactivation = true;
         door.user("user@example.org").await;
-        let (_, token) = door.token(json!({"max_uses": 1})).await;
+        let input = crate::ops::labels::LabelInput::default();
+        commit!(door, |conn, moment| crate::ops::labels::put(conn, moment, &door.actor, "field", &input).await.unwrap());
+        let (token_id, token) = door.token(json!({"max_uses": 1, "labels": ["field"]})).await;
         let newcomer = phone("h", "user@example.org", &token);
-        let (earlier, secret) = door.admitted(&newcomer).await;
+        let (device, secret) = door.admitted(&newcomer).await;
         door.admitted(&with_bearer(newcomer.clone(), &secret)).await;
+        for _ in 0..2 {
+            assert_eq!(door.refused(&newcomer).await, "device_conflict");
+        }
+        assert_eq!(door.parked().await, device, "the device itself waits");
+        assert_eq!(number(&door.db, "SELECT COUNT(*) FROM feed_in WHERE kind = 'device.parked'").await, 1);
+        assert_eq!(door.credentials(device).await.token_hash, Some(secret.hash()), "its app goes on meanwhile");
+        assert_ne!(door.authorize(device).await.unwrap().state, "pending_approval");
+        let (again, _) = door.admitted(&newcomer).await;
+        assert_eq!((again, door.uses(token_id).await), (device, 1), "no second device, no further use");
+        let shown = door.device(device).await;
+        assert_eq!((shown.state.as_str(), shown.labels), ("active", vec!["field".to_owned()]));
+        assert_eq!(number(&door.db, "SELECT COUNT(*) FROM device").await, 1);
+        assert_eq!(number(&door.db, "SELECT activation FROM channel").await, 2);
+        // The next one waits again. Another user's is another device, as ever.
         assert_eq!(door.refused(&newcomer).await, "device_conflict");
-        let parked = door.parked().await;
-        door.authorize(parked).await.unwrap();
-        let (id, _) = door.admitted(&newcomer).await;
-        assert_eq!(id, parked);
-        assert_eq!(door.device(earlier).await.state, "unmanaged");
+        assert_eq!(door.parked().await, device);
+        door.user("heir@example.org").await;
+        let (_, other) = door.token(json!({})).await;
+        assert_eq!(door.refused(&phone("h", "heir@example.org", &other)).await, "device_conflict");
+        assert_eq!(number(&door.db, "SELECT COUNT(*) FROM device").await, 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_device_that_apples_mdm_manages_is_managed_while_its_app_waits() {
+    each_database(async |db| {
+        let mut door = Door::new(db);
+        door.rules.approve_reactivation = true;
+        door.user("user@example.org").await;
+        let (_, token) = door.token(json!({})).await;
+        let newcomer = phone("h", "user@example.org", &token);
+        let (device, _) = door.admitted(&newcomer).await;
+        crate::store::testing::bend(&door.db, "UPDATE device SET udid = 'U', facts_at_ms = $2 WHERE id = $1", device, 0).await;
+        assert_eq!(door.refused(&newcomer).await, "device_conflict");
+        assert_eq!(door.device(device).await.state, "active");
+        door.authorize(device).await.unwrap();
+        assert_eq!(door.admitted(&newcomer).await.0, device);
     })
     .await;
 }
