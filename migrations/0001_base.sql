@@ -111,6 +111,8 @@ CREATE TABLE api_key (
   created_at_ms BIGINT NOT NULL,
   revoked_at_ms BIGINT
 );
+-- The name is what the audit shows and what an Idempotency-Key counts under: of the keys that stand each has its own.
+CREATE UNIQUE INDEX api_key_standing ON api_key (name) WHERE revoked_at_ms IS NULL;
 
 -- ---------------------------------------------------------------- people and admission
 

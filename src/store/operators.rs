@@ -143,14 +143,16 @@ pub async fn delete_sessions(conn: &mut Conn, operator_id: Id, keep: &str) -> Re
     Ok(())
 }
 
-/// True where this operator made a key of that name, also one that is revoked.
+// A key may have been made with a key, and that one with another. UNION leaves out what is known: it ends, whatever refers to what.
+const MAKERS: &str = "WITH RECURSIVE made (name, maker) AS ( \
+       SELECT name, created_by FROM api_key WHERE name = $1 \
+       UNION SELECT k.name, k.created_by FROM api_key k JOIN made m ON m.maker = 'key:' || k.name) \
+     SELECT COUNT(*) FROM made WHERE maker = $2";
+
+/// True where this operator made a key of that name, or a key that made it, whether they stand or are revoked.
 pub async fn made_key(conn: &mut Conn, key: &str, operator: &str) -> Result<bool> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT created_at_ms FROM api_key WHERE name = $1 AND created_by = $2 LIMIT 1")
-        .bind(key)
-        .bind(operator)
-        .fetch_optional(conn.raw())
-        .await?;
-    Ok(found.is_some())
+    let found: i64 = sqlx::query_scalar(MAKERS).bind(key).bind(operator).fetch_one(conn.raw()).await?;
+    Ok(found > 0)
 }
 
 /// A key to be stored.
@@ -164,17 +166,21 @@ pub struct NewKey {
     pub created_at_ms: i64,
 }
 
-pub async fn insert_key(conn: &mut Conn, key: &NewKey) -> Result<()> {
-    sqlx::query("INSERT INTO api_key (id, name, role, hash, created_by, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(key.id)
-        .bind(&key.name)
-        .bind(key.role.name())
-        .bind(&key.hash)
-        .bind(&key.created_by)
-        .bind(key.created_at_ms)
-        .execute(conn.raw())
-        .await?;
-    Ok(())
+/// Stores a key; false where one that stands has its name.
+pub async fn insert_key(conn: &mut Conn, key: &NewKey) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO api_key (id, name, role, hash, created_by, created_at_ms) VALUES ($1, $2, $3, $4, $5, $6) \
+         ON CONFLICT (name) WHERE revoked_at_ms IS NULL DO NOTHING",
+    )
+    .bind(key.id)
+    .bind(&key.name)
+    .bind(key.role.name())
+    .bind(&key.hash)
+    .bind(&key.created_by)
+    .bind(key.created_at_ms)
+    .execute(conn.raw())
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// A key as it is shown.

@@ -164,6 +164,8 @@ async fn an_announced_phone_comes_in_by_its_link() {
 async fn operators_and_keys_are_the_administrators_business() {
     let server = TestServer::on_sqlite().await;
     let made = server.post("/keys", json!({"name": "ci", "role": "operator"})).await.expect(201);
+    let again = server.post("/keys", json!({"name": "ci", "role": "viewer"})).await;
+    assert_eq!(refusal(again), is(409, "name_taken"), "its name is the scope of its idempotency");
     let key = made["key"].as_str().unwrap();
     let with_key = async |method: reqwest::Method, path: &str, body: Value| {
         reply(server.client.request(method, format!("{}/api/v1{path}", server.url)).bearer_auth(key).json(&body)).await

@@ -201,12 +201,20 @@ async fn a_label_does_not_grow_while_its_wipe_waits_and_a_key_and_its_maker_are_
         server.put("/labels/lost", json!({})).await.expect(201);
         server.put("/labels/lost/devices", json!({"devices": [phones[0].id, phones[1].id]})).await;
         let admin = server.operator("first", Role::Admin).await;
-        let key = admin.call("POST", "/keys", Some(json!({"name": "mine", "role": "operator"}))).await.expect(201);
+        let key = admin.call("POST", "/keys", Some(json!({"name": "mine", "role": "admin"}))).await.expect(201);
         let order = server.client.post(format!("{}/api/v1/jobs", server.url)).bearer_auth(key["key"].as_str().unwrap());
         let job = server::reply(order.json(&json!({"kind": "wipe", "target": {"label": "lost"}}))).await.expect(202);
         assert_eq!(job["state"], "awaiting_approval");
         let refused = admin.call("POST", &format!("{}/approve", path(&job)), None).await;
         assert_eq!(refused.body["code"], "second_operator_needed");
+        // Nor is it another person where the key made the key.
+        let made = server.client.post(format!("{}/api/v1/keys", server.url)).bearer_auth(key["key"].as_str().unwrap());
+        let made = server::reply(made.json(&json!({"name": "its own", "role": "operator"}))).await.expect(201);
+        let order = server.client.post(format!("{}/api/v1/jobs", server.url)).bearer_auth(made["key"].as_str().unwrap());
+        let other = server::reply(order.json(&wipe(&phones[1..]))).await.expect(202);
+        let refused = admin.call("POST", &format!("{}/approve", path(&other)), None).await;
+        assert_eq!((refused.status, &refused.body["code"]), (403, &json!("second_operator_needed")), "{}", refused.body);
+        admin.call("POST", &format!("{}/reject", path(&other)), None).await.expect(200);
         server.call("POST", "/labels/lost/devices", Some(json!({"devices": [phones[2].id]}))).await;
         let second = server.operator("second", Role::Operator).await;
         second.call("POST", &format!("{}/approve", path(&job)), None).await.expect(200);

@@ -167,6 +167,9 @@ async fn what_cannot_be_done_fails_with_words_that_help() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("muster key add"), "who has no key is told how to make one");
     // Keys and links are printed alone, for scripts.
     let viewer = shell.run(&["key", "add", "board", "--role", "viewer"]).await;
+    let twice = shell.server.command().args(["key", "add", "board", "--role", "admin"]).output().await.unwrap();
+    assert!(!twice.status.success() && twice.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("a key named \"board\" stands already"), "{twice:?}");
     let viewer = String::from_utf8(viewer.stdout).unwrap();
     assert_eq!(viewer.lines().count(), 1);
     let said = shell.refused(&format!("label put field --key {}", viewer.trim())).await;

@@ -80,12 +80,15 @@ async fn the_first_start_makes_what_is_missing_and_one_server_has_the_file_alone
     assert_eq!(raw.len(), 32);
     std::fs::write(folder.path().join("raw.key"), &raw).unwrap();
     let raw_file = folder.path().join("raw.key").display().to_string();
-    for (envs, good) in [
+    for (n, (envs, good)) in [
         (("MUSTER_SECRETS_KEY", text.trim()), true),
         (("MUSTER_SECRETS__KEY_FILE", raw_file.as_str()), true),
         (("MUSTER_SECRETS_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="), false),
-    ] {
-        let output = run(&process, &[envs], "key add another").await;
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let output = run(&process, &[envs], &format!("key add another-{n}")).await;
         assert_eq!(output.status.success(), good, "{envs:?}: {}", said(&output).1);
         assert!(good || said(&output).1.contains("fingerprint"), "{}", said(&output).1);
     }

@@ -109,7 +109,7 @@ pub async fn may_approve(conn: &mut Conn, actor: &Actor, orderer: &str) -> Resul
     if !actor.person || actor.role < Role::Operator || actor.name == orderer {
         return Ok(false);
     }
-    // Who makes a key and orders with it is one person.
+    // Who makes a key and orders with it is one person, also through a key that the key has made.
     match orderer.strip_prefix("key:") {
         Some(key) => Ok(!operators::made_key(conn, key, &actor.name).await?),
         None => Ok(true),

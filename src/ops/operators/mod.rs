@@ -159,14 +159,17 @@ pub struct MadeKey {
     pub key: String,
 }
 
-/// Makes an API key.
+/// Makes an API key. Its name is the actor of what it does and the scope of its Idempotency-Keys, so no two that stand share one.
 pub async fn make_key(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, role: Role) -> Result<MadeKey> {
     actor.require(Role::Admin)?;
     let name = text::named("/name", name, 64)?;
     let secret = Secret::api_key(&moment.secret());
     let id = moment.id();
     let key = NewKey { id, name: name.clone(), role, hash: secret.hash(), created_by: actor.name.clone(), created_at_ms: moment.now_ms };
-    operators::insert_key(conn, &key).await?;
+    if !operators::insert_key(conn, &key).await? {
+        let detail = format!("a key named {name:?} stands already: take another name, or revoke that one first");
+        return Err(Error::refused("name_taken", detail));
+    }
     tell(
         conn,
         moment,

@@ -93,3 +93,46 @@ async fn a_key_is_shown_once_and_ends_when_it_is_revoked() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn no_two_keys_that_stand_have_one_name() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        let first = make_key(&mut conn, &mut moment, &admin(), "ci", Role::Operator).await.unwrap();
+        let second = make_key(&mut conn, &mut moment, &admin(), " ci ", Role::Viewer).await;
+        assert!(matches!(second, Err(Error::Refused(refusal)) if refusal.code == "name_taken"));
+        make_key(&mut conn, &mut moment, &admin(), "cd", Role::Operator).await.unwrap();
+        revoke_key(&mut conn, &mut moment, &admin(), first.id).await.unwrap();
+        let again = make_key(&mut conn, &mut moment, &admin(), "ci", Role::Viewer).await.unwrap();
+        assert_eq!(operators::api_key(&mut conn, &hash(&again.key)).await.unwrap(), Some(("ci".into(), Role::Viewer)));
+        assert_eq!(operators::keys(&mut conn, "", 10).await.unwrap().len(), 3, "what was refused is not there");
+        conn.commit().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_made_a_key_is_found_behind_every_key_that_it_was_made_with() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        let by = |name: &str| Actor { name: name.into(), role: Role::Admin, person: name.starts_with("operator:") };
+        for (maker, name) in [("operator:alice", "k1"), ("key:k1", "k2"), ("key:k2", "k3"), ("server", "shell"), ("key:shell", "other")] {
+            make_key(&mut conn, &mut moment, &by(maker), name, Role::Admin).await.unwrap();
+        }
+        for key in ["k1", "k2", "k3"] {
+            assert!(operators::made_key(&mut conn, key, "operator:alice").await.unwrap(), "{key}");
+            assert!(!operators::made_key(&mut conn, key, "operator:bob").await.unwrap(), "{key}");
+        }
+        assert!(!operators::made_key(&mut conn, "other", "operator:alice").await.unwrap());
+        // A key that is revoked has still made what it made; a name that comes round again ends the walk all the same.
+        let k1 = operators::keys(&mut conn, "", 10).await.unwrap().into_iter().find(|key| key.name == "k1").unwrap().id;
+        revoke_key(&mut conn, &mut moment, &admin(), k1).await.unwrap();
+        make_key(&mut conn, &mut moment, &by("key:k3"), "k1", Role::Admin).await.unwrap();
+        assert!(operators::made_key(&mut conn, "k3", "operator:alice").await.unwrap());
+        assert!(!operators::made_key(&mut conn, "k3", "operator:bob").await.unwrap());
+        conn.commit().await.unwrap();
+    })
+    .await;
+}

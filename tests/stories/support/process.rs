@@ -2,10 +2,14 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use muster::sim::fcm::StandIn;
 use tokio::process::{Child, Command};
+
+/// Keys that were made: each has a name of its own.
+static KEYS: AtomicU32 = AtomicU32::new(0);
 
 /// `muster serve` on a fixed port, started again and again on the same folder.
 pub struct Process {
@@ -91,7 +95,8 @@ impl Process {
 
     /// An admin's API key, as `muster key add` prints it.
     pub async fn key(&self) -> String {
-        let output = self.command().args(["key", "add", "stories", "--role", "admin"]).output().await.unwrap();
+        let name = format!("stories {}", KEYS.fetch_add(1, Ordering::Relaxed));
+        let output = self.command().args(["key", "add", &name, "--role", "admin"]).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }

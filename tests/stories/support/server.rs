@@ -112,7 +112,14 @@ impl TestServer {
         let running = tokio::spawn(server.run(stop.clone()));
         let mut moment = clock.moment();
         let mut conn = app.db.begin(Class::Operators).await.unwrap();
-        let key = operators::add_key(&mut conn, &mut moment, &Actor::server(), "test", Role::Admin).await.unwrap();
+        let key = match operators::add_key(&mut conn, &mut moment, &Actor::server(), "test", Role::Admin).await {
+            Ok(key) => key,
+            // Another server on this database has that name.
+            Err(_) => {
+                let name = format!("test {}", moment.id());
+                operators::add_key(&mut conn, &mut moment, &Actor::server(), &name, Role::Admin).await.unwrap()
+            }
+        };
         conn.commit().await.unwrap();
         // The server ends connections that are idle for 15 s: none is used again in the instant in which it does.
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).pool_idle_timeout(Duration::from_secs(10));
