@@ -333,7 +333,8 @@ CREATE INDEX certificate_serial ON certificate (serial);
 
 -- The whole nudge queue: at most one row a channel. lane is the rank of model::Lane, 0 the best.
 -- sender '' means that no push can be sent. due_at_ms of a leased row is when its lease lapses. work_seq counts the changes, told_seq is
--- where it stood when the device was last called for them or came.
+-- where it stood when the device was last called for them or came. leased_lane is the lane of the nudge that the lease is for, null once
+-- the device has come during it; nudged_lane that of the nudge that left at nudged_at_ms.
 CREATE TABLE wakes (
   bucket BIGINT NOT NULL,
   channel_id TEXT NOT NULL,
@@ -342,6 +343,7 @@ CREATE TABLE wakes (
   due_at_ms BIGINT NOT NULL,
   next_due_ms BIGINT,
   lease_id TEXT,
+  leased_lane BIGINT,
   work_seq BIGINT NOT NULL,
   told_seq BIGINT NOT NULL DEFAULT 0,
   open_work BIGINT NOT NULL,
@@ -351,6 +353,7 @@ CREATE TABLE wakes (
   fruitless BIGINT NOT NULL,
   changed_at_ms BIGINT NOT NULL,
   nudged_at_ms BIGINT,
+  nudged_lane BIGINT,
   unanswered BIGINT NOT NULL,
   high_day BIGINT NOT NULL,
   high_count BIGINT NOT NULL,

@@ -206,7 +206,8 @@ fn work_of(open: &[OpenTask], have: &HashSet<Id>, document: bool, now_ms: i64) -
 pub(super) fn reset(moment: &Moment, visit: &Visit<'_>, work: Vec<OpenWork>, out: &mut Out) {
     let standing = &visit.standing;
     let now_ms = moment.now_ms;
-    let untouched = standing.open_work == 0 && standing.step == 0 && standing.attempt == 0 && standing.unanswered == 0;
+    let untouched =
+        standing.open_work == 0 && standing.step == 0 && standing.attempt == 0 && standing.unanswered == 0 && visit.on_its_way.is_none();
     if work.is_empty() && untouched && standing.lane == Lane::Periodic.rank() && (standing.lazy == 1 || visit.report().is_some()) {
         return;
     }
@@ -228,11 +229,10 @@ pub(super) fn reset(moment: &Moment, visit: &Visit<'_>, work: Vec<OpenWork>, out
 /// Keeps the visit in history if it carried something, and measures what its nudge took.
 pub(super) fn note(moment: &mut Moment, visit: &Visit<'_>, tasks: i64, policy: Option<String>, out: &mut Out) {
     let standing = &visit.standing;
-    let answered = visit.serves() && standing.unanswered > 0;
-    let after_nudge_ms = if answered { standing.nudged_at_ms.map(|at| (moment.now_ms - at).max(0)) } else { None };
-    if let Some(ms) = after_nudge_ms {
-        let lane = Lane::from_rank(standing.lane).name();
-        metrics::histogram!("muster_nudge_to_contact_seconds", "platform" => standing.platform.clone(), "lane" => lane)
+    let answered = visit.answered_nudge().map(|(at_ms, lane)| ((moment.now_ms - at_ms).max(0), lane));
+    let after_nudge_ms = answered.map(|(ms, _)| ms);
+    if let Some((ms, lane)) = answered {
+        metrics::histogram!("muster_nudge_to_contact_seconds", "platform" => standing.platform.clone(), "lane" => lane.name())
             .record(ms as f64 / 1000.0);
     }
     let count = |outcomes: usize| i64::try_from(outcomes).unwrap_or(i64::MAX);

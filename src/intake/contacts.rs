@@ -10,7 +10,7 @@ use super::{answers, apple, settle};
 use crate::app::{App, Stage};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::Id;
+use crate::model::{Id, Lane};
 use crate::ops::mdm::own::Unsigned;
 use crate::protocol::agent::{DeniedMembers, Event, EventOutcome, EventsAnswer, Item, ResultOutcome, SyncAnswer, SyncRequest, TaskResult};
 use crate::protocol::apple::{Report, Status};
@@ -201,6 +201,8 @@ pub(super) struct Visit<'a> {
     pub at: usize,
     pub contact: &'a Contact,
     pub standing: Standing,
+    /// The nudge that was on its way when it came: since when, and its lane.
+    pub on_its_way: Option<(i64, i64)>,
     pub results: Vec<ResultOutcome>,
     pub events: Vec<EventOutcome>,
     /// What an Apple device's report did.
@@ -269,10 +271,23 @@ impl Visit<'_> {
     pub fn cause(&self) -> &'static str {
         match &self.contact.said {
             Said::Sync(sync) => sync.cause,
-            Said::Report(_) if self.standing.unanswered > 0 => "push",
+            Said::Report(_) if self.standing.unanswered > 0 || self.on_its_way.is_some() => "push",
             Said::Report(_) => "unknown",
             Said::Events(_) => "event",
         }
+    }
+
+    /// The nudge that it answers: when it left, and its lane. One that is on its way is answered by who says that a push called it, or
+    /// says nothing: else the device came by itself in the same instant.
+    pub fn answered_nudge(&self) -> Option<(i64, Lane)> {
+        if !self.serves() {
+            return None;
+        }
+        let standing = &self.standing;
+        let on_its_way = self.on_its_way.filter(|_| self.cause() == "push");
+        let left = || Some((standing.nudged_at_ms?, standing.nudged_lane.unwrap_or(standing.lane)));
+        let (at_ms, lane) = on_its_way.or_else(|| left().filter(|_| standing.unanswered > 0))?;
+        Some((at_ms, Lane::from_rank(lane)))
     }
 }
 
@@ -290,7 +305,8 @@ async fn apply(app: &App, conn: &mut Conn, moment: &mut Moment, items: &[Contact
             Some(standing) if !admits(&standing, &contact.token_hash) => heard[at] = Some(Heard::TokenReplaced),
             Some(standing) => {
                 let (results, events, reported, steps) = Default::default();
-                visits.push(Visit { at, contact, standing, results, events, reported, fruitful: false, steps });
+                let on_its_way = standing.on_its_way(moment.now_ms);
+                visits.push(Visit { at, contact, standing, on_its_way, results, events, reported, fruitful: false, steps });
             }
         }
     }

@@ -51,6 +51,11 @@ pub struct Standing {
     pub fruitless: i64,
     pub unanswered: i64,
     pub nudged_at_ms: Option<i64>,
+    /// Rank of the lane of the nudge that left then.
+    pub nudged_lane: Option<i64>,
+    pub due_at_ms: i64,
+    pub lease_id: Option<Id>,
+    pub leased_lane: Option<i64>,
     pub gap_ms: i64,
     pub phase_s: i64,
     pub lazy: i64,
@@ -59,6 +64,15 @@ pub struct Standing {
     pub awaiting_configuration: i64,
     /// How many jobs are still making their tasks.
     pub making: i64,
+}
+
+impl Standing {
+    /// The nudge that is on its way to the device, where one is and nobody has come during it: since when it is leased, and the rank of
+    /// its lane. Its provider's answer may not be written yet when the device comes for it.
+    pub fn on_its_way(&self, now_ms: i64) -> Option<(i64, i64)> {
+        let lease_id = self.lease_id.filter(|_| self.due_at_ms > now_ms)?;
+        Some((lease_id.at_ms(), self.leased_lane?))
+    }
 }
 
 #[derive(Serialize)]
@@ -110,7 +124,7 @@ const OPEN: Sql = rows_sql!(
     "SELECT c.id, c.device_id, c.subject, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
        c.push_state, c.last_serving_ms, c.last_facts_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
        c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
-       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.gap_ms, w.phase_s, w.lazy, c.skew_ms, \
+       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.nudged_lane, w.due_at_ms, w.lease_id, w.leased_lane, w.gap_ms, w.phase_s, w.lazy, c.skew_ms, \
        c.awaiting_configuration, \
        (SELECT COUNT(*) FROM job WHERE walk <> '' AND walk = 'make') AS making \
      FROM ",

@@ -71,9 +71,9 @@ const CHANNEL: Table = Table {
 const WAKES: Table = Table {
     copy: concat!(
         "INSERT INTO wakes (bucket, channel_id, sender, lane, due_at_ms, next_due_ms, lease_id, work_seq, told_seq, open_work, urgent_open, step, \
-           attempt, fruitless, changed_at_ms, nudged_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy) \
+           attempt, fruitless, changed_at_ms, nudged_at_ms, nudged_lane, unanswered, high_day, high_count, gap_ms, phase_s, lazy) \
          SELECT p.to_bucket, p.to_channel, t.sender, t.lane, COALESCE(t.next_due_ms, t.due_at_ms), NULL, NULL, t.work_seq, t.told_seq, t.open_work, \
-           t.urgent_open, t.step, t.attempt, t.fruitless, t.changed_at_ms, t.nudged_at_ms, t.unanswered, t.high_day, t.high_count, t.gap_ms, \
+           t.urgent_open, t.step, t.attempt, t.fruitless, t.changed_at_ms, t.nudged_at_ms, t.nudged_lane, t.unanswered, t.high_day, t.high_count, t.gap_ms, \
            t.phase_s, t.lazy FROM wakes t",
         moving!(),
         "t.bucket = p.bucket AND t.channel_id = p.channel"

@@ -31,15 +31,16 @@ pub struct Answered {
 }
 
 // A change or a contact that came while the wake was leased left next_due_ms: it wins over what the answer says, but never before
-// the gap since the nudge has passed.
+// the gap since the nudge has passed. A contact has taken leased_lane away as well: this nudge has its answer already.
 const ANSWER: Sql = rows_sql!(
     "UPDATE wakes AS w SET lease_id = NULL, next_due_ms = NULL, high_day = r.high_day, high_count = r.high_count, \
        told_seq = CASE WHEN r.accepted = 1 AND r.told_seq > w.told_seq THEN r.told_seq ELSE w.told_seq END, \
        nudged_at_ms = CASE WHEN r.nudged_at_ms IS NULL THEN w.nudged_at_ms ELSE r.nudged_at_ms END, \
+       nudged_lane = CASE WHEN r.nudged_at_ms IS NULL OR w.leased_lane IS NULL THEN w.nudged_lane ELSE w.leased_lane END, leased_lane = NULL, \
        lane = CASE WHEN w.next_due_ms IS NULL THEN r.lane ELSE w.lane END, \
        step = CASE WHEN w.next_due_ms IS NULL THEN r.step ELSE w.step END, \
        attempt = CASE WHEN w.next_due_ms IS NULL THEN r.attempt ELSE w.attempt END, \
-       unanswered = CASE WHEN w.next_due_ms IS NULL THEN w.unanswered + r.accepted ELSE w.unanswered END, \
+       unanswered = CASE WHEN w.leased_lane IS NULL THEN w.unanswered ELSE w.unanswered + r.accepted END, \
        due_at_ms = CASE WHEN w.next_due_ms IS NULL THEN r.due_at_ms \
          WHEN r.nudged_at_ms IS NOT NULL AND r.nudged_at_ms + CASE WHEN w.lane = 0 AND w.gap_ms < $3 THEN $3 WHEN w.gap_ms < $4 AND w.lane > 0 THEN $4 \
            ELSE w.gap_ms END > w.next_due_ms \

@@ -45,13 +45,13 @@ pub struct Claimed {
 const CLAIM: Sql = Sql {
     sqlite: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
          WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5) \
-       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, next_due_ms = NULL FROM d \
+       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, leased_lane = w.lane, next_due_ms = NULL FROM d \
        WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
        RETURNING channel_id, lane, step, attempt, open_work, work_seq, told_seq, nudged_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy",
     postgres: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
          WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5 \
          FOR UPDATE SKIP LOCKED) \
-       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, next_due_ms = NULL FROM d \
+       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, leased_lane = w.lane, next_due_ms = NULL FROM d \
        WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
        RETURNING w.channel_id, w.lane, w.step, w.attempt, w.open_work, w.work_seq, w.told_seq, w.nudged_at_ms, w.unanswered, w.high_day, \
          w.high_count, w.gap_ms, w.phase_s, w.lazy",

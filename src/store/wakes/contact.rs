@@ -28,7 +28,7 @@ macro_rules! reset {
     ($from:literal) => {
         concat!(
             "UPDATE wakes AS w SET open_work = r.open_work, urgent_open = r.urgent_open, lane = r.lane, step = 0, attempt = 0, \
-               fruitless = r.fruitless, unanswered = 0, told_seq = w.work_seq, \
+               fruitless = r.fruitless, unanswered = 0, leased_lane = NULL, told_seq = w.work_seq, \
                due_at_ms = CASE WHEN w.lease_id IS NULL THEN r.due_at_ms ELSE w.due_at_ms END, \
                next_due_ms = CASE WHEN w.lease_id IS NULL THEN NULL ELSE r.due_at_ms END FROM ",
             $from,

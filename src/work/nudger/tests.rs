@@ -317,3 +317,49 @@ async fn however_little_may_be_sent_each_lane_gets_its_share() {
     })
     .await;
 }
+
+/// A phone that comes before its provider's answer is written is counted as called, once, and is not waited for any more; a change that
+/// comes meanwhile does not hide its nudge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_that_comes_before_the_answer_is_written_is_called_once_in_the_lane_of_its_nudge() {
+    each_database(async |db| {
+        let site = Site::new(&db).await;
+        let mut phones: Vec<Phone> = fleet(&db, &site.clock, 0, 3).await.into_iter().map(|member| Phone::new(&site, member)).collect();
+        let raise = async |phone: &Phone, lane: Lane| {
+            let raises = [Raise { channel_id: phone.member.channel_id, lane }];
+            change!(site.app, Class::Operators, |conn, moment| wakes::raise(conn, &raises, moment.now_ms).await).unwrap();
+        };
+        for phone in &phones {
+            raise(phone, Lane::Change).await;
+        }
+        let sender = site.app.senders.all()[0].clone();
+        let leased = lease(&site.app, sender.name(), &[(Lane::Change, 10)], 10).await.unwrap();
+        let (answers, mut outcomes) = mpsc::channel(10);
+        let flights = TaskTracker::new();
+        launch(&site.app, &sender, leased, &flights, &answers).await.unwrap();
+        flights.close();
+        flights.wait().await;
+        drop(answers);
+        site.clock.advance(700);
+        // Two come for their nudge, one of them twice, another of its own; a change overtakes the answer of each.
+        let counted = async || numbers(&db, "SELECT after_nudge_ms FROM contact WHERE after_nudge_ms IS NOT NULL ORDER BY id").await;
+        phones[0].come(&site, "push").await;
+        phones[0].come(&site, "push").await;
+        assert_eq!(counted().await, [700]);
+        phones[1].come(&site, "launch").await;
+        assert_eq!(counted().await, [700], "it came by itself in the same instant");
+        raise(&phones[2], Lane::Urgent).await;
+        let mut group = Vec::new();
+        while outcomes.recv_many(&mut group, 10).await > 0 {}
+        answers::write_group(&site.app, &group).await.unwrap();
+        let lanes = "SELECT nudged_lane FROM wakes WHERE unanswered = 1 AND leased_lane IS NULL";
+        assert_eq!(numbers(&db, lanes).await, [Lane::Change.rank()], "only the third is waited for, in the lane of its nudge");
+        site.clock.advance(300);
+        for phone in &mut phones {
+            phone.come(&site, "push").await;
+        }
+        assert_eq!(counted().await, [700, 1000]);
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM wakes WHERE unanswered > 0").await, 0);
+    })
+    .await;
+}

@@ -18,7 +18,7 @@ async fn an_order_reaches_an_iphone_through_apns_and_its_end_comes_back() {
     let apns = StandIn::start(clock.clone()).await.unwrap();
     let fcm = muster::sim::fcm::StandIn::start(clock.clone()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let identity = apns.issue_certificate(TOPIC).unwrap();
+    let identity = apns.issue_certificate_until(TOPIC, START_MS + 5 * 86_400_000).unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -36,6 +36,13 @@ async fn an_order_reaches_an_iphone_through_apns_and_its_end_comes_back() {
         config.push.apns_mdm = Some(mdm);
     })
     .await;
+    // What ends soon is told at the start, not only when the calendar comes to it.
+    server
+        .until("the end of the certificate is told", async || {
+            let alarms = server.get("/alarms?state=open").await;
+            alarms["items"].as_array().unwrap().iter().any(|alarm| alarm["kind"] == "push_certificate_ends")
+        })
+        .await;
     let token = apns.register(TOPIC);
     let mut pushes = apns.connect(&token);
     let phone = AppleDevice::named("A");
@@ -49,7 +56,11 @@ async fn an_order_reaches_an_iphone_through_apns_and_its_end_comes_back() {
     server.advance(60_000);
     let lock = task(&server, "lock", json!({}), &phone.udid).await;
     assert!(nudged().await, "the order calls it");
+    // It comes at once and says not why: before what APNs answered is written it was the push as well.
     assert_eq!(phone.idle(&server).await.request().0, lock);
+    let history = server.get(&format!("/devices/{}/contacts", phone.udid)).await;
+    let last = &history["items"][0];
+    assert_eq!((&last["cause"], last["after_nudge_ms"].is_i64()), (&json!("push"), true), "{history}");
     phone.acknowledge(&server, &lock).await.expect(200);
     assert_eq!(state(&server, &lock).await, "done");
     let made = server.post("/enrollment-tokens", json!({"name": "a token"})).await.expect(201);
