@@ -1,12 +1,14 @@
 //! What stands between a nudge and the wire: pause, breakers, guard and limits joined into one state machine. Pure: the caller brings
 //! time and jitter. Both providers use it.
 
+mod status;
+
 use super::Answer;
 use super::aimd::Aimd;
 use super::breaker::{Health, ProviderBreaker};
 use super::fault::{CredentialBreaker, Probe};
 use super::guard::{Fate, Guard, Judgement};
-use super::notice::{Notice, Notices, SenderState, SenderStatus};
+use super::notice::{Notice, Notices};
 use super::pace::Pace;
 use super::retry_budget::RetryBudget;
 use super::verdict::Verdict;
@@ -326,17 +328,6 @@ impl Gate {
         self.pace.restart(self.paused_until_ms);
     }
 
-    /// 0 closed, 1 half open, 2 open: the metric of the breakers.
-    pub(super) fn breaker_state(&self, now_ms: i64) -> f64 {
-        if self.reopens_at_ms(now_ms).is_some() {
-            2.0
-        } else if self.provider.failing_since_ms().is_some() || self.credential.fault().is_some() {
-            1.0
-        } else {
-            0.0
-        }
-    }
-
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -387,36 +378,5 @@ impl Gate {
 
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {
         self.notices.take()
-    }
-
-    /// The part of the status that the gate knows.
-    pub(super) fn status(&mut self, name: &str, now_ms: i64) -> SenderStatus {
-        let reopens_ms = self.reopens_at_ms(now_ms);
-        let (state, reason, since_ms) = if !self.configured {
-            (SenderState::Unconfigured, None, None)
-        } else if let Some(fault) = self.credential.fault() {
-            (SenderState::Fault, Some(format!("{}: {}", fault.code, fault.detail)), Some(fault.since_ms))
-        } else if self.paused_until_ms > now_ms {
-            (SenderState::Paused, Some("the provider asked for a pause".into()), Some(self.paused_since_ms))
-        } else if let Some(since_ms) = self.provider.failing_since_ms() {
-            (SenderState::Paused, Some(format!("most requests fail at the provider: {}", self.trouble)), Some(since_ms))
-        } else {
-            (SenderState::Ok, None, None)
-        };
-        SenderStatus {
-            name: name.to_owned(),
-            state,
-            reason,
-            since_ms,
-            paused_until_ms: reopens_ms,
-            bridge_fault: self.bridge.fault().map(|fault| format!("{}: {}", fault.code, fault.detail)),
-            in_flight: self.in_flight,
-            concurrency_limit: self.aimd.limit(),
-            pace_per_s: self.pace.level_per_s(),
-            token_age_s: None,
-            project_id: None,
-            topic: None,
-            credential_ends_at_ms: None,
-        }
     }
 }
