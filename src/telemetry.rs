@@ -65,7 +65,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent."),
     ("muster_nudged_no_contact_total", "Nudges to channels that had been nudged for the same work and had not come, by platform and lane."),
     ("muster_retries_total", "Nudges sent again after a failure, by provider."),
-    ("muster_retry_budget_exhausted_total", "Nudges put off because a tenth of the sends of a minute were retries already, by provider."),
+    ("muster_retry_budget_exhausted", "Nudges put off because a tenth of the sends of a minute were retries already, by provider."),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
     ("muster_webhook_deliveries_total", "Attempts to deliver to webhooks, by outcome."),
@@ -75,6 +75,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_refused_stream_total", "Pushes that APNs did not look at and that were sent again."),
     ("muster_goaway_total", "Connections to APNs that ended, by reason."),
     ("muster_connects_total", "Connections to APNs opened or failed."),
+    ("muster_reconnects", "Connections to APNs opened, or tried, in the place of one that ended or failed."),
 ];
 const GAUGES: &[(&str, &str)] = &[
     ("muster_queue_depth", "Due wakes by lane."),
@@ -85,11 +86,11 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_stream_limit", "Streams that APNs allows on all connections together."),
     ("muster_credential_expiry_timestamp", "Unix seconds at which the push certificate ends."),
     ("muster_device_ca_expiry_timestamp", "Unix seconds at which the device CA ends."),
-    ("muster_breaker_state", "0 closed, 1 half open, 2 open."),
-    ("muster_paused_until_timestamp", "Unix seconds at which a sender that is paused or at fault tries again; 0 while it sends."),
+    ("muster_breaker_state", "0 closed, 1 half open, 2 open or a credential at fault."),
+    ("muster_paused_until", "Unix seconds at which a sender that is paused or at fault tries again; 0 while it sends."),
     ("muster_provider_token_age_seconds", "Age of the provider token or access token in use."),
     ("muster_fcm_quota_used_ratio", "What the present second has used of FCM's quota as set."),
-    ("muster_clock_skew_seconds", "Our clock against that of Google's token endpoint; above 0 ours is ahead."),
+    ("muster_clock_skew", "Our clock against that of Google's token endpoint in seconds; above 0 ours is ahead."),
     ("muster_tokens", "Push addresses by state."),
     ("muster_armed_devices", "Channels that were nudged and have not come since."),
     ("muster_overdue_devices", "Of these, channels nudged three times or more in vain."),
@@ -104,7 +105,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_webhooks_failing", "Webhooks that fail or are disabled."),
 ];
 const HISTOGRAMS: &[(&str, &str)] = &[
-    ("muster_nudge_to_contact_seconds", "From a nudge that was accepted to the device's serving contact."),
+    ("muster_nudge_to_contact_seconds", "From a nudge to the device's serving contact, by platform and the nudge's lane."),
     ("muster_send_seconds", "From sending a nudge to its answer."),
     ("muster_intake_batch_size", "Contacts committed together."),
     ("muster_writer_turn_seconds", "How long SQLite's one writer was held, by class."),

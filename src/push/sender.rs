@@ -131,7 +131,7 @@ impl Sender {
             }
             if nudge.again && !urgent {
                 if let Err(due_ms) = gate.retries.admit(now_ms) {
-                    metrics::counter!("muster_retry_budget_exhausted_total", "provider" => self.name.clone()).increment(1);
+                    metrics::counter!("muster_retry_budget_exhausted", "provider" => self.name.clone()).increment(1);
                     return Answer::GivenBack { reason: "retry_budget".into(), due_ms };
                 }
             } else {
@@ -172,7 +172,7 @@ impl Sender {
         metrics::gauge!("muster_concurrency_limit", "provider" => self.name.clone()).set(gate.aimd.limit() as f64);
         metrics::gauge!("muster_breaker_state", "provider" => self.name.clone()).set(gate.breaker_state(now_ms));
         let reopens_s = gate.reopens_at_ms(now_ms).map_or(0.0, |at_ms| at_ms as f64 / 1_000.0);
-        metrics::gauge!("muster_paused_until_timestamp", "provider" => self.name.clone()).set(reopens_s);
+        metrics::gauge!("muster_paused_until", "provider" => self.name.clone()).set(reopens_s);
         let age_s = match &self.transport {
             Transport::Fcm(fcm) => {
                 metrics::gauge!("muster_fcm_quota_used_ratio").set(gate.pace.used_ratio());

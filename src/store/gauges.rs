@@ -1,6 +1,10 @@
 //! What the gauges of the schedule show, each from the range of an index.
 
-use super::Conn;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Conn, liveness, meta};
 use crate::error::Result;
 use crate::model::Lane;
 
@@ -86,4 +90,33 @@ pub async fn stale(conn: &mut Conn) -> Result<i64> {
     .fetch_one(conn.raw())
     .await?;
     Ok(found)
+}
+
+/// Where the fleet's counts are kept, in `meta`.
+const FLEET: &str = "fleet_counts";
+
+/// Devices and push addresses by their states, as they were last counted. One process counts them at the end of each lap of the clocks,
+/// because that reads an index to its end, and every process shows the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fleet {
+    pub devices: BTreeMap<String, i64>,
+    pub tokens: BTreeMap<String, i64>,
+}
+
+/// Counts the fleet.
+pub async fn count_fleet(conn: &mut Conn) -> Result<Fleet> {
+    let devices = liveness::counts(conn).await?.into_iter().collect();
+    let tokens = liveness::push_counts(conn).await?.into_iter().collect();
+    Ok(Fleet { devices, tokens })
+}
+
+/// Keeps what was counted.
+pub async fn keep_fleet(conn: &mut Conn, fleet: &Fleet) -> Result<()> {
+    meta::put(conn, FLEET, &serde_json::to_string(fleet).unwrap_or_default()).await
+}
+
+/// What was counted last; nothing before the first lap.
+pub async fn fleet(conn: &mut Conn) -> Result<Fleet> {
+    let kept = meta::get(conn, FLEET).await?;
+    Ok(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }

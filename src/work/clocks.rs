@@ -15,7 +15,7 @@ use crate::model::{BUCKETS, Id};
 use crate::ops::findings::{self, CLIENT_SILENT, Change, DAY_MS, HOUR_MS, SILENCE, To};
 use crate::store::feed::{self, Entry};
 use crate::store::liveness::{self, Evidence, Move};
-use crate::store::{Class, Conn, alarms, findings as found, meta};
+use crate::store::{Class, Conn, findings as found, gauges, meta};
 
 const PULSE: Pulse = Pulse { tick: Duration::from_secs(1), rest: Duration::ZERO };
 const LEASE: &str = "clocks";
@@ -26,8 +26,6 @@ const ROWS_MAX: i64 = 500;
 const LOOKED_AT_MAX: usize = 4_000;
 /// A walk around all devices begins so long after the one before began, at the earliest.
 const LAP_MS: i64 = 30_000;
-/// The states that a device can be in.
-const STATES: [&str; 6] = ["expected", "pending_approval", "active", "idle", "silent", "unmanaged"];
 /// Where the walk stands, in `meta`.
 const POSITION: &str = "clocks_position";
 
@@ -88,7 +86,7 @@ async fn run_out(app: &App) -> Result<bool> {
 
 /// Goes on from `position` and saves where it got to; the end of the last bucket ends the lap.
 async fn walk(app: &App, mut position: Position) -> Result<()> {
-    let mut looked_at = 0;
+    let (mut looked_at, mut counted) = (0, None);
     if position.bucket == 0 && position.after.is_empty() {
         position.lap_began_ms = app.clock.now_ms();
     }
@@ -101,31 +99,18 @@ async fn walk(app: &App, mut position: Position) -> Result<()> {
             _ if position.bucket + 1 < BUCKETS => (position.bucket, position.after) = (position.bucket + 1, String::new()),
             _ => {
                 (position.bucket, position.after) = (0, String::new());
-                count(app).await?;
+                counted = Some(gauges::count_fleet(&mut app.db.read().await?).await?);
                 break;
             }
         }
     }
     let mut conn = app.db.begin(Class::Background).await?;
     meta::put(&mut conn, POSITION, &serde_json::to_string(&position).unwrap_or_default()).await?;
+    // At the end of a lap the states are counted, once for all processes.
+    if let Some(fleet) = counted {
+        gauges::keep_fleet(&mut conn, &fleet).await?;
+    }
     conn.commit().await
-}
-
-/// At the end of a lap the states are counted, once for all processes.
-async fn count(app: &App) -> Result<()> {
-    let mut conn = app.db.read().await?;
-    let counts = liveness::counts(&mut conn).await?;
-    for state in STATES {
-        let devices = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, devices)| *devices);
-        metrics::gauge!("muster_devices", "state" => state).set(devices as f64);
-    }
-    let tokens = liveness::push_counts(&mut conn).await?;
-    for state in ["active", "quarantined", "dead"] {
-        let counted = tokens.iter().find(|(counted, _)| counted == state).map_or(0, |(_, tokens)| *tokens);
-        metrics::gauge!("muster_tokens", "state" => state).set(counted as f64);
-    }
-    metrics::gauge!("muster_alarms_open").set(alarms::open_count(&mut conn).await? as f64);
-    Ok(())
 }
 
 /// The state that the evidence speaks for.

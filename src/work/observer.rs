@@ -1,5 +1,5 @@
-//! Looks at the schedule every few seconds for the gauges, and writes the funnel's counts away. Reads by index alone, without a lease:
-//! every process shows the same.
+//! Looks at the schedule and the fleet's counts every few seconds for the gauges, and writes the funnel's counts away. Reads by index alone,
+//! without a lease: every process shows the same, whichever of them counted the fleet.
 
 use std::time::Duration;
 
@@ -13,7 +13,11 @@ use crate::error::Result;
 use crate::model::Lane;
 use crate::store::feed::{self, Entry};
 use crate::store::gauges::Depth;
-use crate::store::{Class, funnel, gauges};
+use crate::store::{Class, alarms, funnel, gauges};
+
+/// The states that a device can be in, and a push address.
+const DEVICE_STATES: [&str; 6] = ["expected", "pending_approval", "active", "idle", "silent", "unmanaged"];
+const TOKEN_STATES: [&str; 3] = ["active", "quarantined", "dead"];
 
 const PULSE: Pulse = Pulse { tick: Duration::from_secs(15), rest: Duration::ZERO };
 
@@ -87,6 +91,57 @@ async fn look(app: &App) -> Result<()> {
     metrics::gauge!("muster_armed_devices").set(expected.armed as f64);
     metrics::gauge!("muster_overdue_devices").set(expected.overdue as f64);
     metrics::gauge!("muster_stale_devices").set(gauges::stale(&mut conn).await? as f64);
+    let fleet = gauges::fleet(&mut conn).await?;
+    for state in DEVICE_STATES {
+        metrics::gauge!("muster_devices", "state" => state).set(fleet.devices.get(state).copied().unwrap_or(0) as f64);
+    }
+    for state in TOKEN_STATES {
+        metrics::gauge!("muster_tokens", "state" => state).set(fleet.tokens.get(state).copied().unwrap_or(0) as f64);
+    }
+    metrics::gauge!("muster_alarms_open").set(alarms::open_count(&mut conn).await? as f64);
     metrics::gauge!("muster_intake_backlog").set(app.intake.backlog() as f64);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::ops::alarms as told;
+    use crate::store::testing::each_database;
+    use crate::store::testing::fleet::fleet;
+    use crate::work::clocks;
+
+    const START_MS: i64 = 1_800_000_000_000;
+
+    #[tokio::test]
+    async fn every_process_shows_the_fleet_whoever_counted_it() {
+        each_database(async |db| {
+            let clock = Clock::moved(START_MS, 3);
+            let (counting, other) = (App::for_tests(&db, &clock), App::for_tests(&db, &clock));
+            fleet(&db, &clock, 3, 2).await;
+            change!(counting, Class::Background, |conn, moment| told::open(conn, moment, "mail_failing", "x", "y").await).unwrap();
+            clocks::pass(&counting).await.unwrap();
+            // What the other process shows, and nobody else.
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            {
+                let _shown = metrics::set_default_local_recorder(&recorder);
+                clocks::pass(&other).await.unwrap();
+                look(&other).await.unwrap();
+            }
+            let shown = handle.render();
+            for line in [
+                "muster_devices{state=\"active\"} 5",
+                "muster_devices{state=\"idle\"} 0",
+                "muster_tokens{state=\"active\"} 5",
+                "muster_alarms_open 1",
+            ] {
+                assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+            }
+        })
+        .await;
+    }
 }

@@ -29,6 +29,8 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
 /// out meanwhile cannot number beside its successor.
 pub async fn pass(app: &App) -> Result<bool> {
     if !feed::any_waiting(&mut app.db.read().await?).await? {
+        // Whoever numbered it: a process that had the lease once does not go on showing what waited then.
+        metrics::gauge!("muster_feed_unsequenced").set(0.0);
         return Ok(false);
     }
     let now_ms = app.clock.now_ms();

@@ -7,13 +7,13 @@ use serde_json::json;
 use crate::support::server::{TestServer, each_database};
 
 /// The families that alerts and boards of operators rest on.
-const FAMILIES: [&str; 34] = [
+const FAMILIES: [&str; 35] = [
     "muster_nudges_total",
     "muster_nudges_coalesced_total",
     "muster_nudges_saved_total",
     "muster_nudged_no_contact_total",
     "muster_retries_total",
-    "muster_retry_budget_exhausted_total",
+    "muster_retry_budget_exhausted",
     "muster_queue_depth",
     "muster_queue_oldest_seconds",
     "muster_in_flight",
@@ -24,9 +24,10 @@ const FAMILIES: [&str; 34] = [
     "muster_tokens",
     "muster_token_deaths_total",
     "muster_breaker_state",
-    "muster_paused_until_timestamp",
+    "muster_paused_until",
     "muster_connections",
     "muster_connects_total",
+    "muster_reconnects",
     "muster_goaway_total",
     "muster_refused_stream_total",
     "muster_credential_expiry_timestamp",
@@ -35,7 +36,7 @@ const FAMILIES: [&str; 34] = [
     "muster_overdue_devices",
     "muster_armed_devices",
     "muster_stale_devices",
-    "muster_clock_skew_seconds",
+    "muster_clock_skew",
     "muster_contacts_total",
     "muster_intake_batch_size",
     "muster_commit_seconds",
@@ -89,8 +90,8 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
         // Nobody comes: the same work is called for again after five minutes.
         server.advance(301_000);
         tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
-        server.until("it is written", async || server.get("/push").await["senders"][0]["in_flight"] == 0).await;
         let grown = async |name: &str, labels: &[&str]| sum(&samples(&server).await, name, labels) - sum(&before, name, labels);
+        server.until("it is written", async || grown("muster_nudged_no_contact_total", &lane).await >= 1.0).await;
         server.advance(4_000);
         server
             .until("the contact is measured", async || {
@@ -99,10 +100,45 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
             })
             .await;
         assert!(grown("muster_nudges_total", &["provider=\"fcm\"", "lane=\"urgent\"", "result=\"accepted\""]).await >= 2.0);
-        assert!(grown("muster_nudged_no_contact_total", &lane).await >= 1.0);
         assert!(grown("muster_nudges_coalesced_total", &["lane=\"urgent\""]).await >= 2.0);
         assert!(grown("muster_token_deaths_total", &["reason=\"UNREGISTERED\"", "state=\"dead\""]).await >= 1.0);
         assert!(samples(&server).await.keys().any(|name| name.starts_with("muster_provider_token_age_seconds{provider=\"fcm\"}")));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_that_comes_at_once_is_measured_once_and_in_the_lane_of_its_nudge() {
+    each_database(async |server| {
+        for (lane, kind) in [("urgent", "locate"), ("change", "scan")] {
+            let label = format!("lane=\"{lane}\"");
+            let labels = ["platform=\"android\"", label.as_str()];
+            let phone = server.phone(lane).await;
+            // The gaps of its activation are behind it, its next point is not reached.
+            server.advance(60_000);
+            let mut pushes = server.fcm.connect(&phone.push);
+            let before = samples(&server).await;
+            server.post("/jobs", json!({"kind": kind, "target": {"devices": [phone.id]}})).await.expect(202);
+            tokio::time::timeout(std::time::Duration::from_secs(60), pushes.recv()).await.unwrap().unwrap();
+            // It comes before what the provider answered is written, and once more with what it did.
+            let visit = phone.visit(&server, "push").await;
+            phone.report(&server, visit["tasks"].as_array().unwrap(), "done").await;
+            let history = server.get(&format!("/devices/{}/contacts", phone.id)).await;
+            let after: Vec<bool> =
+                history["items"].as_array().unwrap()[..2].iter().map(|contact| contact["after_nudge_ms"].is_i64()).collect();
+            assert_eq!(after, [false, true], "{lane}: {history}");
+            let shown = samples(&server).await;
+            let grown = sum(&shown, "muster_nudge_to_contact_seconds_count", &labels)
+                - sum(&before, "muster_nudge_to_contact_seconds_count", &labels);
+            assert!(grown >= 1.0, "{lane}: {grown}");
+            // Nor is it counted later, when the answer is written.
+            server.until("it is written", async || server.get("/push").await["senders"][0]["in_flight"] == 0).await;
+            phone.visit(&server, "launch").await;
+            let later = server.get(&format!("/devices/{}/contacts", phone.id)).await;
+            let counted = later["items"].as_array().unwrap().iter().filter(|contact| contact["after_nudge_ms"].is_i64());
+            assert_eq!(counted.count(), 1, "{lane}: {later}");
+        }
         server.stop().await;
     })
     .await;

@@ -37,6 +37,8 @@ struct State {
     retired: bool,
     failures: u32,
     failed: Option<(Instant, Verdict)>,
+    /// Connections that end or failed and in whose place none was opened yet.
+    missing: usize,
 }
 
 impl Pool {
@@ -71,7 +73,7 @@ impl Pool {
         if state.retired {
             return Some(Err(Verdict::Refused { reason: "credential_replaced" }));
         }
-        state.connections.retain(|connection| !connection.is_draining());
+        state.let_go();
         let roomy = state.connections.iter().filter(|connection| connection.in_flight() < connection.streams_max());
         let taken = roomy.min_by_key(|connection| connection.in_flight()).map(|connection| connection.take(self));
         let backoff = (BACKOFF * 2_u32.saturating_pow(state.failures.saturating_sub(1).min(10))).min(BACKOFF_MAX);
@@ -86,6 +88,10 @@ impl Pool {
         if wanted && open < CONNECTIONS_MAX && !state.opening && !resting {
             state.opening = true;
             state.saturated_since = None;
+            if state.missing > 0 {
+                state.missing -= 1;
+                metrics::counter!("muster_reconnects", "provider" => self.name.clone()).increment(1);
+            }
             self.open();
         }
         match taken {
@@ -111,6 +117,7 @@ impl Pool {
                     }
                     Err(verdict) => {
                         state.fail(verdict);
+                        state.missing += 1;
                         "failed"
                     }
                 };
@@ -124,7 +131,7 @@ impl Pool {
     /// A connection ended, by `last` if by an error.
     pub(super) fn ended(&self, last: Option<Lost>, answered: bool) {
         let mut state = self.state();
-        state.connections.retain(|connection| !connection.is_draining());
+        state.let_go();
         let reason = match &last {
             Some(Lost::Denied { code, .. }) => code,
             Some(Lost::Refused) => "goaway",
@@ -156,6 +163,7 @@ impl Pool {
     }
 
     fn drain_all(&self, state: &mut State) {
+        state.missing += state.connections.len();
         for connection in state.connections.drain(..) {
             connection.drain();
         }
@@ -192,6 +200,13 @@ impl Pool {
 }
 
 impl State {
+    /// Forgets the connections that open no more streams: others take their place.
+    fn let_go(&mut self) {
+        let before = self.connections.len();
+        self.connections.retain(|connection| !connection.is_draining());
+        self.missing += before - self.connections.len();
+    }
+
     fn fail(&mut self, verdict: Verdict) {
         self.failures = self.failures.saturating_add(1);
         self.failed = Some((Instant::now(), verdict));

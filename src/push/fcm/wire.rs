@@ -249,7 +249,7 @@ fn note_skew(headers: &HeaderMap, now_ms: i64) {
     let theirs = headers.get(DATE).and_then(|value| value.to_str().ok());
     let theirs = theirs.and_then(|text| NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok());
     if let Some(theirs) = theirs {
-        metrics::gauge!("muster_clock_skew_seconds").set((now_ms - theirs.and_utc().timestamp_millis()) as f64 / 1_000.0);
+        metrics::gauge!("muster_clock_skew").set((now_ms - theirs.and_utc().timestamp_millis()) as f64 / 1_000.0);
     }
 }
 

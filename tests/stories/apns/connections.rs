@@ -5,6 +5,13 @@ use muster::sim::apns::{Door, Fault, Scope, Times};
 use crate::support::apns::{Apns, GAP_MS};
 use crate::support::apple::TOPIC;
 
+/// Connections of the app's senders of this process that were opened in the place of others.
+fn reconnects() -> u64 {
+    let text = muster::telemetry::metrics().render();
+    let shown = text.lines().find_map(|line| line.strip_prefix("muster_reconnects{provider=\"apns_app\"} "));
+    shown.map_or(0, |number| number.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_goaway_in_the_middle_of_a_burst_loses_no_nudge_and_counts_no_attempt() {
     let world = Apns::start().await;
@@ -14,13 +21,14 @@ async fn a_goaway_in_the_middle_of_a_burst_loses_no_nudge_and_counts_no_attempt(
     world.apns.set_answer_delay_ms(30);
     for (processed, reason) in [(false, None), (true, None), (false, Some("Shutdown"))] {
         world.server.advance(GAP_MS);
-        let connections = world.apns.counts().connections;
+        let (connections, before) = (world.apns.counts().connections, reconnects());
         let fault = Fault::GoAway { processed, code: 0, reason };
         world.apns.faults().set(Scope::Token(phones[10].device.push.clone()), Times::Next(1), fault);
         world.locate_all(&phones).await;
         // The clock stands still: nobody waits for another attempt. A nudge that was delivered before the goodbye may come twice.
         world.each_is_reached(&mut phones).await;
         assert!(processed || world.apns.counts().connections > connections, "another connection took over");
+        assert!(world.apns.counts().connections == connections || reconnects() > before, "{before} reconnects");
     }
     assert_eq!(world.sender("apns_app").await["state"], "ok");
     world.server.stop().await;
