@@ -48,6 +48,7 @@ impl Authorities {
     }
 
     fn set(&self, authority: Arc<Authority>) {
+        metrics::gauge!("muster_device_ca_expiry_timestamp").set(authority.ca.certificate().until_ms() as f64 / 1_000.0);
         *self.ready.write().unwrap_or_else(PoisonError::into_inner) = Some(authority);
     }
 }

@@ -1,6 +1,6 @@
 //! Follows what another process may have changed: push credentials that the API has set, and the device CA. Alarms of senders at fault are
-//! brought up to date. Topics that devices listen to
-//! and that no credential has are told of, until one has them or nobody listens.
+//! brought up to date, at the start those of certificates that end as well. Topics that devices listen to and that no credential has are told
+//! of, until one has them or nobody listens.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::ops::alarms as told;
 use crate::ops::ca::authority::CA_NAME;
 use crate::ops::mdm::topics;
 use crate::store::{Class, alarms, gauges, sealed};
+use crate::work::expiry;
 use crate::work::nudger::FAULT;
 
 /// Another process's change is in use here within this time.
@@ -24,10 +25,16 @@ const FAULTS_MAX: i64 = 1_000;
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let mut seen = HashMap::new();
-    let mut is_first = true;
+    let (mut is_first, mut ends_told) = (true, false);
     loop {
         if let Err(error) = pass(&app, &mut seen).await {
             tracing::warn!(%error, "push credentials cannot be looked up; trying again");
+        } else if !ends_told {
+            // The calendar tells it once an hour; who has just started the server is not left waiting for that, nor are the gauges.
+            match expiry::pass(&app).await {
+                Ok(()) => ends_told = true,
+                Err(error) => tracing::warn!(%error, "the ends of certificates cannot be told; trying again"),
+            }
         }
         if let Err(error) = faults(&app).await {
             tracing::warn!(%error, "alarms of senders at fault cannot be looked up; trying again");

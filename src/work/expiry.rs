@@ -5,6 +5,8 @@ use crate::app::App;
 use crate::change;
 use crate::error::Result;
 use crate::ops::alarms;
+use crate::ops::ca::Pair;
+use crate::ops::ca::authority;
 use crate::store::{Class, alarms as store};
 
 /// Days before the end at which the alarm is opened and told anew.
@@ -39,8 +41,8 @@ pub async fn pass(app: &App) -> Result<()> {
         let Some(ends_at_ms) = sender.status().credential_ends_at_ms else { continue };
         told.push((PUSH, sender.name().to_owned(), push_certificate(sender.name(), ends_at_ms - now_ms)));
     }
-    if let Some(authority) = app.authorities.at_hand() {
-        let ends_at_ms = authority.ca.certificate().until_ms();
+    if let Some(ca) = device_ca_in_use(app).await? {
+        let ends_at_ms = ca.certificate().until_ms();
         metrics::gauge!("muster_device_ca_expiry_timestamp").set(ends_at_ms as f64 / 1_000.0);
         told.push((CA, "device_ca".to_owned(), device_ca(ends_at_ms - now_ms)));
     }
@@ -51,6 +53,15 @@ pub async fn pass(app: &App) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The device CA, also where this process has not needed it yet; none is made for this.
+async fn device_ca_in_use(app: &App) -> Result<Option<Pair>> {
+    match (app.authorities.at_hand(), app.authorities.given()) {
+        (Some(authority), _) => Ok(Some(authority.ca.clone())),
+        (None, Some(given)) => Ok(Some(given.clone())),
+        (None, None) => authority::stored_ca(&mut app.db.read().await?, &app.seal).await,
+    }
 }
 
 /// What is told of a push certificate so long before its end; `None` while there is time.
@@ -81,7 +92,11 @@ fn within(left_ms: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::store::testing::each_database;
 
     #[test]
     fn the_nearest_of_the_four_marks_is_told() {
@@ -100,5 +115,24 @@ mod tests {
             }
         }
         assert!(push_certificate("apns_mdm/x", 0).unwrap().contains("has ended") && device_ca(0).unwrap().contains("has ended"));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_device_ca_is_shown_that_this_process_has_not_needed_yet() {
+        each_database(async |db| {
+            let clock = Clock::moved(1_800_000_000_000, 3);
+            let app = App::for_tests(&db, &clock);
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            let _shown = metrics::set_default_local_recorder(&recorder);
+            pass(&app).await.unwrap();
+            assert!(!handle.render().contains("muster_device_ca_expiry_timestamp"), "there is none, and none is made for this");
+            let made = Pair::make_ca(&mut clock.moment()).unwrap();
+            change!(app, Class::Operators, |conn, moment| authority::keep_ca(conn, moment, &app.seal, &made).await).unwrap();
+            pass(&app).await.unwrap();
+            let ends = format!("muster_device_ca_expiry_timestamp {}", made.certificate().until_ms() / 1_000);
+            assert!(handle.render().contains(&ends), "{ends} is not in {}", handle.render());
+        })
+        .await;
     }
 }
