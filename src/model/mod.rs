@@ -4,6 +4,7 @@ mod actor;
 mod callers;
 mod denial;
 mod fault;
+pub mod feed_kind;
 mod id;
 pub mod json;
 pub mod kind;

@@ -12,7 +12,7 @@ mod guard;
 mod notice;
 mod overtaking;
 mod pace;
-mod retry_after;
+pub mod retry_after;
 mod retry_budget;
 mod sender;
 mod senders;

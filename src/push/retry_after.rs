@@ -9,14 +9,18 @@ const WAIT_S_MAX: i64 = 3_600;
 /// The wait that `value` asks for in milliseconds, between 1 s and 1 h; `None` for what is neither seconds nor a date (also negative
 /// seconds), which is then treated as absent.
 pub fn wait_ms(value: &str, now_ms: i64) -> Option<i64> {
+    Some(seconds(value, now_ms)?.clamp(WAIT_S_MIN, WAIT_S_MAX) * 1_000)
+}
+
+/// The seconds that `value` asks for, as they are: a date that is past gives a negative number, more digits than a number has the greatest.
+/// `None` for what is neither.
+pub fn seconds(value: &str, now_ms: i64) -> Option<i64> {
     let value = value.trim();
-    let seconds = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        value.parse().unwrap_or(WAIT_S_MAX)
-    } else {
-        let date = NaiveDateTime::parse_from_str(value, "%a, %d %b %Y %H:%M:%S GMT").ok()?;
-        (date.and_utc().timestamp_millis() - now_ms + 999) / 1_000
-    };
-    Some(seconds.clamp(WAIT_S_MIN, WAIT_S_MAX) * 1_000)
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse().unwrap_or(i64::MAX));
+    }
+    let date = NaiveDateTime::parse_from_str(value, "%a, %d %b %Y %H:%M:%S GMT").ok()?;
+    Some((date.and_utc().timestamp_millis() - now_ms + 999).div_euclid(1_000))
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use super::batch::rows_sql;
 use super::{Conn, Sql, rows_json};
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::model::Id;
+use crate::model::{Id, feed_kind};
 
 /// Something that happened, to be told.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// A dotted word: `task.done`, `policy.published`, `device.activated`.
+    /// One of [`feed_kind::KINDS`]: `task.done`, `policy.published`, `device.activated`.
     pub kind: &'static str,
     /// Who did it (an [`crate::model::Actor`]'s name); what has an actor is the audit.
     pub actor: Option<String>,
@@ -48,6 +48,8 @@ pub async fn append(conn: &mut Conn, moment: &mut Moment, entries: &[Entry]) -> 
     ids.sort_unstable();
     let mut rows = Vec::with_capacity(entries.len());
     for (entry, id) in entries.iter().zip(ids) {
+        // What is not in the list no webhook can be told of. Tests of the feed itself have kinds of their own.
+        debug_assert!(cfg!(test) || feed_kind::KINDS.contains(&entry.kind), "{} is missing in model::feed_kind", entry.kind);
         let id = entry.device_id.map_or(id, |device| id.in_bucket_of(device));
         rows.push(Row {
             bucket: id.bucket(),

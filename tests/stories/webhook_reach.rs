@@ -67,6 +67,24 @@ async fn a_redirect_is_a_failure_and_its_target_hears_nothing() {
 }
 
 #[tokio::test]
+async fn an_answer_whose_body_drips_was_given_with_its_status() {
+    let server = TestServer::with(allow).await;
+    let hook = post(|| async {
+        let drops = stream::unfold((), |()| async {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"drop ")), ()))
+        });
+        (StatusCode::OK, Body::from_stream(drops)).into_response()
+    });
+    let at = listen(Router::new().route("/hook", hook)).await;
+    let id = told(&server, &format!("{at}/hook")).await;
+    let first = attempted(&server, &id).await;
+    assert_eq!((first["status"].as_i64(), first["state"].as_str(), first["attempts"].as_i64()), (Some(200), Some("delivered"), Some(1)));
+    assert!(first["answer"].as_str().unwrap().starts_with("drop drop"), "{first}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_answer_without_end_is_read_for_64_kibibytes_and_kept_for_200() {
     let server = TestServer::with(allow).await;
     let pieces = Arc::new(AtomicUsize::new(0));

@@ -307,7 +307,10 @@ async fn only_https_to_public_addresses_can_be_named_and_only_administrators_nam
             assert_eq!(refused["errors"][0]["pointer"], "/url", "{url}");
         }
         server.post("/webhooks", json!({"url": "https://8.8.8.8/", "kinds": ["No Kind"]})).await.expect(422);
-        let made = server.post("/webhooks", json!({"url": "https://8.8.8.8/hook", "kinds": ["nothing.at.all"]})).await.expect(201);
+        let refused = server.post("/webhooks", json!({"url": "https://8.8.8.8/", "kinds": ["user.*", "user.made"]})).await.expect(422);
+        assert_eq!(refused["errors"][0]["pointer"], "/kinds/1");
+        assert!(refused["errors"][0]["detail"].as_str().unwrap().contains("the nearest is \"user."), "{refused}");
+        let made = server.post("/webhooks", json!({"url": "https://8.8.8.8/hook", "kinds": ["user.*", "task", "*"]})).await.expect(201);
         let id = made["id"].as_str().unwrap();
         server.post(&format!("/webhooks/{id}/redeliver"), json!({})).await.expect(422);
         server.call("DELETE", &format!("/webhooks/{id}"), None).await.expect(204);

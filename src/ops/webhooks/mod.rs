@@ -12,7 +12,7 @@ use sha2::Sha256;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::model::{Actor, Id, Role, text};
+use crate::model::{Actor, Id, Role, feed_kind, text};
 use crate::ops::alarms;
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
@@ -76,7 +76,8 @@ pub async fn create(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &
     Ok(Made { id, secret: shown(&key) })
 }
 
-/// Kinds of the feed, whole (`task.done`), as a first word (`task`) or as a prefix (`task.*`); none stands for all.
+/// Kinds of the feed, whole (`task.done`), as a first word (`task`) or as a prefix (`task.*`); none stands for all. What no entry has would
+/// never be told of.
 fn checked(kinds: &[String]) -> Result<Vec<String>> {
     if kinds.len() > KINDS_MAX {
         return Err(Error::invalid("/kinds", format!("at most {KINDS_MAX}")));
@@ -89,6 +90,10 @@ fn checked(kinds: &[String]) -> Result<Vec<String>> {
         if kind != "*" && !kind.strip_suffix(".*").unwrap_or(&kind).chars().all(known) {
             return Err(Error::invalid(pointer, "take a kind of the feed (`task.done`) or a prefix (`task.*`)"));
         }
+        if !feed_kind::means_any(&kind) {
+            let detail = format!("the feed has no kind {kind:?}; the nearest is {:?}", feed_kind::nearest(&kind));
+            return Err(Error::invalid(pointer, detail));
+        }
         taken.push(kind);
     }
     Ok(taken)
@@ -97,11 +102,7 @@ fn checked(kinds: &[String]) -> Result<Vec<String>> {
 /// True where an endpoint with these kinds (a JSON list) is told of entries of `kind`.
 pub fn wants(kinds: &str, kind: &str) -> bool {
     let kinds: Vec<String> = serde_json::from_str(kinds).unwrap_or_default();
-    let fits = |wanted: &String| match wanted.strip_suffix('*') {
-        Some(prefix) => kind.starts_with(prefix),
-        None => kind.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
-    };
-    kinds.is_empty() || kinds.iter().any(fits)
+    kinds.is_empty() || kinds.iter().any(|wanted| feed_kind::is_meant(wanted, kind))
 }
 
 /// Takes a webhook away.
@@ -219,5 +220,9 @@ mod tests {
         assert!(!wants("[\"task.failed\"]", "task.done") && !wants("[\"task.don\"]", "task.done"));
         assert!(checked(&["task.*".into(), "*".into(), "event.usb_debugging_changed".into()]).is_ok());
         assert!(checked(&["Task Done".into()]).is_err() && checked(&["".into()]).is_err());
+        let refused = checked(&["task".into(), "task.finished".into()]).unwrap_err();
+        let Error::Invalid(faults) = refused else { panic!("{refused:?}") };
+        assert_eq!((faults.len(), faults[0].pointer.as_str()), (1, "/kinds/1"));
+        assert!(faults[0].detail.contains("task.failed"), "{}", faults[0].detail);
     }
 }

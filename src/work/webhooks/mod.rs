@@ -20,6 +20,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::Id;
 use crate::ops::webhooks as ops;
+use crate::push::retry_after;
 use crate::store::feed::{self, FeedRow, Reading};
 use crate::store::webhooks::{self as store, Attempted, DeliveryRow, WebhookRow};
 use crate::store::{Class, Conn, meta};
@@ -29,7 +30,7 @@ const TICK: Duration = Duration::from_millis(200);
 const COUNT_EVERY: u32 = 50;
 /// Endpoints that one process delivers to at the same time.
 const ENDPOINTS_MAX: usize = 32;
-/// An attempt takes ten seconds at most; who holds the lease renews it before each.
+/// An attempt takes twelve seconds at most; who holds the lease renews it before each.
 const LEASE_MS: i64 = 60_000;
 /// Deliveries made at once for an endpoint; no more wait in the table, however far behind it is.
 const DELIVERIES_MAX: i64 = 100;
@@ -207,7 +208,7 @@ async fn settle(conn: &mut Conn, moment: &mut Moment, webhook: &WebhookRow, deli
         return store::set_due(conn, webhook.id, 0, None).await;
     }
     let failing_since_ms = webhook.failing_since_ms.unwrap_or(now_ms);
-    let next_ms = now_ms + wait_ms(moment, delivery.attempts, outcome.retry_after_s);
+    let next_ms = now_ms + wait_ms(moment, delivery.attempts, outcome.retry_after.as_deref());
     let dead = next_ms > delivery.first_attempt_at_ms.unwrap_or(now_ms) + GIVE_UP_MS;
     let (state, next_attempt_at_ms) = if dead { ("dead", None) } else { ("pending", Some(next_ms)) };
     metrics::counter!("muster_webhook_deliveries_total", "outcome" => if dead { "dead" } else { "failed" }).increment(1);
@@ -222,9 +223,33 @@ async fn settle(conn: &mut Conn, moment: &mut Moment, webhook: &WebhookRow, deli
 }
 
 /// How long to wait after the `attempts`-th further attempt that failed, with jitter; what the endpoint asks for wins if it is longer.
-fn wait_ms(moment: &mut Moment, attempts: i64, retry_after_s: Option<i64>) -> i64 {
+fn wait_ms(moment: &mut Moment, attempts: i64, retry_after: Option<&str>) -> i64 {
     let step = usize::try_from(attempts).unwrap_or(0).min(BACKOFF_S.len() - 1);
     let whole_ms = BACKOFF_S[step] * 1000;
-    let asked_ms = retry_after_s.unwrap_or(0).clamp(0, RETRY_AFTER_S_MAX) * 1000;
+    let asked_s = retry_after.and_then(|value| retry_after::seconds(value, moment.now_ms)).unwrap_or(0);
+    let asked_ms = asked_s.clamp(0, RETRY_AFTER_S_MAX) * 1000;
     (whole_ms - moment.below(whole_ms / 5)).max(asked_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_asks_for_its_wait_in_seconds_or_by_a_date() {
+        let mut moment = Moment::fixed(1_700_000_000_000, 1); // Tue, 14 Nov 2023 22:13:20 GMT
+        for (asked, from_ms, to_ms) in [
+            (None, 4_000, 5_000),
+            (Some("soon"), 4_000, 5_000),
+            (Some("2"), 4_000, 5_000),
+            (Some("600"), 600_000, 600_000),
+            (Some("Tue, 14 Nov 2023 22:23:20 GMT"), 600_000, 600_000),
+            (Some("Tue, 14 Nov 2023 22:03:20 GMT"), 4_000, 5_000),
+            (Some("Mon, 14 Nov 2033 22:00:00 GMT"), RETRY_AFTER_S_MAX * 1000, RETRY_AFTER_S_MAX * 1000),
+            (Some("99999999999999999999999"), RETRY_AFTER_S_MAX * 1000, RETRY_AFTER_S_MAX * 1000),
+        ] {
+            let wait_ms = wait_ms(&mut moment, 0, asked);
+            assert!((from_ms..=to_ms).contains(&wait_ms), "{asked:?}: {wait_ms}");
+        }
+    }
 }

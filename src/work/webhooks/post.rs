@@ -7,12 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use reqwest::{Certificate, Client, Url};
+use reqwest::{Certificate, Client, Response, Url};
 
 use crate::ops::webhooks::{addresses, parse};
 
-/// An attempt takes no longer, in all.
+/// The head of an answer has come by then, or there is none.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// So long its body is read: the status says all, and an endpoint that drips has it said all the same.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer is read up to this length.
 const ANSWER_BYTES_MAX: usize = 65_536;
 /// What is kept of it.
@@ -26,8 +28,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Outcome {
     pub status: Option<u16>,
     pub answer: String,
-    /// What a 429 or 503 asked for, seconds.
-    pub retry_after_s: Option<i64>,
+    /// What its `Retry-After` says: seconds or a date.
+    pub retry_after: Option<String>,
 }
 
 /// Sends to webhooks. A client is kept for a host as long as its name stands for the same addresses.
@@ -59,32 +61,20 @@ impl Post {
 
     /// One attempt; never fails otherwise than in its outcome.
     pub async fn send(&self, url: &str, allow: &[String], headers: HeaderMap, body: String) -> Outcome {
-        let failed = |why: String| Outcome { status: None, answer: why, retry_after_s: None };
+        let failed = |why: String| Outcome { status: None, answer: why, retry_after: None };
         match tokio::time::timeout(ATTEMPT_TIMEOUT, self.attempt(url, allow, headers, body)).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(response)) => read(response).await,
             Ok(Err(why)) => failed(why),
             Err(_) => failed(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs())),
         }
     }
 
-    async fn attempt(&self, url: &str, allow: &[String], headers: HeaderMap, body: String) -> Result<Outcome, String> {
+    async fn attempt(&self, url: &str, allow: &[String], headers: HeaderMap, body: String) -> Result<Response, String> {
         let url = parse(url).map_err(|error| error.to_string())?;
         let pinned = addresses(&url, allow).await.map_err(|error| error.to_string())?;
         let client = self.client(&url, pinned).map_err(|error| error.to_string())?;
         let request = client.post(url).headers(headers).header(CONTENT_TYPE, "application/json").body(body);
-        let mut response = request.send().await.map_err(|error| said(&error))?;
-        let retry_after_s =
-            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
-        let (status, mut answer) = (response.status().as_u16(), Vec::new());
-        while answer.len() < ANSWER_BYTES_MAX {
-            // A status was given: a body that breaks off changes nothing about it.
-            let Ok(Some(chunk)) = response.chunk().await else { break };
-            answer.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - answer.len())]);
-        }
-        answer.truncate(ANSWER_BYTES_KEPT);
-        // PostgreSQL takes no U+0000, and nobody wants control characters on a page.
-        let answer = String::from_utf8_lossy(&answer).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Ok(Outcome { status: Some(status), answer, retry_after_s })
+        request.send().await.map_err(|error| said(&error))
     }
 
     /// A client whose connections go to `pinned` alone, whatever the name says meanwhile; redirects are answers like any other.
@@ -104,7 +94,6 @@ impl Post {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .tls_certs_merge(self.roots.clone())
-            .timeout(ATTEMPT_TIMEOUT)
             .pool_idle_timeout(IDLE)
             .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
             .build()?;
@@ -114,6 +103,23 @@ impl Post {
         clients.insert(place, (sorted, client.clone()));
         Ok(client)
     }
+}
+
+/// A status was given: a body that breaks off, or comes too slowly, changes nothing about it.
+async fn read(mut response: Response) -> Outcome {
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (status, mut answer) = (response.status().as_u16(), Vec::new());
+    let reading = async {
+        while answer.len() < ANSWER_BYTES_MAX {
+            let Ok(Some(chunk)) = response.chunk().await else { break };
+            answer.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - answer.len())]);
+        }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.ok();
+    answer.truncate(ANSWER_BYTES_KEPT);
+    // PostgreSQL takes no U+0000, and nobody wants control characters on a page.
+    let answer = String::from_utf8_lossy(&answer).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Outcome { status: Some(status), answer, retry_after }
 }
 
 /// Why a request got no answer, without the URL: its path may be a secret.
