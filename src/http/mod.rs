@@ -164,7 +164,7 @@ fn console() -> Router<App> {
         .route("/assets/{name}", get(console::assets::asset))
         .route("/live", get(console::live::stream))
         .route("/sign-in", get(console::sign_in::form).post(console::sign_in::password))
-        .route("/sign-in/{secret}", get(console::sign_in::link))
+        .route("/sign-in/{secret}", get(console::sign_in::link).head(console::sign_in::look))
         .route("/sign-out", post(console::sign_in::sign_out))
         .route("/", get(console::overview::show))
         .route("/alarms/{id}/acknowledge", post(console::overview::acknowledge))

@@ -65,6 +65,17 @@ async fn strangers_are_sent_to_sign_in_whatever_they_ask_for() {
 async fn a_link_signs_in_once_and_signing_out_ends_the_session() {
     each_database(async |server| {
         let link = server.sign_in_link("anna", Role::Admin).await;
+        // Who only looks at it, or fetches it ahead of its person, uses nothing up.
+        let looked = server.client.head(format!("{}{link}", server.url)).send().await.unwrap();
+        let has_session = |answer: &reqwest::Response| {
+            let cookies = answer.headers().get_all("set-cookie");
+            cookies.iter().any(|cookie| cookie.to_str().unwrap().starts_with("muster="))
+        };
+        assert_eq!((looked.status().as_u16(), has_session(&looked)), (200, false));
+        for (name, value) in [("sec-purpose", "prefetch;prerender"), ("purpose", "prefetch")] {
+            let ahead = server.client.get(format!("{}{link}", server.url)).header(name, value).send().await.unwrap();
+            assert_eq!((ahead.status().as_u16(), has_session(&ahead)), (503, false), "{name}");
+        }
         let mut anna = server.stranger();
         let first = anna.get(&link).await;
         assert_eq!((first.status, first.location()), (303, "/"));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use askama::Template;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
 use super::Console;
@@ -37,6 +37,17 @@ pub async fn form(State(app): State<App>, headers: HeaderMap) -> Shown {
     Ok(page(&SignIn { name: String::new(), trouble: String::new() }))
 }
 
+/// Who only looks at what a link leads to, as mail gateways and previews do, opens nothing: it stays good for the person it is for.
+pub async fn look() -> StatusCode {
+    StatusCode::OK
+}
+
+/// True for a page that the browser fetches ahead of its person.
+fn is_ahead(headers: &HeaderMap) -> bool {
+    let says = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("prefetch"));
+    says("sec-purpose") || says("purpose") || says("x-moz")
+}
+
 /// Opens a one-time link.
 pub async fn link(
     State(app): State<App>,
@@ -45,12 +56,17 @@ pub async fn link(
     headers: HeaderMap,
     Path(secret): Path<String>,
 ) -> Shown {
+    if is_ahead(&headers) {
+        // What is no success is thrown away, and asked for anew when the person goes there.
+        let detail = "this link is opened by going to it, not ahead of that";
+        return Err(Trouble(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ahead", detail)));
+    }
     console.throttle.count_address(auth::client_address(&app, peer.ip(), &headers))?;
     match change!(app, Class::Operators, |conn, moment| operators::open_link(conn, moment, &secret).await)? {
         Some(opened) => Ok(signed_in(&app, &opened)),
         None => {
             let detail = "this link was used before or has expired; `muster operator add NAME` makes another";
-            Err(Trouble(Problem::new(axum::http::StatusCode::FORBIDDEN, "link_used", detail)))
+            Err(Trouble(Problem::new(StatusCode::FORBIDDEN, "link_used", detail)))
         }
     }
 }
