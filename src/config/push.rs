@@ -84,7 +84,18 @@ impl Default for Fcm {
             endpoint: "https://fcm.googleapis.com".into(),
             ca_file: None,
             quota_per_s: 8_000,
-            concurrency_max: 400,
+            concurrency_max: 1_600,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fcm;
+
+    #[test]
+    fn a_server_without_settings_has_the_senders_own_limits() {
+        let (ours, theirs) = (Fcm::default(), crate::push::fcm::Settings::default());
+        assert_eq!((ours.quota_per_s, ours.concurrency_max), (theirs.quota_per_s, theirs.concurrency_max));
     }
 }
