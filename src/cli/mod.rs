@@ -3,7 +3,6 @@
 mod backup;
 mod demo;
 mod doctor;
-mod files;
 mod local;
 mod remote;
 mod simulate;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Access, ask, call, run, segment};
-use crate::cli::files;
 use crate::clock::Clock;
+use crate::files;
 use crate::protocol::pki::request::Request;
 use crate::protocol::pki::{Key, name};
 use crate::push::apns::Identity;

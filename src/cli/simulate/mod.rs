@@ -90,7 +90,7 @@ async fn carriers(options: &Options, clock: &Clock) -> anyhow::Result<Carriers> 
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let keep = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
-        super::files::private(&path, bytes).with_context(|| path.display().to_string())
+        crate::files::private(&path, bytes).with_context(|| path.display().to_string())
     };
     if let Some(address) = options.fcm_listen {
         let fcm = fcm::StandIn::start_on(address, clock.clone(), None).await.with_context(|| format!("--fcm-listen {address}"))?;
