@@ -67,10 +67,20 @@ async fn a_fleet_that_no_server_admits_ends_with_a_failure_and_none_goes_to_a_st
     let folder = tempfile::tempdir().unwrap();
     let server = server(&folder).await;
     let output =
-        simulate(&server, &format!("--server {} --token mdt_unknown --devices 3 --arrivals 1000 --seconds 2 --json", server.url)).await;
+        simulate(&server, &format!("--server {} --token mdt_unknown --devices 3 --apple 1 --arrivals 1000 --seconds 2 --json", server.url))
+            .await;
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&report["phones"]["due"], &report["phones"]["failed"]), (&json!(3), &json!(3)), "{report:#}");
+    assert_eq!((&report["phones"]["due"], &report["phones"]["failed"]), (&json!(4), &json!(4)), "{report:#}");
+    // It says why.
+    let refused = |request: &str| {
+        let rows = report["refusals"].as_array().unwrap();
+        rows.iter().find(|row| row["request"] == request).map(|row| (row["code"].as_str().unwrap(), row["count"].as_u64().unwrap()))
+    };
+    assert!(refused("activate").is_some_and(|(code, count)| code == "token_unknown" && count >= 3), "{report:#}");
+    assert!(refused("enroll").is_some_and(|(code, count)| code == "404" && count >= 1), "{report:#}");
+    let help = String::from_utf8(simulate(&server, "--help").await.stdout).unwrap();
+    assert!(help.contains("user{n}@example.org"), "{help}");
 
     let output = simulate(&server, "--server https://mdm.example.org --token mdt_x --devices 3").await;
     assert!(!output.status.success() && output.stdout.is_empty());

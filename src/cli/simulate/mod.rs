@@ -41,7 +41,7 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     watch(&swarm, &options, &stop).await;
     stop.cancel();
     swarm.end().await;
-    let report = Report::new(seed, started.elapsed(), swarm.tally(), swarm.uplink.figures());
+    let report = Report::new(seed, started.elapsed(), swarm.tally(), &swarm.uplink);
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?)
     } else {

@@ -36,8 +36,9 @@ pub struct Options {
     /// The enrollment token.
     #[arg(long, env = "MUSTER_ENROLLMENT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: String,
-    /// The e-mail address of each phone's user, where {n} stands for the phone's number; needed where the token names no user.
-    #[arg(long, value_name = "ADDRESS")]
+    // In a help text clap breaks the line at an n in braces; the name of the value shows it as it is.
+    /// The e-mail address of each phone's user, where n in braces stands for the phone's number; needed where the token names no user.
+    #[arg(long, value_name = "user{n}@example.org")]
     pub email: Option<String>,
     /// End by itself after so many seconds.
     #[arg(long, value_name = "N", default_value_t = 60)]

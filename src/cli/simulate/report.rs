@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::sim::swarm::Tally;
-use crate::sim::uplink::Figures;
+use crate::sim::uplink::{Figures, Refused, Uplink};
 
 /// The summary.
 #[derive(Debug, Serialize)]
@@ -16,13 +16,15 @@ pub struct Report {
     requests_per_s: f64,
     phones: Tally,
     requests: Vec<Figures>,
+    /// Why requests were refused.
+    refusals: Vec<Refused>,
 }
 
 impl Report {
-    pub fn new(seed: u64, took: Duration, phones: Tally, requests: Vec<Figures>) -> Report {
-        let seconds = took.as_secs_f64();
+    pub fn new(seed: u64, took: Duration, phones: Tally, uplink: &Uplink) -> Report {
+        let (seconds, requests) = (took.as_secs_f64(), uplink.figures());
         let all: u64 = requests.iter().map(all).sum();
-        Report { seed, seconds, requests_per_s: all as f64 / seconds.max(0.001), phones, requests }
+        Report { seed, seconds, requests_per_s: all as f64 / seconds.max(0.001), phones, requests, refusals: uplink.refusals() }
     }
 
     /// True where phones came and none failed.
@@ -46,6 +48,9 @@ impl fmt::Display for Report {
             let rate = one.answered as f64 / self.seconds.max(0.001);
             write!(f, "{:9}{:>9}{rate:>9.1}{:>8}{:>8}{:>8}", one.request, one.answered, one.later, one.refused, one.broken)?;
             writeln!(f, "{:>9.2}{:>9.2}{:>9.2}{:>9.2}", one.p50_ms, one.p90_ms, one.p99_ms, one.max_ms)?;
+        }
+        for Refused { request, code, count } in &self.refusals {
+            writeln!(f, "{request} refused {count} times: {code}")?;
         }
         Ok(())
     }

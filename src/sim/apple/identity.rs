@@ -14,6 +14,7 @@ use crate::protocol::cms::{Cipher, SignedData, Signing};
 use crate::protocol::pki::certificate::Wanted;
 use crate::protocol::pki::request::Request;
 use crate::protocol::pki::{Certificate, Key, PkiError, Purpose};
+use crate::sim::uplink::Ask;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -84,7 +85,7 @@ impl Iphone {
 
     /// The profile behind an enrollment link.
     pub async fn fetch_profile(&self, link: &str) -> Result<Vec<u8>, Trouble> {
-        bytes_of(self.client.get(format!("{link}/profile.mobileconfig")).send().await?).await
+        self.enrolling(self.client.get(format!("{link}/profile.mobileconfig"))).await
     }
 
     /// Installs an enrollment profile, the first or one that renews: the identity, Authenticate, TokenUpdate.
@@ -123,7 +124,7 @@ impl Iphone {
 
     async fn exchange(&self, enrollment: &Enrollment, kind: Kind, by: &Identity, request: &[u8]) -> Result<Certificate, Trouble> {
         let url = &self.at_server(&enrollment.scep_url);
-        let able = bytes_of(self.client.get(format!("{url}?operation=GetCACaps")).send().await?).await?;
+        let able = self.enrolling(self.client.get(format!("{url}?operation=GetCACaps"))).await?;
         let cipher = if String::from_utf8_lossy(&able).lines().any(|line| line == "AES") { Cipher::Aes128 } else { Cipher::Des3 };
         let (recipient, ca) = self.authorities(enrollment).await?;
         let transaction: String = Sha256::digest(request).iter().map(|byte| format!("{byte:02X}")).collect();
@@ -132,12 +133,17 @@ impl Iphone {
         let (message, nonce) = asking.message(&mut moment, request)?;
         let sent =
             self.client.post(format!("{url}?operation=PKIOperation")).header("Content-Type", "application/x-pki-message").body(message);
-        let answer = bytes_of(sent.send().await?).await?;
+        let answer = self.enrolling(sent).await?;
         match asking.answer(&mut moment, &answer, &nonce)? {
             Answer::Issued(certificate) if certificate.is_issued_by(&ca) => Ok(*certificate),
             Answer::Issued(_) => Err(Trouble::Nonsense),
             Answer::Failed(why) => Err(Trouble::Unissued(why)),
         }
+    }
+
+    /// A request on the way to an identity.
+    async fn enrolling(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, Trouble> {
+        self.over_uplink(Ask::Enroll, async { bytes_of(request.send().await?).await }).await
     }
 
     /// An address as the phone reaches it: the server's name is known to it alone.
@@ -149,7 +155,7 @@ impl Iphone {
     /// What the SCEP server of a profile lists: what opens requests, and the CA.
     pub async fn authorities(&self, enrollment: &Enrollment) -> Result<(Certificate, Certificate), Trouble> {
         let url = self.at_server(&enrollment.scep_url);
-        let listed = bytes_of(self.client.get(format!("{url}?operation=GetCACert&message=Muster")).send().await?).await?;
+        let listed = self.enrolling(self.client.get(format!("{url}?operation=GetCACert&message=Muster"))).await?;
         let listed = SignedData::parse(&listed)?;
         let known = |one: &&Certificate| enrollment.fingerprint.is_empty() || one.fingerprint() == enrollment.fingerprint;
         let ca = listed.certificates().iter().filter(|one| one.is_ca()).find(known).ok_or(Trouble::Nonsense)?;

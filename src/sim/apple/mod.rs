@@ -16,7 +16,7 @@ use reqwest::header::CONTENT_TYPE;
 use crate::protocol::apple::command::xml;
 use crate::protocol::apple::reading;
 use crate::protocol::pki::PkiError;
-use crate::sim::uplink::{Ask, End, Uplink};
+use crate::sim::uplink::{Ask, Outcome, Uplink};
 
 /// The kind of a check-in's body.
 const CHECKIN: &str = "application/x-apple-aspen-mdm-checkin";
@@ -223,18 +223,26 @@ impl Iphone {
             }
             Ok(response.bytes().await?.to_vec())
         };
-        let Some(uplink) = &self.uplink else { return exchange.await };
-        let ask = if path == "checkin" { Ask::Checkin } else { Ask::Connect };
-        uplink.send(ask, exchange, end).await
+        self.over_uplink(if path == "checkin" { Ask::Checkin } else { Ask::Connect }, exchange).await
+    }
+
+    async fn over_uplink<T>(&self, ask: Ask, exchange: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+        match &self.uplink {
+            Some(uplink) => uplink.send(ask, exchange, outcome).await,
+            None => exchange.await,
+        }
     }
 }
 
-fn end<T>(answer: &Result<T, Trouble>) -> End {
-    End::of_status(match answer {
-        Ok(_) => Some(200),
-        Err(Trouble::Refused(status, _)) => Some(*status),
-        Err(_) => None,
-    })
+fn outcome<T>(answer: &Result<T, Trouble>) -> Outcome {
+    match answer {
+        Ok(_) => Outcome::of(Some(200), None),
+        Err(Trouble::Refused(status, body)) => {
+            let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+            Outcome::of(Some(*status), problem["code"].as_str())
+        }
+        Err(_) => Outcome::of(None, None),
+    }
 }
 
 /// What a push for this phone says.

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::Identity;
-use crate::sim::uplink::{Ask, End, Uplink};
+use crate::sim::uplink::{Ask, Outcome, Uplink};
 
 /// What came back from the server.
 pub enum Heard {
@@ -103,6 +103,7 @@ impl Talk {
             _ => Heard::Nothing,
         }
     }
+
     /// Sends a request: its status, after how many seconds to come back if it says so, its body; `None` where nothing came back.
     async fn exchange(&self, ask: Ask, request: reqwest::RequestBuilder) -> Option<(StatusCode, Option<u64>, Value)> {
         let exchange = async {
@@ -112,7 +113,13 @@ impl Talk {
             Some((status, retry_after, response.json().await.unwrap_or(Value::Null)))
         };
         match &self.uplink {
-            Some(uplink) => uplink.send(ask, exchange, |answer| End::of_status(answer.as_ref().map(|(status, ..)| status.as_u16()))).await,
+            Some(uplink) => {
+                let outcome = |answer: &Option<(StatusCode, Option<u64>, Value)>| {
+                    let code = answer.as_ref().and_then(|(.., body)| body["code"].as_str());
+                    Outcome::of(answer.as_ref().map(|(status, ..)| status.as_u16()), code)
+                };
+                uplink.send(ask, exchange, outcome).await
+            }
             None => exchange.await,
         }
     }
