@@ -37,6 +37,7 @@ mod reasons;
 mod settings;
 mod several;
 mod shapes;
+mod shell;
 mod simulate;
 mod storm;
 mod structure;

@@ -1,6 +1,7 @@
 //! The operator API from a shell: `muster device list`, `muster job create`...
 
 mod apply;
+mod ask;
 mod nouns;
 mod push;
 
@@ -11,9 +12,14 @@ pub use nouns::{Device, Event, Job, Label, Policy, Task, Token, User};
 
 use std::io::IsTerminal;
 
-use anyhow::{Context, bail};
+use anyhow::ensure;
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use self::ask::{ask, list};
+
+/// The rows of a list that are shown unless more are asked for.
+const ROWS_MAX: usize = 1_000;
 
 /// Where the server is and who asks.
 #[derive(Clone, Debug, Args)]
@@ -27,15 +33,23 @@ pub struct Access {
     /// Print the API's JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// Rows of a list at most.
+    #[arg(long, global = true, value_name = "N", default_value_t = ROWS_MAX, value_parser = rows)]
+    limit: usize,
+}
+
+fn rows(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| "take a whole number from 1".to_owned())
 }
 
 /// A request of the operator API.
+#[derive(Clone)]
 pub struct Call {
     method: &'static str,
     path: String,
     query: Vec<(&'static str, String)>,
     body: Option<Value>,
-    /// The fields that a table shows.
+    /// The fields that a table shows; only lists have some.
     columns: &'static [&'static str],
 }
 
@@ -65,37 +79,52 @@ fn segment(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
-/// Makes the request and prints its answer: a table for people where there is one, JSON otherwise.
+/// Makes the request and prints its answer: a table for people where there is one, JSON otherwise. A list comes whole, up to `--limit`.
 pub async fn run(access: &Access, call: Call) -> anyhow::Result<()> {
     let columns = call.columns;
-    let answer = ask(access, call).await?;
-    match answer["items"].as_array() {
-        Some(items) if !access.json && !columns.is_empty() && std::io::stdout().is_terminal() => print_table(items, columns),
-        _ if answer.is_null() => {}
-        _ => println!("{}", serde_json::to_string_pretty(&answer)?),
+    if columns.is_empty() {
+        let orders = call.method == "POST" && call.path == "/jobs";
+        let changes = call.method != "GET";
+        let answer = ask(access, call).await?;
+        if changes {
+            tell_unknown(&answer);
+        }
+        if orders {
+            ensure_ordered(&answer)?;
+        }
+        if !answer.is_null() {
+            println!("{}", serde_json::to_string_pretty(&answer)?);
+        }
+        return Ok(());
+    }
+    let found = list(access, call, access.limit).await?;
+    if found.next_cursor.is_some() {
+        eprintln!("{} are shown and there are more: ask for them with --limit", found.items.len());
+    }
+    if !access.json && std::io::stdout().is_terminal() {
+        print_table(&found.items, columns);
+    } else {
+        println!("{}", serde_json::to_string_pretty(&json!({"items": found.items, "next_cursor": found.next_cursor}))?);
     }
     Ok(())
 }
 
-/// Makes the request; what is no success is an error with every fault that the server named.
-async fn ask(access: &Access, call: Call) -> anyhow::Result<Value> {
-    let key = access.key.as_deref().context("say who asks: --key or MUSTER_KEY; `muster key add` makes one")?;
-    let method = reqwest::Method::from_bytes(call.method.as_bytes())?;
-    let url = format!("{}/api/v1{}", access.server.trim_end_matches('/'), call.path);
-    let mut request = reqwest::Client::new().request(method, url).bearer_auth(key).query(&call.query);
-    if let Some(body) = &call.body {
-        request = request.json(body);
+/// Names on standard error what stands for no device, or for several.
+fn tell_unknown(answer: &Value) {
+    for (member, said) in
+        [("unknown_devices", "there is no such device, or there are several"), ("ambiguous_devices", "several devices are named so")]
+    {
+        for name in answer[member].as_array().into_iter().flatten() {
+            eprintln!("muster: {}: {said}", shown(name));
+        }
     }
-    let response = request.send().await.with_context(|| format!("{} does not answer", access.server))?;
-    let status = response.status();
-    let answer: Value = serde_json::from_str(&response.text().await?).unwrap_or(Value::Null);
-    if !status.is_success() {
-        // One fault alone is what `detail` says already.
-        let faults = answer["errors"].as_array().filter(|faults| faults.len() > 1).into_iter().flatten();
-        let faults: String = faults.map(|fault| format!("\n  {}: {}", shown(&fault["pointer"]), shown(&fault["detail"]))).collect();
-        bail!("{status}: {}{faults}", shown(&answer["detail"]));
-    }
-    Ok(answer)
+}
+
+/// Fails where an order reached nobody.
+fn ensure_ordered(job: &Value) -> anyhow::Result<()> {
+    let is_for_nobody = job["tasks"] == 0 && !matches!(job["state"].as_str(), Some("expanding" | "awaiting_approval"));
+    ensure!(!is_for_nobody, "the job {} has no task: it is for no device", shown(&job["id"]));
+    Ok(())
 }
 
 fn print_table(items: &[Value], columns: &[&str]) {

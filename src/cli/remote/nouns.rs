@@ -37,8 +37,16 @@ pub enum Device {
     },
     /// Its tasks.
     Tasks { device: String },
+    /// What it reported by itself, newest first.
+    Events { device: String },
+    /// When it came and what it brought or took, newest first.
+    Contacts { device: String },
     /// Its document as it is delivered.
     Document { device: String },
+    /// Why it has a setting as it is: by name, an app as applications/ID, a declaration as declarations/IDENTIFIER.
+    Explain { device: String, setting: String },
+    /// Forget it: its history goes with time, and its hardware may enroll anew.
+    Delete { device: String },
 }
 
 /// Jobs.
@@ -65,6 +73,8 @@ pub enum Job {
     Tasks { job: String },
     /// Cancel what is open of it.
     Cancel { job: String },
+    /// End what waits for a second operator.
+    Reject { job: String },
     /// Order again what failed, expired or was cancelled.
     Retry { job: String },
 }
@@ -107,7 +117,14 @@ pub enum Policy {
         draft: bool,
     },
     /// Replace its assignments: LABEL:include|exclude:RANK, LABEL may be `all`.
-    Assign { name: String, assignments: Vec<String> },
+    Assign {
+        name: String,
+        #[arg(required_unless_present = "none")]
+        assignments: Vec<String>,
+        /// Take all its assignments away.
+        #[arg(long, conflicts_with = "assignments")]
+        none: bool,
+    },
     /// How far its versions have come.
     Convergence { name: String },
     /// Delete it.
@@ -185,6 +202,7 @@ pub enum Event {
     },
 }
 
+const EVENTS: &[&str] = &["type", "device_id", "occurred_at_ms", "late"];
 const TASKS: &[&str] = &["id", "kind", "state", "reason", "device.serial", "error.message"];
 
 impl Device {
@@ -204,6 +222,13 @@ impl Device {
             Device::Retire { device } => call("POST", format!("/devices/{}/retire", segment(&device))),
             Device::Merge { device, into } => call("POST", format!("/devices/{}/merge", segment(&device))).with(json!({"into": into})),
             Device::Tasks { device } => call("GET", format!("/devices/{}/tasks", segment(&device))).table(TASKS),
+            Device::Events { device } => call("GET", format!("/devices/{}/events", segment(&device))).table(EVENTS),
+            Device::Contacts { device } => call("GET", format!("/devices/{}/contacts", segment(&device)))
+                .table(&["at_ms", "cause", "results", "events", "tasks", "policy"]),
+            Device::Explain { device, setting } => {
+                call("GET", format!("/devices/{}/explain", segment(&device))).ask("setting", Some(setting))
+            }
+            Device::Delete { device } => call("DELETE", format!("/devices/{}", segment(&device))),
             Device::Document { device } => call("GET", format!("/devices/{}/document", segment(&device))),
         }
     }
@@ -230,6 +255,7 @@ impl Job {
             Job::Show { job } => call("GET", format!("/jobs/{}", segment(&job))),
             Job::Tasks { job } => call("GET", format!("/jobs/{}/tasks", segment(&job))).table(TASKS),
             Job::Cancel { job } => call("POST", format!("/jobs/{}/cancel", segment(&job))),
+            Job::Reject { job } => call("POST", format!("/jobs/{}/reject", segment(&job))),
             Job::Retry { job } => call("POST", format!("/jobs/{}/retry", segment(&job))),
         })
     }
@@ -262,7 +288,7 @@ impl Policy {
                 let put = call("PUT", format!("/policies/{}", segment(&name)));
                 put.ask("draft", draft.then(|| "true".into())).with(json!({"document": document, "message": message.unwrap_or_default()}))
             }
-            Policy::Assign { name, assignments } => {
+            Policy::Assign { name, assignments, none: _ } => {
                 let parsed = assignments.iter().map(|text| {
                     let parts: Vec<&str> = text.rsplitn(3, ':').collect();
                     let [rank, mode, label] = parts[..] else { bail!("{text:?} is not LABEL:include|exclude:RANK") };
@@ -324,7 +350,7 @@ impl Token {
 impl Event {
     pub fn call(self) -> Call {
         match self {
-            Event::List { device } => call("GET", "/events").ask("device", device).table(&["type", "device_id", "occurred_at_ms", "late"]),
+            Event::List { device } => call("GET", "/events").ask("device", device).table(EVENTS),
         }
     }
 }

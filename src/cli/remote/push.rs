@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Access, ask, call, run, segment};
+use super::{Access, ROWS_MAX, ask, call, run, segment};
 use crate::clock::Clock;
 use crate::files;
 use crate::protocol::pki::request::Request;
@@ -40,7 +40,7 @@ pub struct PushAccess {
 
 impl From<PushAccess> for Access {
     fn from(access: PushAccess) -> Access {
-        Access { server: access.server, key: access.api_key, json: access.json }
+        Access { server: access.server, key: access.api_key, json: access.json, limit: ROWS_MAX }
     }
 }
 

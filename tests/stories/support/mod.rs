@@ -3,6 +3,7 @@
 pub mod apns;
 pub mod apple;
 pub mod browser;
+pub mod command;
 pub mod cut;
 pub mod device;
 pub mod postgres;

@@ -15,14 +15,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::files::{Wanted, WantedLabel, WantedPolicy};
-use super::{Access, Call, ask, call, segment};
+use super::{Access, Call, ask, call, list, segment};
 use crate::policy;
 use crate::store::policies::Assignment;
 
-/// The most that a page of the API holds.
-const PAGE_ROWS: &str = "1000";
-/// Pages of one list at most.
-const PAGES_MAX: usize = 1_000;
+/// Items of one list at most.
+const ITEMS_MAX: usize = 1_000_000;
 
 /// From files to a server.
 #[derive(Clone, Debug, Args)]
@@ -172,17 +170,8 @@ impl Run<'_> {
     }
 
     async fn pages(&self, path: &str) -> anyhow::Result<Vec<Value>> {
-        let (mut items, mut cursor) = (Vec::new(), None);
-        for _ in 0..PAGES_MAX {
-            let page = call("GET", path).ask("limit", Some(PAGE_ROWS.into())).ask("cursor", cursor);
-            let mut answer = ask(self.access, page).await?;
-            items.append(answer["items"].as_array_mut().unwrap_or(&mut Vec::new()));
-            cursor = answer["next_cursor"].as_str().map(str::to_owned);
-            if cursor.is_none() {
-                return Ok(items);
-            }
-        }
-        ensure!(cursor.is_none(), "{path} has no end");
-        Ok(items)
+        let found = list(self.access, call("GET", path), ITEMS_MAX).await?;
+        ensure!(found.next_cursor.is_none(), "{path} has more than {ITEMS_MAX} items");
+        Ok(found.items)
     }
 }
