@@ -1,19 +1,26 @@
 //! Settings: the file, then `MUSTER_*` variables, then flags. Unknown ones are refused.
 
+mod check;
 mod mail;
 mod push;
+mod read;
+mod show;
 mod telemetry;
 mod webhooks;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use mail::{Alarms, Mail};
 pub use push::{ApnsApp, ApnsMdm, Fcm, Push};
+pub use read::environment;
 use serde::{Deserialize, Serialize};
+pub use show::hide_password;
 pub use telemetry::Telemetry;
 pub use webhooks::Webhooks;
+
+/// How the URL of an embedded database begins.
+const SQLITE: &str = "sqlite://";
 
 /// Why the settings cannot be used; the text names the setting.
 #[derive(Debug, thiserror::Error)]
@@ -222,46 +229,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the settings: `file` if it is there (a file that was asked for must be), then the variables.
-    pub fn load(file: &Path, asked_for: bool, variables: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked_for => String::new(),
-            Err(error) => return Err(ConfigError(format!("{}: {error}", file.display()))),
-        };
-        let mut table: toml::Table = text.parse().map_err(|error| ConfigError(format!("{}: {error}", file.display())))?;
-        for (path, value) in variables.filter_map(|(name, value)| Some((setting_of(&name)?, value))) {
-            put(&mut table, &path, &value)?;
-        }
-        let config: Config =
-            toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| ConfigError(format!("settings: {}", error.message())))?;
-        config.check()?;
-        Ok(config)
-    }
-
-    /// Refuses combinations that would be unsafe or could not work.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        if !(self.public_url.starts_with("https://") || self.public_url.starts_with("http://")) {
-            return Err(ConfigError("public_url must begin with https:// or http://".into()));
-        }
-        if self.mdm.ca_cert.is_some() != self.mdm.ca_key.is_some() {
-            return Err(ConfigError("[mdm] ca_cert and ca_key stand together: set both or neither".into()));
-        }
-        self.mail.check().and_then(|()| self.alarms.check(&self.mail)).map_err(ConfigError)?;
-        for listener in self.listening() {
-            if !listener.tls && !listener.address.ip().is_loopback() && !self.behind_proxy {
-                return Err(ConfigError(format!(
-                    "{} would speak plain HTTP to the outside: set [tls] cert and key, or behind_proxy = true, or listen on 127.0.0.1",
-                    listener.address
-                )));
-            }
-            if listener.tls && self.tls.is_none() {
-                return Err(ConfigError(format!("{} asks for TLS: set [tls] cert and key", listener.address)));
-            }
-        }
-        Ok(())
-    }
-
     /// The listeners in force.
     pub fn listening(&self) -> Vec<Listener> {
         if self.listeners.is_empty() {
@@ -277,107 +244,12 @@ impl Config {
 
     /// True for an embedded database, whose master key may be made at first start.
     pub fn is_sqlite(&self) -> bool {
-        self.database_url.starts_with("sqlite:")
+        self.database_url.starts_with(SQLITE)
     }
 
-    /// The settings in force as TOML, secrets hidden.
-    pub fn print(&self) -> String {
-        let mut shown = self.clone();
-        shown.secrets.key = shown.secrets.key.map(|_| "hidden".into());
-        shown.database_url = hide_password(&shown.database_url);
-        shown.mail.smtp_url = shown.mail.smtp_url.as_deref().map(hide_password);
-        toml::to_string_pretty(&shown).unwrap_or_else(|error| format!("# {error}\n"))
-    }
-}
-
-/// `postgres://user:secret@host/db` without the secret.
-pub fn hide_password(url: &str) -> String {
-    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?))) {
-        Some((scheme, (login, host))) => {
-            let user = login.split(':').next().unwrap_or("");
-            format!("{scheme}://{user}:hidden@{host}")
-        }
-        None => url.to_owned(),
-    }
-}
-
-/// `MUSTER_PUSH__FCM__ENDPOINT` is `push.fcm.endpoint`; `MUSTER_SECRETS_KEY` is `secrets.key`.
-fn setting_of(variable: &str) -> Option<Vec<String>> {
-    let name = variable.strip_prefix("MUSTER_")?;
-    // Read by the command line or by tests, not settings of the server.
-    if matches!(name, "SERVER" | "KEY" | "CONFIG" | "LOG" | "REQUIRE_POSTGRES") {
-        return None;
-    }
-    if name == "SECRETS_KEY" {
-        return Some(vec!["secrets".into(), "key".into()]);
-    }
-    Some(name.to_ascii_lowercase().split("__").map(str::to_owned).collect())
-}
-
-fn put(table: &mut toml::Table, path: &[String], text: &str) -> Result<(), ConfigError> {
-    let Some((last, parents)) = path.split_last() else { return Ok(()) };
-    let mut at = table;
-    for parent in parents {
-        let entry = at.entry(parent.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        at = entry.as_table_mut().ok_or_else(|| ConfigError(format!("{} is no section of the settings", path.join("."))))?;
-    }
-    // A value that reads as TOML (number, true, list) is one; anything else is text.
-    let parsed = format!("v = {text}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
-    let value = parsed.filter(|value| !value.is_datetime()).unwrap_or_else(|| toml::Value::String(text.to_owned()));
-    at.insert(last.clone(), value);
-    Ok(())
-}
-
-/// The process's environment, for [`Config::load`].
-pub fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars().collect::<BTreeMap<_, _>>().into_iter()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("muster.toml");
-        std::fs::write(&path, file).unwrap();
-        Config::load(&path, true, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
-    }
-
-    #[test]
-    fn variables_win_over_the_file_and_nest_with_two_underscores() {
-        let config = load(
-            "database_url = \"sqlite://a.db\"\n[push.fcm]\nendpoint = \"http://127.0.0.1:1\"",
-            &[
-                ("MUSTER_DATABASE_URL", "sqlite://b.db"),
-                ("MUSTER_PUSH__FCM__ENDPOINT", "http://127.0.0.1:2"),
-                ("MUSTER_LIMITS__DEVICES_PER_USER", "3"),
-            ],
-        )
-        .unwrap();
-        assert_eq!(config.database_url, "sqlite://b.db");
-        assert_eq!(config.push.fcm.unwrap().endpoint, "http://127.0.0.1:2");
-        assert_eq!(config.limits.devices_per_user, 3);
-    }
-
-    #[test]
-    fn an_unknown_setting_is_refused_by_name() {
-        let error = load("databse_url = \"x\"", &[]).unwrap_err().to_string();
-        assert!(error.contains("databse_url") && error.contains("database_url"), "{error}");
-    }
-
-    #[test]
-    fn plain_http_to_the_outside_needs_to_be_said() {
-        let error = load("listen = \"0.0.0.0:80\"", &[]).unwrap_err().to_string();
-        assert!(error.contains("behind_proxy"), "{error}");
-        assert!(load("listen = \"0.0.0.0:80\"\nbehind_proxy = true", &[]).is_ok());
-    }
-
-    #[test]
-    fn printing_hides_secrets() {
-        let config = load("database_url = \"postgres://muster:pass@db/muster\"", &[("MUSTER_SECRETS_KEY", "c2VjcmV0")]).unwrap();
-        let shown = config.print();
-        assert!(!shown.contains("pass@") && !shown.contains("c2VjcmV0"), "{shown}");
-        assert!(!format!("{config:?}").contains("c2VjcmV0"));
+    /// The file of an embedded database.
+    pub fn sqlite_file(&self) -> Option<PathBuf> {
+        let path = self.database_url.strip_prefix(SQLITE)?;
+        Some(path.split('?').next().unwrap_or(path).into())
     }
 }

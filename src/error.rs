@@ -13,8 +13,8 @@ pub enum Error {
     /// The thing named by the caller does not exist; the text names the kind ("device").
     #[error("there is no such {0}")]
     NotFound(&'static str),
-    /// Well-formed, but wrong: every fault with its JSON pointer.
-    #[error("the request is invalid")]
+    /// Well-formed, but wrong: every fault with its JSON pointer. Said is the first.
+    #[error("{}", first(.0))]
     Invalid(Vec<Fault>),
     /// Refused for a reason that the contract names.
     #[error(transparent)]
@@ -28,6 +28,10 @@ pub enum Error {
     /// The database said no, or did not answer.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+fn first(faults: &[Fault]) -> String {
+    faults.first().map_or_else(|| "the request is invalid".to_owned(), |fault| format!("{}: {}", fault.pointer, fault.detail))
 }
 
 /// A refusal with a stable code (`device_limit`), a sentence that says what to do, and further members for the answer.

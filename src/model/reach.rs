@@ -61,6 +61,27 @@ pub fn is_listed(list: &[String], host: &str, address: Option<IpAddr>) -> bool {
     })
 }
 
+/// True for what can stand in such a list: a host name, an address, or a network whose prefix is not longer than its addresses.
+pub fn is_entry(text: &str) -> bool {
+    let (network, bits) = text.split_once('/').map_or((text, None), |(network, bits)| (network, Some(bits)));
+    match (network.trim_matches(['[', ']']).parse::<IpAddr>(), bits) {
+        (Ok(network), Some(bits)) => bits.parse::<u8>().is_ok_and(|bits| bits <= if network.is_ipv4() { 32 } else { 128 }),
+        (Ok(_), None) => true,
+        (Err(_), Some(_)) => false,
+        (Err(_), None) => is_host(text.strip_suffix('.').unwrap_or(text)),
+    }
+}
+
+/// True for a host name; one that ends in a number would be read as an address (WHATWG URL, section 3.5).
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(fits)
+    };
+    let last = text.rsplit('.').next().unwrap_or(text);
+    text.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// True where the first `bits` of the address are the network's; an address of the other family is never within.
 fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let shift = |whole: u32| whole.saturating_sub(u32::from(bits));
