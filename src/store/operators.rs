@@ -46,20 +46,21 @@ pub struct OperatorRow {
     pub disabled_at_ms: Option<i64>,
 }
 
-/// Adds an operator unless one has the name; answers the id of whoever has it. One who is there
-/// gets this role, and is enabled again.
-pub async fn ensure(conn: &mut Conn, id: Id, name: &str, role: Role, now_ms: i64) -> Result<Id> {
+/// Adds an operator unless one has the name; answers the id and the role of whoever has it. One who is there is enabled again and gets
+/// this role, or keeps the present one where none is given; a new one is then an operator.
+pub async fn ensure(conn: &mut Conn, id: Id, name: &str, role: Option<Role>, now_ms: i64) -> Result<(Id, String)> {
     sqlx::query(
         "INSERT INTO operator (id, name, role, created_at_ms) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (name) DO UPDATE SET disabled_at_ms = NULL, role = excluded.role",
+         ON CONFLICT (name) DO UPDATE SET disabled_at_ms = NULL, role = CASE WHEN $5 = 1 THEN excluded.role ELSE operator.role END",
     )
     .bind(id)
     .bind(name)
-    .bind(role.name())
+    .bind(role.unwrap_or(Role::Operator).name())
     .bind(now_ms)
+    .bind(i64::from(role.is_some()))
     .execute(conn.raw())
     .await?;
-    Ok(sqlx::query_scalar("SELECT id FROM operator WHERE name = $1").bind(name).fetch_one(conn.raw()).await?)
+    Ok(sqlx::query_as("SELECT id, role FROM operator WHERE name = $1").bind(name).fetch_one(conn.raw()).await?)
 }
 
 pub async fn get(conn: &mut Conn, id: Id) -> Result<Option<OperatorRow>> {

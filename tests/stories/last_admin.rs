@@ -37,6 +37,27 @@ async fn the_last_administrator_can_neither_be_disabled_nor_lose_the_role() {
 }
 
 #[tokio::test]
+async fn a_new_sign_in_link_at_the_console_leaves_a_role_as_it_is_unless_another_is_chosen() {
+    let server = TestServer::on_sqlite().await;
+    let anna = server.operator("anna", Role::Admin).await;
+    server.operator("bert", Role::Admin).await;
+    let page = anna.get("/settings").await.text;
+    let form = page.split("action=\"/settings/operators\"").nth(1).unwrap().split("</form>").next().unwrap();
+    assert!(form.contains("<option value=\"\" selected>"), "{form}");
+    let role = async |name: &str| {
+        let all = server.get("/operators").await;
+        all["items"].as_array().unwrap().iter().find(|operator| operator["name"] == name).unwrap()["role"].clone()
+    };
+    for (name, chosen, then) in [("bert", "", "admin"), ("carl", "", "operator"), ("bert", "viewer", "viewer")] {
+        let page = anna.submit("/settings/operators", &[("name", name), ("role", chosen)]).await;
+        assert!(page.text.contains("/sign-in/"), "{}", page.text);
+        assert_eq!(page.text.contains("bert was admin and is viewer now"), chosen == "viewer", "{}", page.text);
+        assert_eq!(role(name).await, then);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn only_administrators_change_operators_and_keys_and_everybody_sees_them_without_their_secrets() {
     let server = TestServer::on_sqlite().await;
     let made = server.post("/keys", json!({"name": "board", "role": "viewer"})).await.expect(201);

@@ -18,7 +18,7 @@ async fn backed_up(folder: &Path) -> (Config, Clock) {
     let (db, seal) = server::open(&config, &clock, true).await.unwrap();
     let (mut conn, mut moment) = (db.begin(Class::Operators).await.unwrap(), clock.moment());
     let actor = Actor::server();
-    operators::link(&mut conn, &mut moment, &actor, "an \"operator\" \u{1f600}", Role::Admin).await.unwrap();
+    operators::link(&mut conn, &mut moment, &actor, "an \"operator\" \u{1f600}", Some(Role::Admin)).await.unwrap();
     credentials::put(&mut conn, &mut moment, &actor, &seal, "push/fcm", b"secret").await.unwrap();
     conn.commit().await.unwrap();
     db.close().await;
@@ -26,20 +26,20 @@ async fn backed_up(folder: &Path) -> (Config, Clock) {
     (config, clock)
 }
 
-async fn refused(folder: &Path, clock: &Clock, file: &str, config: &Config) -> String {
-    format!("{:#}", restore(config, clock, &folder.join(file)).await.unwrap_err())
+async fn refused(folder: &Path, file: &str, config: &Config) -> String {
+    format!("{:#}", restore(config, &folder.join(file)).await.unwrap_err())
 }
 
 #[tokio::test]
 async fn a_file_that_is_cut_off_damaged_newer_or_of_another_key_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let (_, clock) = backed_up(folder).await;
+    backed_up(folder).await;
     let whole = std::fs::read(folder.join("b")).unwrap();
     let fresh = config(folder, "fresh.db");
     for cut in [0, 1, 100, whole.len() / 2, whole.len() - 1, whole.len() - 90] {
         std::fs::write(folder.join("cut"), &whole[..cut]).unwrap();
-        refused(folder, &clock, "cut", &fresh).await;
+        refused(folder, "cut", &fresh).await;
     }
     let text = String::from_utf8(whole).unwrap();
     for (from, to, said) in [
@@ -49,15 +49,40 @@ async fn a_file_that_is_cut_off_damaged_newer_or_of_another_key_is_refused_befor
     ] {
         assert!(text.contains(from), "{from} is in the file");
         std::fs::write(folder.join("bad"), text.replacen(from, to, 1)).unwrap();
-        let error = refused(folder, &clock, "bad", &fresh).await;
+        let error = refused(folder, "bad", &fresh).await;
         assert!(error.contains(said), "{error}");
     }
     let mut other = fresh.clone();
     other.secrets.key = Some("CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=".to_owned());
-    assert!(refused(folder, &clock, "b", &other).await.contains("master key"));
+    assert!(refused(folder, "b", &other).await.contains("master key"));
     assert!(!folder.join("fresh.db").exists(), "not even the database was made");
-    restore(&fresh, &clock, &folder.join("b")).await.unwrap();
-    assert!(refused(folder, &clock, "b", &fresh).await.contains("not empty"));
+    // Without a key none is made: it could not be the right one.
+    let mut keyless = fresh.clone();
+    (keyless.secrets.key, keyless.data_dir) = (None, folder.join("data"));
+    assert!(refused(folder, "b", &keyless).await.contains("bring the key of this backup"));
+    assert!(!folder.join("data").exists() && !folder.join("fresh.db").exists());
+    restore(&fresh, &folder.join("b")).await.unwrap();
+    assert!(refused(folder, "b", &fresh).await.contains("not empty"));
+}
+
+#[tokio::test]
+async fn a_backup_of_what_is_not_there_makes_nothing_and_a_lost_key_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, clock) = (folder.path(), Clock::moved(1_800_000_000_000, 1));
+    let data_dir = path.join("data");
+    let config = Config { database_url: format!("sqlite://{}", data_dir.join("muster.db").display()), data_dir, ..Config::default() };
+    let refused = async || format!("{:#}", backup(&config, &clock, &path.join("b")).await.unwrap_err());
+    assert!(refused().await.contains("does not exist"));
+    assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
+    // A first start makes both; without its key the database gets no other one, whoever opens it.
+    server::open(&config, &clock, true).await.unwrap().0.close().await;
+    backup(&config, &clock, &path.join("b")).await.unwrap();
+    let key = path.join("data/secret.key");
+    std::fs::rename(&key, path.join("kept.key")).unwrap();
+    assert!(refused().await.contains("bring the key of this database"));
+    let error = format!("{:#}", server::open(&config, &clock, true).await.unwrap_err());
+    assert!(error.contains("bring the key of this database") && error.contains("fingerprint"), "{error}");
+    assert!(!key.exists());
 }
 
 #[cfg(unix)]

@@ -60,9 +60,9 @@ pub async fn create(
     Caller(actor): Caller,
     JsonBody(named): JsonBody<Named>,
 ) -> Answer<(StatusCode, Json<Invited>)> {
-    let secret = change!(app, Class::Operators, |conn, moment| ops::link(conn, moment, &actor, &named.name, named.role).await)?;
-    let row = operators::by_name(&mut app.db.read().await?, named.name.trim()).await?.ok_or(Error::NotFound("operator"))?;
-    let link = format!("{}/sign-in/{secret}", app.config.public_url.trim_end_matches('/'));
+    let linked = change!(app, Class::Operators, |conn, moment| ops::link(conn, moment, &actor, &named.name, Some(named.role)).await)?;
+    let row = operators::by_name(&mut app.db.read().await?, &linked.name).await?.ok_or(Error::NotFound("operator"))?;
+    let link = format!("{}/sign-in/{}", app.config.public_url.trim_end_matches('/'), linked.secret);
     Ok((StatusCode::CREATED, Json(Invited { operator: row.into(), link })))
 }
 

@@ -102,14 +102,19 @@ pub async fn try_out(State(app): State<App>, posted: Posted) -> Shown {
 /// Adds an operator, or finds the one of that name, and shows a one-time sign-in link.
 pub async fn add_operator(State(app): State<App>, posted: Posted) -> Shown {
     let (actor, name) = (posted.visitor.actor(), posted.fields.text("name"));
-    let done = match role(&posted) {
+    // Whoever leaves the role as it is takes none away.
+    let wanted = if posted.fields.text("role").is_empty() { Ok(None) } else { role(&posted).map(Some) };
+    let done = match wanted {
         Ok(role) => change!(app, Class::Operators, |conn, moment| ops::link(conn, moment, actor, name, role).await),
         Err(error) => Err(error),
     };
     match done {
-        Ok(secret) => {
-            let value = format!("{}/sign-in/{secret}", app.config.public_url.trim_end_matches('/'));
-            let said = format!("{name} signs in once by this link, within 15 minutes:");
+        Ok(linked) => {
+            let value = format!("{}/sign-in/{}", app.config.public_url.trim_end_matches('/'), linked.secret);
+            let mut said = format!("{} ({}) signs in once by this link, within 15 minutes:", linked.name, linked.role);
+            for change in linked.changes() {
+                said.insert_str(0, &format!("{change} "));
+            }
             shown(&app, &posted.visitor, Some(Once { said, value })).await
         }
         Err(error) => told("/settings", Err(error)),

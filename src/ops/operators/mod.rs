@@ -34,22 +34,48 @@ pub struct Opened {
     pub name: String,
 }
 
-/// Adds an operator, or finds the one of that name, and makes a one-time sign-in link; answers the link's secret.
-pub async fn link(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, role: Role) -> Result<String> {
+/// A one-time sign-in link, and what its making did to the operator.
+#[derive(Debug)]
+pub struct Linked {
+    /// What the link ends in.
+    pub secret: String,
+    pub name: String,
+    /// The role from now on.
+    pub role: String,
+    /// The former role, where there was another.
+    pub was: Option<String>,
+    /// True where the operator was disabled until now.
+    pub enabled_again: bool,
+}
+
+impl Linked {
+    /// What changed for an operator who was there, a sentence for each.
+    pub fn changes(&self) -> Vec<String> {
+        let role = self.was.as_ref().map(|was| format!("{} was {was} and is {} now.", self.name, self.role));
+        let enabled = self.enabled_again.then(|| format!("{} was disabled and may sign in again.", self.name));
+        role.into_iter().chain(enabled).collect()
+    }
+}
+
+/// Adds an operator, or finds the one of that name, and makes a one-time sign-in link. Without a role the one who is there keeps the
+/// present one; a new one is an operator.
+pub async fn link(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &str, role: Option<Role>) -> Result<Linked> {
     actor.require(Role::Admin)?;
     let name = text::named("/name", name, 64)?;
     let before = operators::by_name(conn, &name).await?;
-    if let Some(before) = before.as_ref().filter(|_| role != Role::Admin) {
+    if let Some(before) = before.as_ref().filter(|_| role.is_some_and(|role| role != Role::Admin)) {
         spare_last_admin(conn, before).await?;
     }
-    let before = before.map(|row| json!({"role": row.role, "enabled": row.disabled_at_ms.is_none()}));
     let id = moment.id();
-    let operator_id = operators::ensure(conn, id, &name, role, moment.now_ms).await?;
+    let (operator_id, role) = operators::ensure(conn, id, &name, role, moment.now_ms).await?;
     let secret = Secret::plain(&moment.secret());
     operators::insert_link(conn, &secret.hash(), operator_id, moment.now_ms, moment.now_ms + LINK_MS).await?;
-    let data = json!({"id": operator_id, "name": name, "role": role, "before": before, "after": {"role": role, "enabled": true}});
+    let shown = before.as_ref().map(|row| json!({"role": row.role, "enabled": row.disabled_at_ms.is_none()}));
+    let data = json!({"id": operator_id, "name": name, "role": role, "before": shown, "after": {"role": role, "enabled": true}});
     tell(conn, moment, actor, "operator.linked", data).await?;
-    Ok(secret.reveal().to_owned())
+    let enabled_again = before.as_ref().is_some_and(|row| row.disabled_at_ms.is_some());
+    let was = before.map(|row| row.role).filter(|was| *was != role);
+    Ok(Linked { secret: secret.reveal().to_owned(), name, role, was, enabled_again })
 }
 
 /// Opens a one-time link: a session, or `None` where the link was used, has expired or never was.

@@ -12,9 +12,12 @@ async fn a_sign_in_link_opens_one_session_and_only_in_its_time() {
         let mut moment = Moment::fixed(1_000_000, 1);
         let mut conn = db.begin(Class::Operators).await.unwrap();
         let viewer = Actor { role: Role::Operator, ..admin() };
-        assert!(link(&mut conn, &mut moment, &viewer, "night desk", Role::Viewer).await.is_err(), "only administrators add operators");
-        let secret = link(&mut conn, &mut moment, &admin(), "night desk", Role::Operator).await.unwrap();
-        let late = link(&mut conn, &mut moment, &admin(), "night desk", Role::Viewer).await.unwrap();
+        assert!(
+            link(&mut conn, &mut moment, &viewer, "night desk", Some(Role::Viewer)).await.is_err(),
+            "only administrators add operators"
+        );
+        let secret = link(&mut conn, &mut moment, &admin(), "night desk", Some(Role::Operator)).await.unwrap().secret;
+        let late = link(&mut conn, &mut moment, &admin(), "night desk", Some(Role::Viewer)).await.unwrap().secret;
         let opened = open_link(&mut conn, &mut moment, &secret).await.unwrap().unwrap();
         let session = operators::session(&mut conn, &opened.secret.hash(), moment.now_ms).await.unwrap().unwrap();
         assert_eq!((session.name.as_str(), session.role, session.csrf), ("night desk", Role::Viewer, opened.csrf));
@@ -31,13 +34,38 @@ async fn a_sign_in_link_opens_one_session_and_only_in_its_time() {
 }
 
 #[tokio::test]
+async fn a_link_without_a_role_takes_nobodys_role_away_and_tells_what_it_changed() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        for name in ["first", "second"] {
+            link(&mut conn, &mut moment, &admin(), name, Some(Role::Admin)).await.unwrap();
+        }
+        let kept = link(&mut conn, &mut moment, &admin(), "second", None).await.unwrap();
+        assert_eq!((kept.role.as_str(), kept.changes()), ("admin", Vec::new()));
+        let lowered = link(&mut conn, &mut moment, &admin(), "second", Some(Role::Viewer)).await.unwrap();
+        assert_eq!(lowered.changes(), ["second was admin and is viewer now."]);
+        let id = operators::by_name(&mut conn, "second").await.unwrap().unwrap().id;
+        disable(&mut conn, &mut moment, &admin(), id).await.unwrap();
+        let back = link(&mut conn, &mut moment, &admin(), "second", None).await.unwrap();
+        assert_eq!((back.role.as_str(), back.changes()), ("viewer", vec!["second was disabled and may sign in again.".to_owned()]));
+        let new = link(&mut conn, &mut moment, &admin(), "third", None).await.unwrap();
+        assert_eq!((new.role.as_str(), new.changes()), ("operator", Vec::new()));
+        // The last administrator gets a link too, and stays one.
+        assert_eq!(link(&mut conn, &mut moment, &admin(), "first", None).await.unwrap().role, "admin");
+        conn.commit().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_password_change_ends_the_other_sessions_and_a_disabled_operator_has_none() {
     each_database(async |db| {
         let mut moment = Moment::fixed(1_000_000, 1);
         let mut conn = db.begin(Class::Operators).await.unwrap();
         let mut sessions = Vec::new();
         for _ in 0..2 {
-            let secret = link(&mut conn, &mut moment, &admin(), "desk", Role::Viewer).await.unwrap();
+            let secret = link(&mut conn, &mut moment, &admin(), "desk", Some(Role::Viewer)).await.unwrap().secret;
             sessions.push(open_link(&mut conn, &mut moment, &secret).await.unwrap().unwrap().secret);
         }
         let id = operators::by_name(&mut conn, "desk").await.unwrap().unwrap().id;

@@ -50,9 +50,9 @@ impl TestServer {
     pub async fn sign_in_link(&self, name: &str, role: Role) -> String {
         let mut moment = self.clock.moment();
         let mut conn = self.app.db.begin(Class::Operators).await.unwrap();
-        let secret = operators::link(&mut conn, &mut moment, &Actor::server(), name, role).await.unwrap();
+        let linked = operators::link(&mut conn, &mut moment, &Actor::server(), name, Some(role)).await.unwrap();
         conn.commit().await.unwrap();
-        format!("/sign-in/{secret}")
+        format!("/sign-in/{}", linked.secret)
     }
 
     /// The browser of an operator of this role, signed in.
