@@ -1,6 +1,5 @@
 //! Secrets at rest: AES-256-GCM under the master key, bound to the name they are stored under.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
@@ -12,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Moment;
 use crate::config::Config;
+use crate::files;
 
 /// The master key. Its Debug shows the fingerprint alone.
 #[derive(Clone)]
@@ -53,22 +53,27 @@ impl Seal {
         Seal { cipher: Aes256Gcm::new(key.into()), derivation: KeyInit::new(&block.into()), fingerprint }
     }
 
-    /// The key that the settings name. With SQLite a missing file is made at first start, readable by its owner alone.
-    pub fn from_config(config: &Config, moment: &mut Moment) -> Result<Seal, SealError> {
+    /// The key that the settings name; `None` where its file is not there and may be made ([`Seal::make`]).
+    pub fn existing(config: &Config) -> Result<Option<Seal>, SealError> {
         if let Some(text) = &config.secrets.key {
-            return decode(text.as_bytes()).map(|key| Seal::new(&key)).ok_or_else(|| SealError::Length("MUSTER_SECRETS_KEY".into()));
+            let key = decode(text.as_bytes()).ok_or_else(|| SealError::Length("MUSTER_SECRETS_KEY".into()))?;
+            return Ok(Some(Seal::new(&key)));
         }
         let path = Seal::file(config).ok_or(SealError::Missing)?;
         let shown = path.display().to_string();
         match std::fs::read(&path) {
-            Ok(bytes) => decode(&bytes).map(|key| Seal::new(&key)).ok_or(SealError::Length(shown)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && config.is_sqlite() => {
-                let key = moment.secret();
-                write_key(&path, &key).map_err(|error| SealError::File(shown, error))?;
-                Ok(Seal::new(&key))
-            }
+            Ok(bytes) => decode(&bytes).map(|key| Some(Seal::new(&key))).ok_or(SealError::Length(shown)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && config.is_sqlite() => Ok(None),
             Err(error) => Err(SealError::File(shown, error)),
         }
+    }
+
+    /// Makes the key of a database that has none yet, in the file that the settings name, readable by its owner alone.
+    pub fn make(config: &Config, moment: &mut Moment) -> Result<Seal, SealError> {
+        let path = Seal::file(config).ok_or(SealError::Missing)?;
+        let key = moment.secret();
+        write_key(&path, &key).map_err(|error| SealError::File(path.display().to_string(), error))?;
+        Ok(Seal::new(&key))
     }
 
     /// The file in which the settings look for the key; `None` where none is named and none may be made.
@@ -122,15 +127,9 @@ fn decode(bytes: &[u8]) -> Option<[u8; 32]> {
 
 fn write_key(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        files::private_folder(folder)?;
     }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(STANDARD.encode(key).as_bytes())?;
-    file.sync_all()
+    files::private_new(path, STANDARD.encode(key).as_bytes())
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! A server process: listeners and workers around one [`App`], started and stopped together.
 
+pub mod owner;
+
 use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +23,7 @@ use crate::ops::{jobs, settle};
 use crate::seal::Seal;
 use crate::store::{Class, Db, meta};
 use crate::work::webhooks::Post;
-use crate::{http, intake, telemetry, work};
+use crate::{files, http, intake, telemetry, work};
 
 /// After the stop signal everything must have ended within this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(9);
@@ -37,25 +40,68 @@ pub struct Server {
     _alone: Option<File>,
 }
 
-/// Opens the database and checks the master key against it: what every command that touches the database needs.
+/// Opens the database and checks the master key against it: what every command that writes to the database needs. What is missing of a
+/// first start is made; a database that was sealed already gets no new key.
 pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Result<(Db, Seal)> {
-    let seal = Seal::from_config(config, &mut clock.moment())?;
+    owner::spare(config)?;
+    let existing = Seal::existing(config)?;
     let db = Db::open(&config.database_url).await?;
     if migrate {
         db.migrate().await?;
     }
-    anyhow::ensure!(db.schema_is_current().await.unwrap_or(false), "the database has another version's schema; run `muster migrate`");
+    ensure_schema(&db).await?;
+    let seal = match existing {
+        Some(seal) => seal,
+        None => match meta::get(&mut db.read().await?, FINGERPRINT).await? {
+            Some(known) => bail!("{}", lost_key(config, &format!("of this database (fingerprint {known})"))),
+            None => Seal::make(config, &mut clock.moment())?,
+        },
+    };
     let mut conn = db.begin(Class::Operators).await?;
     let known = meta::put_if_absent(&mut conn, FINGERPRINT, seal.fingerprint()).await?;
     settle::address(&mut conn, &config.public_url).await?;
     jobs::put_budget(&mut conn, config.limits.wipes_per_hour).await?;
     conn.commit().await?;
-    anyhow::ensure!(
+    ensure_sealed(&seal, &known)?;
+    Ok((db, seal))
+}
+
+/// Opens the database that is there and checks the master key against it, for commands that only read: nothing is made.
+pub async fn open_existing(config: &Config) -> anyhow::Result<(Db, Seal)> {
+    if let Some(file) = config.sqlite_file() {
+        ensure!(
+            file.exists(),
+            "{} does not exist; `muster serve` makes it, or name the database in the settings (--config) or as MUSTER_DATABASE_URL",
+            config.database_url
+        );
+    }
+    let Some(seal) = Seal::existing(config)? else { bail!("{}", lost_key(config, "of this database")) };
+    let db = Db::open(&config.database_url).await?;
+    ensure_schema(&db).await?;
+    if let Some(known) = meta::get(&mut db.read().await?, FINGERPRINT).await? {
+        ensure_sealed(&seal, &known)?;
+    }
+    Ok((db, seal))
+}
+
+/// What to do where the file of the master key is gone.
+pub fn lost_key(config: &Config, of: &str) -> String {
+    let file = Seal::file(config).unwrap_or_default();
+    format!("{} does not exist: bring the key {of} there, or set [secrets] key_file or MUSTER_SECRETS_KEY", file.display())
+}
+
+async fn ensure_schema(db: &Db) -> anyhow::Result<()> {
+    ensure!(db.schema_is_current().await.unwrap_or(false), "the database has another version's schema; run `muster migrate`");
+    Ok(())
+}
+
+fn ensure_sealed(seal: &Seal, known: &str) -> anyhow::Result<()> {
+    ensure!(
         known == seal.fingerprint(),
         "the master key (fingerprint {}) is not the one this database was sealed with ({known}): set [secrets] key_file or MUSTER_SECRETS_KEY to that key",
         seal.fingerprint()
     );
-    Ok((db, seal))
+    Ok(())
 }
 
 impl Server {
@@ -185,9 +231,9 @@ async fn device_ca_names(app: &App, serves: &[Part]) -> anyhow::Result<Option<Ve
 
 /// Locks the SQLite file against a second server; the lock ends with the process, however it ends.
 fn only_server(config: &Config) -> anyhow::Result<Option<File>> {
-    let Some(path) = config.database_url.strip_prefix("sqlite://") else { return Ok(None) };
-    let path = format!("{}.lock", path.split('?').next().unwrap_or(path));
-    let file = File::create(&path).with_context(|| path.clone())?;
+    let Some(path) = config.sqlite_file() else { return Ok(None) };
+    let path = format!("{}.lock", path.display());
+    let file = files::private_open(Path::new(&path)).with_context(|| path.clone())?;
     file.try_lock()
         .map_err(|_| anyhow::anyhow!("another server uses this SQLite file ({path} is locked); several servers need PostgreSQL"))?;
     Ok(Some(file))

@@ -30,13 +30,23 @@ pub fn start_log() {
 /// Sends spans to the OTLP collector at `endpoint` from now on. Must be called in the runtime that then carries them.
 #[cfg(feature = "otel")]
 pub fn trace_to(endpoint: &str) -> anyhow::Result<()> {
+    check(endpoint)?;
     otel::export(endpoint)
 }
 
 /// Refuses: this program can send no spans.
 #[cfg(not(feature = "otel"))]
 pub fn trace_to(endpoint: &str) -> anyhow::Result<()> {
-    anyhow::bail!("[telemetry] otlp_endpoint is {endpoint}, but this program was built without the feature otel")
+    check(endpoint)
+}
+
+/// Refuses an endpoint to which this program could send no spans.
+pub fn check(endpoint: &str) -> anyhow::Result<()> {
+    let shown = crate::config::hide_password(endpoint);
+    anyhow::ensure!(cfg!(feature = "otel"), "[telemetry] otlp_endpoint is {shown}, but this program was built without the feature otel");
+    let is_base = endpoint.parse::<http::Uri>().is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+    anyhow::ensure!(is_base, "[telemetry] otlp_endpoint is {shown}: take the collector's base URL, http://127.0.0.1:4318");
+    Ok(())
 }
 
 /// Sends what spans are left, at the end of the process.

@@ -12,7 +12,7 @@ use crate::model::{Actor, Role};
 use crate::ops::ca::{Pair, authority};
 use crate::ops::operators;
 use crate::server;
-use crate::store::Class;
+use crate::store::{Class, Db};
 
 /// A server that takes longer to say that it is ready is not.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,8 +31,12 @@ pub async fn health(url: &str) -> ExitCode {
 }
 
 /// `muster operator add`: prints the absolute one-time sign-in link, alone, on standard output.
-pub async fn operator_add(config: &Config, name: &str, role: Role) -> anyhow::Result<()> {
-    println!("{}", sign_in_link(config, name, role).await?);
+pub async fn operator_add(config: &Config, name: &str, role: Option<Role>) -> anyhow::Result<()> {
+    let (link, changes) = sign_in_link(config, name, role).await?;
+    println!("{link}");
+    for change in changes {
+        eprintln!("{change}");
+    }
     Ok(())
 }
 
@@ -42,13 +46,20 @@ pub async fn key_add(config: &Config, name: &str, role: Role) -> anyhow::Result<
     Ok(())
 }
 
+/// `muster migrate`: brings the database to this version's schema.
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    server::owner::spare(config)?;
+    Db::open(&config.database_url).await?.migrate().await?;
+    println!("the database has this version's schema");
+    Ok(())
+}
+
 /// `muster ca show`: prints the device CA, PEM.
 pub async fn ca_show(config: &Config) -> anyhow::Result<()> {
-    let clock = Clock::system();
     let ca = match Authorities::from_config(config)?.given() {
         Some(given) => Some(given.clone()),
         None => {
-            let (db, seal) = server::open(config, &clock, config.migrate).await?;
+            let (db, seal) = server::open_existing(config).await?;
             let stored = authority::stored_ca(&mut db.read().await?, &seal).await?;
             db.close().await;
             stored
@@ -78,15 +89,15 @@ pub async fn ca_rotate(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds the operator, or finds the one of that name, and makes a one-time sign-in link.
-pub async fn sign_in_link(config: &Config, name: &str, role: Role) -> anyhow::Result<String> {
+/// Adds the operator, or finds the one of that name, and makes a one-time sign-in link; answers with it what changed for one who was there.
+pub async fn sign_in_link(config: &Config, name: &str, role: Option<Role>) -> anyhow::Result<(String, Vec<String>)> {
     let clock = Clock::system();
     let (db, _) = server::open(config, &clock, config.migrate).await?;
     let mut conn = db.begin(Class::Operators).await?;
-    let secret = operators::link(&mut conn, &mut clock.moment(), &Actor::server(), name, role).await?;
+    let linked = operators::link(&mut conn, &mut clock.moment(), &Actor::server(), name, role).await?;
     conn.commit().await?;
     db.close().await;
-    Ok(format!("{}/sign-in/{secret}", config.public_url.trim_end_matches('/')))
+    Ok((format!("{}/sign-in/{}", config.public_url.trim_end_matches('/'), linked.secret), linked.changes()))
 }
 
 /// Makes an API key.

@@ -19,7 +19,6 @@ use crate::config::{self, Config};
 use crate::intake::authority;
 use crate::model::Role;
 use crate::server::Server;
-use crate::store::Db;
 
 const CONFIG_DEFAULT: &str = "muster.toml";
 
@@ -34,7 +33,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("GIT_COMMI
 #[command(name = "muster", version = VERSION.as_str(), about, propagate_version = true)]
 pub struct Cli {
     /// The settings file.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "MUSTER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -47,7 +46,7 @@ enum Command {
         /// Print the settings in force, secrets hidden, and end.
         #[arg(long)]
         print_config: bool,
-        /// Listen here instead of where the settings say.
+        /// Listen here, for everything, instead of where `listen` or [[listener]] say.
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<std::net::SocketAddr>,
         /// Leave the schema alone; refuse to start where it is not this version's.
@@ -170,8 +169,9 @@ enum OperatorCommand {
     /// Add an operator, or name one that exists, and print a one-time sign-in link (15 minutes).
     Add {
         name: String,
-        #[arg(long, default_value = "operator")]
-        role: Role,
+        /// viewer, operator or admin. Without it one who is there keeps the present role, and a new one is an operator.
+        #[arg(long)]
+        role: Option<Role>,
     },
 }
 
@@ -202,7 +202,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve { print_config, listen, no_migrate } => {
             let mut config = config()?;
-            config.listen = listen.unwrap_or(config.listen);
+            if let Some(address) = listen {
+                config.listen = address;
+                config.listeners.clear();
+            }
             config.migrate &= !no_migrate;
             config.check()?;
             if print_config {
@@ -213,12 +216,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Demo { seconds, keep } => return demo::run(seconds, keep).await,
         Command::Simulate(options) => return simulate::run(*options).await,
-        Command::Migrate => {
-            Db::open(&config()?.database_url).await?.migrate().await?;
-            println!("the database has this version's schema");
-        }
+        Command::Migrate => local::migrate(&config()?).await?,
         Command::Backup { file } => println!("{} rows", backup::backup(&config()?, &Clock::system(), &file).await?),
-        Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &Clock::system(), &file).await?),
+        Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &file).await?),
         Command::Doctor { json } => return doctor::run(&config(), &Clock::system(), json).await,
         Command::Health { url } => return Ok(local::health(&url).await),
         Command::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout()),

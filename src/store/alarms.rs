@@ -54,6 +54,12 @@ pub async fn standing(conn: &mut Conn, kind: &str, rows_max: i64) -> Result<Vec<
     Ok(sqlx::query_scalar(sql).bind(kind).bind(rows_max).fetch_all(conn.raw()).await?)
 }
 
+/// The alarms of a kind that stand: (subject, detail).
+pub async fn standing_details(conn: &mut Conn, kind: &str, rows_max: i64) -> Result<Vec<(String, String)>> {
+    let sql = "SELECT subject, detail FROM alarm WHERE kind = $1 AND closed_at_ms IS NULL ORDER BY subject LIMIT $2";
+    Ok(sqlx::query_as(sql).bind(kind).bind(rows_max).fetch_all(conn.raw()).await?)
+}
+
 /// The alarms of a kind that stand: (subject, when they told something new last).
 pub async fn standing_since(conn: &mut Conn, kind: &str, rows_max: i64) -> Result<Vec<(String, i64)>> {
     let sql = "SELECT subject, changed_at_ms FROM alarm WHERE kind = $1 AND closed_at_ms IS NULL ORDER BY subject LIMIT $2";

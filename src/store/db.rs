@@ -13,6 +13,7 @@ use super::migrate;
 use super::seat::{Seat, Seated};
 use super::turns::{Class, Turn, Turns};
 use crate::error::Result;
+use crate::files;
 
 /// How long anything waits for a connection before the database counts as away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,6 +44,8 @@ pub enum OpenError {
     Scheme,
     #[error("the folder of the database cannot be made: {0}")]
     Folder(std::io::Error),
+    #[error("the file of the database cannot be made: {0}")]
+    File(std::io::Error),
     #[error("the database cannot be opened: {0}")]
     Connect(#[from] sqlx::Error),
     #[error("the schema cannot be brought up to date: {0}")]
@@ -234,8 +237,10 @@ impl Conn {
 async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
     let file = path.split('?').next().unwrap_or(path);
     if let Some(folder) = Path::new(file).parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(OpenError::Folder)?;
+        files::private_folder(folder).map_err(OpenError::Folder)?;
     }
+    // SQLite gives its log and the index of it the mode of the file, which holds devices' data.
+    files::private_empty(Path::new(file)).map_err(OpenError::File)?;
     let separator = if path.contains('?') { '&' } else { '?' };
     let options = quiet(&format!("sqlite://{path}{separator}mode=rwc"))?;
     let pages_max = Arc::new(AtomicI64::new(SQLITE_PAGES_MAX));
@@ -299,6 +304,26 @@ fn quiet(url: &str) -> std::result::Result<AnyConnectOptions, sqlx::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_new_sqlite_file_its_log_and_its_folder_are_their_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("deep/data");
+        let db = Db::open(&format!("sqlite://{}", data.join("muster.db").display())).await.unwrap();
+        db.migrate().await.unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&data), mode(&folder.path().join("deep"))), (0o700, 0o700));
+        for name in ["muster.db", "muster.db-wal", "muster.db-shm"] {
+            assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+        }
+        db.close().await;
+        // What somebody has opened to a group stays so.
+        std::fs::set_permissions(data.join("muster.db"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        Db::open(&format!("sqlite://{}", data.join("muster.db").display())).await.unwrap().close().await;
+        assert_eq!(mode(&data.join("muster.db")), 0o640);
+    }
 
     #[tokio::test]
     async fn statistics_left_in_a_sqlite_file_are_dropped_at_the_next_start() {

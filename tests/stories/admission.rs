@@ -171,13 +171,8 @@ async fn operators_and_keys_are_the_administrators_business() {
         reply(server.client.request(method, format!("{}/api/v1{path}", server.url)).bearer_auth(key).json(&body)).await
     };
     with_key(reqwest::Method::POST, "/users", json!({"email": "user@example.org", "name": ""})).await.expect(201);
-    for (method, path) in [
-        (reqwest::Method::GET, "/keys"),
-        (reqwest::Method::GET, "/operators"),
-        (reqwest::Method::POST, "/keys"),
-        (reqwest::Method::POST, "/operators"),
-    ] {
-        let refused = with_key(method, path, json!({"name": "another", "role": "admin"})).await;
+    for path in ["/keys", "/operators"] {
+        let refused = with_key(reqwest::Method::POST, path, json!({"name": "another", "role": "admin"})).await;
         assert_eq!(refusal(refused), is(403, "role_insufficient"), "{path}");
     }
     let keys = server.get("/keys").await;

@@ -1,84 +1,21 @@
 //! The command line, as an operator and a script use it: the built program against a running server.
 
-use std::process::Output;
 use std::time::Duration;
 
 use muster::clock::Clock;
+use muster::ops::alarms;
 use muster::protocol::cms::SignedData;
 use muster::protocol::pki::Certificate;
 use muster::sim::fcm::StandIn;
+use muster::store::{Class, Db};
 use serde_json::{Value, json};
 
-use crate::support::device::activation;
+use crate::support::command::{DEADLINE, Terminal, id};
 use crate::support::process::Process;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// A running server and what a shell needs to speak to it.
-struct Shell {
-    server: Process,
-    key: String,
-    folder: tempfile::TempDir,
-}
-
-impl Shell {
-    async fn start() -> Shell {
-        let folder = tempfile::tempdir().unwrap();
-        let fcm = StandIn::start(Clock::system()).await.unwrap();
-        let mut server = Process::new(folder.path(), &format!("sqlite://{}", folder.path().join("muster.db").display()), &fcm);
-        server.start().await;
-        let key = server.key().await;
-        Shell { server, key, folder }
-    }
-
-    /// Runs the program with server and key in its environment.
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.server.command();
-        command.env("MUSTER_SERVER", &self.server.url).env("MUSTER_KEY", &self.key).args(arguments);
-        tokio::time::timeout(DEADLINE, command.output()).await.unwrap().unwrap()
-    }
-
-    /// What it prints, which must be JSON, or nothing.
-    async fn told(&self, line: &str) -> Value {
-        let arguments: Vec<&str> = line.split(' ').chain(["--json"]).collect();
-        let output = self.run(&arguments).await;
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or_else(|_| panic!("{line}: {text}")) }
-    }
-
-    /// What it says on standard error when it fails.
-    async fn refused(&self, line: &str) -> String {
-        let output = self.run(&line.split(' ').collect::<Vec<_>>()).await;
-        assert!(!output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
-        assert!(output.stdout.is_empty(), "{line}: what fails prints nothing that a script could take for an answer");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    async fn agent(&self, path: &str, token: Option<&str>, body: Value) -> Value {
-        let mut request = reqwest::Client::new().post(format!("{}/agent/v1/{path}", self.server.url)).json(&body);
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        request.send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
-    }
-
-    /// An activated phone: its id and its token.
-    async fn phone(&self, email: &str, name: &str) -> (String, String) {
-        self.told(&format!("user add {email} --name Someone")).await;
-        let token = self.told(&format!("token add for-{name}")).await["token"].as_str().unwrap().to_owned();
-        let answer = self.agent("activate", None, activation(&token, email, name, None)).await;
-        (answer["device_id"].as_str().unwrap().to_owned(), answer["device_token"].as_str().unwrap().to_owned())
-    }
-}
-
-fn id(value: &Value) -> String {
-    value["id"].as_str().unwrap_or_else(|| panic!("no id in {value}")).to_owned()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_day_of_an_operator_goes_through_the_shell() {
-    let shell = Shell::start().await;
+    let shell = Terminal::start().await;
     let (device, token) = shell.phone("user@example.org", "one").await;
     // Devices by id and by serial number.
     assert_eq!(shell.told("device list --q S-one").await["items"][0]["id"], device.as_str());
@@ -127,7 +64,7 @@ async fn a_whole_day_of_an_operator_goes_through_the_shell() {
     assert!(listed.get("token").is_none_or(Value::is_null), "a token is shown once");
     shell.told(&format!("token revoke {}", id(&listed))).await;
     shell.told("label remove field S-one").await;
-    shell.told("policy assign camera").await;
+    shell.told("policy assign camera --none").await;
     shell.told("policy delete camera").await;
     shell.told("label delete field").await;
     let user = id(&shell.told("user list").await["items"][0]);
@@ -138,7 +75,7 @@ async fn a_whole_day_of_an_operator_goes_through_the_shell() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_done_fails_with_words_that_help() {
-    let shell = Shell::start().await;
+    let shell = Terminal::start().await;
     for (line, words) in [
         ("device show nobody", "404"),
         ("device merge nobody --into somebody", "404"),
@@ -201,7 +138,7 @@ async fn settings_are_shown_without_secrets_and_unknown_ones_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_ends_with_0_when_it_is_asked_to_whoever_is_speaking_to_it() {
     for signal in ["-TERM", "-INT"] {
-        let mut shell = Shell::start().await;
+        let mut shell = Terminal::start().await;
         shell.server.kill().await;
         let mut child = shell.server.command().arg("serve").stdout(std::process::Stdio::null()).spawn().unwrap();
         let ready = format!("{}/readyz", shell.server.url);
@@ -243,7 +180,7 @@ async fn the_doctor_finds_what_would_keep_a_server_from_working_and_changes_noth
     assert_eq!(code, Some(0), "{told:?}");
     assert!(!folder.path().join("muster.db").exists());
     // Beside a running server all is well, and the text for people says so too.
-    let shell = Shell::start().await;
+    let shell = Terminal::start().await;
     let (_, token) = shell.phone("user@example.org", "one").await;
     let push = json!({"provider": "fcm", "kind": "token", "value": "an-address"});
     shell.agent("sync", Some(&token), json!({"cause": "launch", "push": push})).await;
@@ -266,14 +203,34 @@ async fn the_doctor_finds_what_would_keep_a_server_from_working_and_changes_noth
     let output = bare.env_remove("MUSTER_PUSH__FCM__SERVICE_ACCOUNT").args(["doctor", "--json"]).output().await.unwrap();
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(faults(told.as_array().unwrap()).contains("1 channels are never called"), "{told}");
-    let (code, told) = findings(&shell.server, &[("MUSTER_LISTEN", "0.0.0.0:80")]).await;
-    assert_eq!(code, Some(1));
-    assert!(faults(&told).starts_with("settings: "), "{told:?}");
+    // What `serve` refuses is a fault here too.
+    for (name, value, words) in [
+        ("MUSTER_LISTEN", "0.0.0.0:80", "behind_proxy"),
+        ("MUSTER_WEBHOOKS__CA_FILE", "nope.pem", "nope.pem"),
+        ("MUSTER_DATABASE_URL", "sqlite:foo.db", "database_url"),
+        #[cfg(not(feature = "otel"))]
+        ("MUSTER_TELEMETRY__OTLP_ENDPOINT", "http://u:sekret@127.0.0.1:4318", "otel"),
+    ] {
+        let (code, told) = findings(&shell.server, &[(name, value)]).await;
+        assert_eq!(code, Some(1), "{name}");
+        assert!(faults(&told).starts_with("settings: ") && faults(&told).contains(words), "{name}: {told:?}");
+        assert!(!faults(&told).contains("sekret"), "{told:?}");
+    }
+    // A sender at fault is one until it has sent again.
+    let mut shell = shell;
+    shell.server.kill().await;
+    let db = Db::open(&format!("sqlite://{}", shell.folder.path().join("muster.db").display())).await.unwrap();
+    let mut conn = db.begin(Class::Operators).await.unwrap();
+    alarms::open(&mut conn, &mut Clock::system().moment(), "push_fault", "fcm", "the service account may not send").await.unwrap();
+    conn.commit().await.unwrap();
+    db.close().await;
+    let (code, told) = findings(&shell.server, &[]).await;
+    assert_eq!((code, faults(&told).as_str()), (Some(1), "push: fcm: the service account may not send\n"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_device_ca_takes_the_place_of_the_old_one_while_the_server_runs() {
-    let shell = Shell::start().await;
+    let shell = Terminal::start().await;
     let listed = async || {
         let url = format!("{}/mdm/scep?operation=GetCACert", shell.server.url);
         let answer = reqwest::get(url).await.unwrap().error_for_status().unwrap().bytes().await.unwrap();
@@ -303,7 +260,7 @@ async fn a_new_device_ca_takes_the_place_of_the_old_one_while_the_server_runs() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_asks_whether_a_server_is_ready_and_the_version_is_the_packages() {
-    let mut shell = Shell::start().await;
+    let mut shell = Terminal::start().await;
     let url = shell.server.url.clone();
     assert!(shell.run(&["health", &url]).await.status.success());
     shell.server.kill().await;

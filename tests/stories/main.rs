@@ -23,6 +23,7 @@ mod distributed;
 mod documents;
 mod facts;
 mod fcm;
+mod first_start;
 mod funnel;
 mod http2;
 mod killed;

@@ -57,7 +57,7 @@ struct End {
 
 /// Writes the whole database to `path`; answers how many rows. Servers go on meanwhile: the file is one instant of the database.
 pub async fn backup(config: &Config, clock: &Clock, path: &Path) -> anyhow::Result<i64> {
-    let (db, seal) = server::open(config, clock, false).await?;
+    let (db, seal) = server::open_existing(config).await?;
     let mut conn = backup::snapshot(&db).await?;
     let tables = backup::tables(&mut conn).await?;
     let mut counted = Vec::with_capacity(tables.len());
@@ -87,8 +87,9 @@ pub async fn backup(config: &Config, clock: &Clock, path: &Path) -> anyhow::Resu
 
 /// Reads `path` into the empty database of the settings; answers how many rows. Nothing is written before the whole file, its
 /// schema and the master key are proved.
-pub async fn restore(config: &Config, clock: &Clock, path: &Path) -> anyhow::Result<i64> {
-    let seal = Seal::from_config(config, &mut clock.moment())?;
+pub async fn restore(config: &Config, path: &Path) -> anyhow::Result<i64> {
+    server::owner::spare(config)?;
+    let Some(seal) = Seal::existing(config)? else { bail!("{}", server::lost_key(config, "of this backup")) };
     let header = verify(path, &seal).with_context(|| path.display().to_string())?;
     let db = Db::open(&config.database_url).await?;
     db.migrate().await?;

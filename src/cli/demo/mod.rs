@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio_util::sync::CancellationToken;
 
 use self::director::Director;
 use super::{local, stop_on_signal};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::files;
 use crate::model::Role;
 use crate::server::Server;
 use crate::sim::fleet::{Fleet, Plan};
@@ -29,6 +30,8 @@ const IPHONES: usize = 20;
 const ALL: usize = ANDROIDS + APPS + IPHONES;
 /// The phones' first activations are spread over this time.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(8);
+/// Its database, in its folder.
+const DATABASE: &str = "muster.db";
 /// Phones that have not been through the loop are named up to this many.
 const NAMED_MAX: usize = 10;
 
@@ -37,7 +40,12 @@ pub async fn run(seconds: Option<u64>, keep: Option<PathBuf>) -> anyhow::Result<
     let clock = Clock::system();
     let temporary = std::env::temp_dir().join(format!("muster-demo-{}", clock.moment().id()));
     let folder = keep.clone().unwrap_or_else(|| temporary.clone());
-    std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
+    ensure!(
+        !folder.join(DATABASE).exists(),
+        "{} holds a {DATABASE} already, and each demo begins afresh: name another folder, or take that file away",
+        folder.display()
+    );
+    files::private_folder(&folder).with_context(|| format!("{}", folder.display()))?;
     let outcome = in_folder(seconds, &folder, clock).await;
     if keep.is_none() {
         std::fs::remove_dir_all(&temporary).ok();
@@ -52,14 +60,13 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
     let config = Config {
         listen,
         public_url: format!("http://{listen}"),
-        database_url: format!("sqlite://{}", folder.join("muster.db").display()),
+        database_url: format!("sqlite://{}", folder.join(DATABASE).display()),
         data_dir: folder.to_owned(),
         push,
         ..Config::default()
     };
-    let link = local::sign_in_link(&config, "demo", Role::Admin).await?;
-    // A folder that was kept has the key of its last run, which nobody knows any more.
-    let key = local::api_key(&config, &format!("demo {}", clock.moment().id()), Role::Admin).await?;
+    let (link, _) = local::sign_in_link(&config, "demo", Some(Role::Admin)).await?;
+    let key = local::api_key(&config, "demo", Role::Admin).await?;
     let server = Server::start(config, clock.clone()).await?;
     let url = server.app.config.public_url.clone();
     let running = tokio::spawn(server.run(stop.clone()));

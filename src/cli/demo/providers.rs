@@ -19,7 +19,7 @@ const KEY_ID: &str = "DEMOKEY001";
 pub async fn start(folder: &Path, clock: &Clock) -> anyhow::Result<(Carriers, Push)> {
     let write = |name: &str, text: &[u8]| -> anyhow::Result<_> {
         let path = folder.join(name);
-        std::fs::write(&path, text).with_context(|| format!("{}", path.display()))?;
+        crate::files::private(&path, text).with_context(|| format!("{}", path.display()))?;
         Ok(path)
     };
     let fcm = fcm::StandIn::start(clock.clone()).await.context("the FCM stand-in cannot start")?;

@@ -4,6 +4,7 @@
 mod mail;
 mod push;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,10 @@ use crate::intake::authority::Authorities;
 use crate::ops::ca::authority;
 use crate::protocol::pki::Certificate;
 use crate::seal::Seal;
-use crate::server::FINGERPRINT;
+use crate::server::{FINGERPRINT, owner};
 use crate::store::{Conn, Db, alarms, feed, meta};
+use crate::telemetry;
+use crate::work::webhooks::Post as Hooks;
 
 /// How long a server on this machine may take to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -108,7 +111,7 @@ async fn look(report: &mut Report, config: &Config, clock: &Clock) {
         certificate(report, tls, clock);
     }
     mail::look(report, config).await;
-    let seal = master_key(report, config, clock);
+    let seal = master_key(report, config);
     let db = database(report, config).await;
     let senders = push::settings(report, config, clock);
     let Some(db) = db else { return };
@@ -139,6 +142,18 @@ fn settings(report: &mut Report, config: &Config) {
             "settings",
             "[mdm] proxy_client_cert_header is believed from trusted_proxies alone, and none is set: name your proxy's address",
         );
+    }
+    if let Err(error) = Hooks::trusting(config.webhooks.ca_file.as_deref()) {
+        let file = config.webhooks.ca_file.as_deref().unwrap_or(Path::new("")).display();
+        report.fault("settings", format!("{error} ({file})"));
+    }
+    if let Some(endpoint) = &config.telemetry.otlp_endpoint
+        && let Err(error) = telemetry::check(endpoint)
+    {
+        report.fault("settings", format!("{error:#}"));
+    }
+    if let Err(error) = owner::spare(config) {
+        report.note("settings", format!("{error:#}"));
     }
 }
 
@@ -174,21 +189,21 @@ fn certificate(report: &mut Report, files: &Tls, clock: &Clock) {
 }
 
 /// The key, if there is one: where none is, none is made.
-fn master_key(report: &mut Report, config: &Config, clock: &Clock) -> Option<Seal> {
+fn master_key(report: &mut Report, config: &Config) -> Option<Seal> {
     if config.secrets.key.is_none()
         && let Some(file) = Seal::file(config)
         && !file.exists()
     {
         let detail = format!("{} does not exist", file.display());
-        if config.is_sqlite() && !sqlite_file(config).exists() {
+        if config.sqlite_file().is_some_and(|file| !file.exists()) {
             report.note("master key", format!("{detail}: `muster serve` makes it"));
         } else {
             report.fault("master key", format!("{detail}: bring back the key that this database was sealed with"));
         }
         return None;
     }
-    match Seal::from_config(config, &mut clock.moment()) {
-        Ok(seal) => Some(seal),
+    match Seal::existing(config) {
+        Ok(seal) => seal,
         Err(error) => {
             report.fault("master key", error.to_string());
             None
@@ -196,14 +211,9 @@ fn master_key(report: &mut Report, config: &Config, clock: &Clock) -> Option<Sea
     }
 }
 
-fn sqlite_file(config: &Config) -> std::path::PathBuf {
-    let path = config.database_url.trim_start_matches("sqlite://");
-    path.split('?').next().unwrap_or(path).into()
-}
-
 async fn database(report: &mut Report, config: &Config) -> Option<Db> {
     let shown = hide_password(&config.database_url);
-    if config.is_sqlite() && !sqlite_file(config).exists() {
+    if config.sqlite_file().is_some_and(|file| !file.exists()) {
         report.note("database", format!("{shown} does not exist: `muster serve` makes it"));
         return None;
     }

@@ -14,11 +14,14 @@ use crate::protocol::pki::Certificate;
 use crate::push::apns::Identity;
 use crate::push::{SenderState, Senders};
 use crate::seal::Seal;
-use crate::store::{Conn, gauges, sealed};
+use crate::store::{Conn, alarms, gauges, sealed};
+use crate::work::nudger::FAULT;
 
 /// How long a provider may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK: &str = "push";
+/// Senders at fault that are told.
+const FAULTS_MAX: i64 = 20;
 
 /// The senders of the settings; `None` where a credential of theirs cannot be used.
 pub fn settings(report: &mut Report, config: &Config, clock: &Clock) -> Option<Senders> {
@@ -47,6 +50,14 @@ pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock
         Ok(called) => called,
         Err(error) => return report.fault(CHECK, error.to_string()),
     };
+    match alarms::standing_details(conn, FAULT, FAULTS_MAX).await {
+        Ok(faults) => {
+            for (sender, detail) in faults {
+                report.fault(CHECK, format!("{sender}: {detail}"));
+            }
+        }
+        Err(error) => return report.fault(CHECK, error.to_string()),
+    }
     let of = |name: &str| called.iter().find(|(sender, _)| sender == name).map_or(0, |(_, channels)| *channels);
     for sender in senders.all() {
         let (name, status) = (sender.name().to_owned(), sender.status());
