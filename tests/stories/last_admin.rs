@@ -49,7 +49,7 @@ async fn a_new_sign_in_link_at_the_console_leaves_a_role_as_it_is_unless_another
         all["items"].as_array().unwrap().iter().find(|operator| operator["name"] == name).unwrap()["role"].clone()
     };
     for (name, chosen, then) in [("bert", "", "admin"), ("carl", "", "operator"), ("bert", "viewer", "viewer")] {
-        let page = anna.submit("/settings/operators", &[("name", name), ("role", chosen)]).await;
+        let page = anna.post("/settings/operators", &[("name", name), ("role", chosen)]).await;
         assert!(page.text.contains("/sign-in/"), "{}", page.text);
         assert_eq!(page.text.contains("bert was admin and is viewer now"), chosen == "viewer", "{}", page.text);
         assert_eq!(role(name).await, then);
