@@ -13,9 +13,10 @@ async fn stranger(head: &'static str, body: &'static str) -> String {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut asked = [0; 4096];
-            stream.read(&mut asked).await.ok();
             let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
-            stream.write_all(answer.as_bytes()).await.ok();
+            if stream.read(&mut asked).await.is_ok_and(|bytes| bytes > 0) {
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
         }
     });
     url
