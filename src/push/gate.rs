@@ -366,7 +366,7 @@ impl Gate {
         self.notices.put_back(notices);
     }
 
-    /// Unix milliseconds of the last answer that showed the credential to be sound; 0 where none did.
+    /// Unix milliseconds at which a nudge was last accepted under this credential; 0 where none was.
     pub(super) fn worked_at_ms(&self) -> i64 {
         self.worked_at_ms
     }

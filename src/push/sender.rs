@@ -224,8 +224,7 @@ impl Sender {
         self.gate().put_back(notices);
     }
 
-    /// Unix milliseconds of the last answer that showed the credential to be sound, and with it what it is good for; 0 where there was none
-    /// since it was put in place.
+    /// Unix milliseconds at which a nudge was last accepted under the credential in use; 0 where none was.
     pub fn worked_at_ms(&self) -> i64 {
         self.gate().worked_at_ms()
     }

@@ -56,13 +56,12 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
 pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
     let mut conn = app.db.read().await?;
     for (name, version) in sealed::versions(&mut conn, SEALED_PREFIX).await? {
-        if seen.get(&name) == Some(&version) {
+        // What an operator has just brought to this process is in use already: taken once more, it would begin all over.
+        if seen.get(&name) == Some(&version) || app.senders.is_in_use(&name, version) {
             continue;
         }
         let Some(text) = sealed::get(&mut conn, &name).await? else { continue };
         match app.seal.open(&name, &text) {
-            // What an operator has just brought to this process is in use already: taken once more, it would begin all over.
-            Ok(_) if app.senders.is_in_use(&name, version) => {}
             Ok(secret) => {
                 if let Err(error) = app.use_credential(&name, &secret) {
                     tracing::error!(%error, name, "the stored push credential cannot be used");
@@ -76,7 +75,7 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
 }
 
 /// Brings the alarms of senders at fault up to date. Their notices do that as it happens; here is mended what these could not: an alarm
-/// that a process left which is no more, or that an operator's other change of it has lost. One closes only where the sender has worked
+/// of a process that is no more, and one that could not be written. One closes only where the sender has worked
 /// since it was told: another process may know of a fault of which this one has seen nothing.
 pub async fn faults(app: &App) -> Result<()> {
     let standing = alarms::standing_since(&mut app.db.read().await?, FAULT, FAULTS_MAX).await?;
