@@ -159,7 +159,7 @@ async fn sent(plan: &Plan, sender: Arc<Sender>, make: impl Fn(usize) -> Nudge + 
     let work = move |n: usize| {
         let (sender, make) = (sender.clone(), make.clone());
         async move {
-            let answer = sender.send(&make(n)).await;
+            let answer = sender.send(&make(n)).await.answer;
             anyhow::ensure!(answer == Answer::Accepted, "a nudge came to {answer:?}");
             Ok(())
         }

@@ -95,3 +95,11 @@ pub enum Answer {
     /// The address looks wrong, but the fault could be ours: set aside until the device comes or 24 hours pass.
     Suspect { reason: String },
 }
+
+/// One nudge on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trip {
+    pub answer: Answer,
+    /// Unix milliseconds at which it left for the provider, after it had waited for its place; `None` where it did not leave.
+    pub left_ms: Option<i64>,
+}

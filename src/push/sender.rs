@@ -13,7 +13,7 @@ use super::notice::{Notice, SenderStatus};
 use super::overtaking::Overtaking;
 use super::slots::{Slot, Slots};
 use super::verdict::Verdict;
-use super::{Answer, Nudge};
+use super::{Answer, Nudge, Trip};
 use crate::clock::Clock;
 use crate::model::Lane;
 
@@ -120,7 +120,14 @@ impl Sender {
     /// Sends one nudge, waiting for its place in the pace (a few seconds at most, if no more than [`Sender::capacity`] and
     /// [`Sender::express_capacity`] are brought) and for a request slot; an urgent one overtakes the others at both. Ends within 55 s,
     /// less than the lease of a claim. Dropping the future is safe.
-    pub async fn send(&self, nudge: &Nudge) -> Answer {
+    pub async fn send(&self, nudge: &Nudge) -> Trip {
+        let mut left_ms = None;
+        let answer = self.send_noting(nudge, &mut left_ms).await;
+        Trip { answer, left_ms }
+    }
+
+    /// As [`Sender::send`]; `left_ms` becomes the time at which the nudge left.
+    async fn send_noting(&self, nudge: &Nudge, left_ms: &mut Option<i64>) -> Answer {
         let urgent = nudge.lane == Lane::Urgent;
         let _held = (Held::one(&self.held), urgent.then(|| Held::one(&self.held_urgent)));
         let now_ms = self.clock.now_ms();
@@ -144,11 +151,13 @@ impl Sender {
         let Ok(slot) = tokio::time::timeout(SLOT_WAIT, self.slots.acquire(urgent)).await else {
             return Answer::GivenBack { reason: "no_stream".into(), due_ms: self.clock.now_ms() + SLOT_WAIT_MS };
         };
-        let leave = match self.gate().admit(self.clock.now_ms(), nudge.ios) {
+        let now_ms = self.clock.now_ms();
+        let leave = match self.gate().admit(now_ms, nudge.ios) {
             Ok(leave) => leave,
             Err(refusal) => return Answer::GivenBack { reason: refusal.reason.into(), due_ms: refusal.due_ms },
         };
         let request = Request { sender: self, leave: Some(leave), _slot: slot };
+        *left_ms = Some(now_ms);
         let started = Instant::now();
         let verdict = match &self.transport {
             Transport::Fcm(fcm) => fcm.deliver(nudge).await,

@@ -19,7 +19,7 @@ use crate::model::schedule::{HIGH_PER_DAY_MAX, LATE_MS, LEASE_JITTER_MS, LEASE_M
 use crate::model::{Id, Lane};
 use crate::ops::alarms;
 use crate::ops::mdm::checkin::magic_name;
-use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender};
+use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender, Trip};
 use crate::store::wakes::{self, Claim, Claimed, Restored, Target};
 use crate::store::{Class, Conn};
 
@@ -68,6 +68,7 @@ enum Sent {
         answer: Answer,
         rhythm: Rhythm,
         high: bool,
+        /// When it left; where it did not, when it was to leave.
         at_ms: i64,
         address: Address,
         platform: String,
@@ -284,11 +285,11 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
         registered_at_ms: target.push_since_ms,
     };
     let span = tracing::info_span!("nudge", sender = sender.name(), lane = lane.name());
-    let answer = sender.send(&nudge).instrument(span).await;
+    let Trip { answer, left_ms } = sender.send(&nudge).instrument(span).await;
     if nudge.again && !matches!(answer, Answer::GivenBack { .. }) {
         metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
     }
-    Sent::Answered { answer, rhythm, high, at_ms: now_ms, address, platform: target.platform }
+    Sent::Answered { answer, rhythm, high, at_ms: left_ms.unwrap_or(now_ms), address, platform: target.platform }
 }
 
 /// True for the channel of a user who has not been seen for so long: somebody else may have the Mac now. It is called for its work alone.

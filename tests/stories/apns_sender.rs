@@ -61,7 +61,7 @@ impl Apns {
     }
 
     async fn send(&self, nudge: &Nudge) -> Answer {
-        tokio::time::timeout(Duration::from_secs(60), self.sender.send(nudge)).await.unwrap()
+        tokio::time::timeout(Duration::from_secs(60), self.sender.send(nudge)).await.unwrap().answer
     }
 
     /// Sends `count` nudges to as many devices at once and returns the answers.
@@ -71,7 +71,7 @@ impl Apns {
                 let (sender, nudge) = (self.sender.clone(), self.device());
                 tokio::spawn(async move {
                     loop {
-                        match sender.send(&nudge).await {
+                        match sender.send(&nudge).await.answer {
                             // A slow machine: what found no free stream in time goes again, as a server would let it.
                             Answer::GivenBack { reason, .. } if reason == "no_stream" => {}
                             answer => return answer,

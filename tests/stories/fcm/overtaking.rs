@@ -1,12 +1,15 @@
 //! Urgent nudges overtake: those that fill the pace of a sender do not hold up a lock.
 
 use futures_util::future::join_all;
+use muster::clock::Clock;
 use muster::model::Lane;
-use muster::push::{Answer, Nudge};
+use muster::push::fcm::Settings;
+use muster::push::{Answer, Nudge, Sender};
+use muster::sim::fcm::StandIn;
 use serde_json::json;
 
 use crate::support::device::TestDevice;
-use crate::support::push::Fcm;
+use crate::support::push::{Fcm, nudge_to};
 use crate::support::server::each_database;
 
 /// More than the two seconds for which nudges are claimed hold at the foot of the ramp.
@@ -27,6 +30,21 @@ async fn an_urgent_nudge_takes_the_next_place_of_those_that_wait() {
         sent.iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).filter(|body| body.contains("\"sync\"")).collect();
     let place = sends.iter().position(|body| body.contains(&urgent)).unwrap();
     assert!(place < 40, "it left as number {place} of {}", sends.len());
+}
+
+#[tokio::test]
+async fn a_nudge_says_when_it_left_and_not_when_it_began_to_wait() {
+    let clock = Clock::system();
+    let stand_in = StandIn::start(clock.clone()).await.unwrap();
+    let settings = Settings { endpoint: stand_in.endpoint(), quota_per_s: 10, ..Settings::default() };
+    let sender = Sender::fcm(settings, clock.clone()).unwrap();
+    assert_eq!(sender.send(&nudge_to("early")).await.left_ms, None, "there is no credential");
+    sender.replace_credential(&stand_in.service_account()).unwrap();
+    let (nudges, began_ms) = ([(); 3].map(|()| nudge_to(&stand_in.register())), clock.now_ms());
+    let mut left: Vec<i64> = join_all(nudges.iter().map(|nudge| sender.send(nudge))).await.iter().map(|trip| trip.left_ms.unwrap()).collect();
+    left.sort_unstable();
+    // Each has the tenth of a second to itself.
+    assert!(left[1] >= began_ms + 100 && left[2] >= began_ms + 200, "{left:?} since {began_ms}");
 }
 
 #[tokio::test]

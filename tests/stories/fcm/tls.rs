@@ -66,7 +66,7 @@ async fn a_stranger_certificate_gets_no_nudge() {
     let settings = Settings { endpoint: tls.fcm.stand_in.endpoint(), ca_file: Some(other_file), ..Settings::default() };
     let sender = Sender::fcm(settings, tls.fcm.clock.clone()).unwrap();
     sender.replace_credential(&tls.fcm.stand_in.service_account()).unwrap();
-    let answer = sender.send(&tls.fcm.device()).await;
+    let answer = sender.send(&tls.fcm.device()).await.answer;
     assert!(matches!(&answer, Answer::GivenBack { reason, .. } if reason == "oauth_connection"), "{answer:?}");
     assert_eq!(tls.fcm.stand_in.counts().requests, 0);
 }

@@ -103,7 +103,7 @@ async fn a_clock_that_is_two_hours_off_is_told_as_a_fault() {
     let settings = muster::push::fcm::Settings { endpoint: fcm.stand_in.endpoint(), ..Default::default() };
     let sender = muster::push::Sender::fcm(settings, behind).unwrap();
     sender.replace_credential(&fcm.stand_in.service_account()).unwrap();
-    assert!(matches!(sender.send(&fcm.device()).await, Answer::GivenBack { reason, .. } if reason == "invalid_grant"));
+    assert!(matches!(sender.send(&fcm.device()).await.answer, Answer::GivenBack { reason, .. } if reason == "invalid_grant"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn a_credential_is_replaced_while_requests_are_under_way() {
     fcm.stand_in.set_answer_delay_ms(300);
     let under_way = {
         let (sender, nudge) = (fcm.sender.clone(), fcm.device());
-        tokio::spawn(async move { sender.send(&nudge).await })
+        tokio::spawn(async move { sender.send(&nudge).await.answer })
     };
     eventually("the first request", || fcm.stand_in.counts().requests == 2).await;
     fcm.sender.replace_credential(&fcm.stand_in.service_account_of("another-project")).unwrap();
@@ -128,7 +128,7 @@ async fn without_a_credential_nothing_is_sent() {
     let sender = muster::push::Sender::fcm(settings, muster::clock::Clock::moved(START_MS, 1)).unwrap();
     assert_eq!((sender.name(), sender.status().state, sender.capacity()), ("fcm", SenderState::Unconfigured, 0));
     let nudge = crate::support::push::nudge_to("a:b");
-    assert_eq!(sender.send(&nudge).await, Answer::GivenBack { reason: "unconfigured".into(), due_ms: START_MS + 60_000 });
+    assert_eq!(sender.send(&nudge).await.answer, Answer::GivenBack { reason: "unconfigured".into(), due_ms: START_MS + 60_000 });
 }
 
 #[tokio::test]

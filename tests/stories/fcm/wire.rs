@@ -2,7 +2,7 @@
 
 use muster::clock::Clock;
 use muster::push::fcm::Settings;
-use muster::push::{Address, AddressKind, Answer, Nudge, Sender};
+use muster::push::{Address, AddressKind, Answer, Nudge, Sender, Trip};
 use muster::sim::fcm::StandIn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -38,8 +38,8 @@ async fn nothing_but_sync_is_on_the_wire() {
     let sender = Sender::fcm(settings, clock).unwrap();
     sender.replace_credential(&stand_in.service_account()).unwrap();
     let nudge = nudge_to("abc:def");
-    let (text, answer) = tokio::join!(take_one(listener), sender.send(&nudge));
-    assert_eq!(answer, Answer::Accepted);
+    let (text, trip) = tokio::join!(take_one(listener), sender.send(&nudge));
+    assert_eq!(trip, Trip { answer: Answer::Accepted, left_ms: Some(START_MS) });
 
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     assert_eq!(

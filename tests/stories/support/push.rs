@@ -40,14 +40,14 @@ impl Fcm {
     }
 
     pub async fn send(&self, nudge: &Nudge) -> Answer {
-        self.sender.send(nudge).await
+        self.sender.send(nudge).await.answer
     }
 
     /// Sends all at once and returns the answers in the same order.
     pub async fn send_all(&self, nudges: Vec<Nudge>) -> Vec<Answer> {
         let sends = nudges.into_iter().map(|nudge| {
             let sender = self.sender.clone();
-            tokio::spawn(async move { sender.send(&nudge).await })
+            tokio::spawn(async move { sender.send(&nudge).await.answer })
         });
         let mut answers = Vec::new();
         for send in sends.collect::<Vec<_>>() {
