@@ -1,8 +1,9 @@
 //! A fleet of 1,000,000 on one database: a restart with every call overdue, what a contact costs beside what it costs in a small fleet, a
-//! job and a policy for all with phones coming in beside them, an urgent lock behind the bulk, and the memory.
+//! job for all with the sender's limits lifted and no phone coming in, a job and a policy for all with the limits that a server has and
+//! phones coming in beside them, an urgent lock behind the bulk, and the memory.
 //!
 //! `cargo bench --bench fleet -- [--devices N] [--seconds N] [--postgres URL]`. The server is a process of its own, the provider a stand-in
-//! that answers after 20 ms; the limits of the sender are lifted. Everything on one machine, on loopback; every phase has an end.
+//! that answers after 20 ms. Everything on one machine, on loopback; every phase has an end.
 
 #[path = "support/process.rs"]
 mod process;
@@ -80,6 +81,7 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let mut site = Site::new(&server.base, &key).await?;
     site.enroll(&fcm, "first", 1).await?;
     server.stop().await?;
+    server.lift_limits(true);
 
     let small = SMALL.min(plan.devices);
     let mut fleet = grow(url, &fcm, 0, small).await?;
@@ -102,6 +104,17 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let visitors = Arc::new(sample(&fleet, VISITORS));
     let idle = site.beside(&visitors, CONNECTIONS, THINK, tokio::time::sleep(Duration::from_secs(plan.seconds))).await;
     row("contacts, nothing else", idle.text());
+    let before = server.turns().await;
+    silent_job(&site, &fcm, fleet.len()).await?;
+    server.tell_turns(&before).await;
+    row("resident memory, and its peak", server.memory());
+    server.stop().await?;
+    server.lift_limits(false);
+    server.start().await?;
+    // What that job has left for them is fetched first.
+    for phone in visitors.iter() {
+        site.come(phone, "periodic").await?;
+    }
     let before = server.turns().await;
     job(&mut site, &fcm, &visitors, fleet.len(), &idle).await?;
     server.tell_turns(&before).await;
@@ -173,6 +186,28 @@ async fn restart(server: &mut Server, fcm: &StandIn, plan: &Plan, url: &str) -> 
     Ok(())
 }
 
+/// A job for all whose phones do not come.
+async fn silent_job(site: &Site, fcm: &StandIn, devices: usize) -> anyhow::Result<()> {
+    let before = fcm.counts().accepted;
+    let began = Instant::now();
+    site.send("POST", "/jobs", json!({"kind": "message", "params": {"text": "hello"}, "target": {"all": true}})).await?;
+    let answered = began.elapsed().as_secs_f64();
+    let first = until(fcm, before + 1, began).await;
+    let all = until(fcm, before + devices as u64, began).await;
+    row("job for all, limits lifted: answered", format!("{:.0} ms", answered * 1000.0));
+    row("job for all, limits lifted: first nudge", format!("{:.0} ms", first * 1000.0));
+    row("job for all, limits lifted: accepted", format!("{} in {all:.0} s", fcm.counts().accepted - before));
+    Ok(())
+}
+
+/// Seconds since `began` at which the provider had accepted so many, or at which they were no longer waited for.
+async fn until(fcm: &StandIn, accepted: u64, began: Instant) -> f64 {
+    while fcm.counts().accepted < accepted && began.elapsed() < PHASE_MAX {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    began.elapsed().as_secs_f64()
+}
+
 /// A job for all while phones come in, and locks of phones that it does not concern.
 async fn job(site: &mut Site, fcm: &StandIn, visitors: &Arc<Vec<Phone>>, devices: usize, idle: &Times) -> anyhow::Result<()> {
     let before = fcm.counts().accepted;
@@ -183,10 +218,7 @@ async fn job(site: &mut Site, fcm: &StandIn, visitors: &Arc<Vec<Phone>>, devices
         .beside(visitors, CONNECTIONS, THINK, async {
             site.send("POST", "/jobs", json!({"kind": "refresh", "target": {"all": true}})).await.ok();
             told[0] = began.elapsed().as_secs_f64();
-            while fcm.counts().accepted == before && began.elapsed() < PHASE_MAX {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            told[1] = began.elapsed().as_secs_f64();
+            told[1] = until(fcm, before + 1, began).await;
             let aside = site.enroll(fcm, "aside", LOCKED).await.unwrap_or_default();
             // The phones that come in beside the work get theirs without a nudge.
             let all = before + devices.saturating_sub(visitors.len()) as u64 * 99 / 100;

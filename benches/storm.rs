@@ -81,7 +81,7 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     }
     let (accepted, lost) = (heard.accepted.load(Ordering::Relaxed), heard.lost.load(Ordering::Relaxed));
     row("phones heard", format!("{accepted} of {} in {:.0} s", phones.len(), began.elapsed().as_secs_f64()));
-    row("requests", Times(Times::of(times).0, began.elapsed().as_secs_f64()).text());
+    row("requests", Times(Times::of(times).0, began.elapsed().as_secs_f64(), 0).text());
     row("sent away with 503, not heard at all", format!("{}, {lost}", heard.sent_away.load(Ordering::Relaxed)));
     row("resident memory, and its peak", server.memory());
     server.tell_turns(&[]).await;

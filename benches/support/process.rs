@@ -17,7 +17,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// With FCM's stand-in as its only provider, whose limits are lifted.
+    /// With FCM's stand-in as its only provider.
     pub fn new(folder: &Path, url: &str, fcm: &StandIn) -> anyhow::Result<Server> {
         let address = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         std::fs::write(folder.join("fcm.json"), fcm.service_account())?;
@@ -28,11 +28,18 @@ impl Server {
             ("MUSTER_LISTEN", address.to_string()),
             ("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", folder.join("fcm.json").display().to_string()),
             ("MUSTER_PUSH__FCM__ENDPOINT", fcm.endpoint()),
-            ("MUSTER_PUSH__FCM__QUOTA_PER_S", "1000000".into()),
-            ("MUSTER_PUSH__FCM__CONCURRENCY_MAX", "1000".into()),
             ("MUSTER_LOG", "warn".into()),
         ];
         Ok(Server { base: format!("http://{address}"), folder: folder.to_owned(), settings, child: None })
+    }
+
+    /// From the next start on the sender's limits are lifted, or what they are where nobody sets them.
+    pub fn lift_limits(&mut self, lifted: bool) {
+        let limits = [("MUSTER_PUSH__FCM__QUOTA_PER_S", "1000000"), ("MUSTER_PUSH__FCM__CONCURRENCY_MAX", "1000")];
+        self.settings.retain(|(name, _)| limits.iter().all(|(limit, _)| limit != name));
+        if lifted {
+            self.settings.extend(limits.map(|(name, value)| (name, value.to_owned())));
+        }
     }
 
     fn command(&self) -> tokio::process::Command {

@@ -98,7 +98,8 @@ impl Site {
         }
     }
 
-    /// Lets phones come in, one after the other on each of so many connections, while `work` is done; how long each contact took.
+    /// Lets phones come in, one after the other on each of so many connections, while `work` is done; how long each contact took, and how
+    /// many phones were sent away.
     pub async fn beside(&self, phones: &Arc<Vec<Phone>>, connections: usize, think: Duration, work: impl Future<Output = ()>) -> Times {
         let over = Arc::new(AtomicBool::new(false));
         let began = Instant::now();
@@ -106,27 +107,32 @@ impl Site {
             .map(|at| {
                 let (site, phones, over) = (self.clone(), phones.clone(), over.clone());
                 tokio::spawn(async move {
-                    let mut times = Vec::new();
+                    let (mut times, mut failed) = (Vec::new(), 0);
                     for n in (at..).step_by(connections) {
                         if over.load(Ordering::Relaxed) {
                             break;
                         }
-                        times.extend(site.come(&phones[n % phones.len()], "periodic").await.unwrap_or_default());
+                        match site.come(&phones[n % phones.len()], "periodic").await {
+                            Ok(took) => times.extend(took),
+                            Err(_) => failed += 1,
+                        }
                         if !think.is_zero() {
                             tokio::time::sleep(think).await;
                         }
                     }
-                    times
+                    (times, failed)
                 })
             })
             .collect();
         work.await;
         over.store(true, Ordering::Relaxed);
-        let mut times = Vec::new();
+        let (mut times, mut failed) = (Vec::new(), 0);
         for visitor in visitors {
-            times.extend(visitor.await.unwrap_or_default());
+            let (took, refused) = visitor.await.unwrap_or_default();
+            times.extend(took);
+            failed += refused;
         }
-        Times(Times::of(times).0, began.elapsed().as_secs_f64())
+        Times(Times::of(times).0, began.elapsed().as_secs_f64(), failed)
     }
 
     /// Locks one phone and waits for its push: milliseconds from the order to the wire, without the provider's own delay. `None` where the

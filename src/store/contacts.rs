@@ -1,15 +1,15 @@
 //! What a group of contacts reads and writes, each in one statement for all of them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
-use super::batch::rows_sql;
+use super::batch::{parameters, read_sql, rows_sql};
 use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
 /// A channel as its contact finds it, with its wake and its device.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct Standing {
     pub id: Id,
     pub device_id: Id,
@@ -120,14 +120,20 @@ const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c \
      JOIN (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, device_id text, kind text, subject text) WHERE _row IS NULL) AS r ON c.bucket = r.bucket AND c.device_id = r.device_id \
      AND c.kind = r.kind AND c.subject = r.subject ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked";
 
-const OPEN: Sql = rows_sql!(
-    "SELECT c.id, c.device_id, c.subject, c.platform, c.token_hash, c.fresh_token_hash, c.activation, c.denied, c.push_provider, c.push_kind, c.push_value, \
-       c.push_state, c.last_serving_ms, c.last_facts_ms, c.label_set_id, c.generation, c.stack_id, c.desired, c.desired_at_ms, c.declared, c.hold, c.reported, \
-       c.applied, c.applied_at_ms, c.details, COALESCE(s.generation, 0) AS set_generation, d.facts_hash, d.created_at_ms, \
-       w.work_seq, w.lane, w.open_work, w.step, w.attempt, w.fruitless, w.unanswered, w.nudged_at_ms, w.nudged_lane, w.due_at_ms, w.lease_id, w.leased_lane, w.gap_ms, w.phase_s, w.lazy, c.skew_ms, \
-       c.awaiting_configuration, \
-       (SELECT COUNT(*) FROM job WHERE walk <> '' AND walk = 'make') AS making \
-     FROM ",
+const OPEN: Sql = read_sql!(
+    [
+        c(
+            id, device_id, subject, platform, token_hash, fresh_token_hash, activation, denied, push_provider, push_kind, push_value, push_state,
+            last_serving_ms, last_facts_ms, label_set_id, generation, stack_id, desired, desired_at_ms, declared, hold, reported, applied,
+            applied_at_ms, details, skew_ms, awaiting_configuration
+        ),
+        d(facts_hash, created_at_ms),
+        w(
+            work_seq, lane, open_work, step, attempt, fruitless, unanswered, nudged_at_ms, nudged_lane, due_at_ms, lease_id, leased_lane, gap_ms,
+            phase_s, lazy
+        );
+        set_generation = "COALESCE(s.generation, 0)", making = "(SELECT COUNT(*) FROM job WHERE walk <> '' AND walk = 'make')"
+    ],
     rows(bucket: bigint, device_id: text, kind: text, subject: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.device_id AND c.kind = r.kind AND c.subject = r.subject \
      JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
@@ -144,7 +150,7 @@ pub async fn open(conn: &mut Conn, channels: &[(Id, &Way)]) -> Result<Vec<Standi
     if conn.dialect() == Dialect::Postgres {
         sqlx::query(LOCK).bind(&json).execute(conn.raw()).await?;
     }
-    Ok(sqlx::query_as(OPEN.on(conn.dialect())).bind(json).bind(-1_i64).fetch_all(conn.raw()).await?)
+    OPEN.read(conn, parameters![json, -1_i64]).await
 }
 
 /// What every contact writes.
@@ -267,7 +273,7 @@ pub async fn carry(conn: &mut Conn, carried: &[Carried], now_ms: i64) -> Result<
 }
 
 /// The facts of a device.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct FactsRow {
     pub id: Id,
     pub facts: String,
@@ -278,8 +284,8 @@ pub struct FactsRow {
     pub udid: Option<String>,
 }
 
-const FACTS: Sql = rows_sql!(
-    "SELECT d.id, d.facts, d.model, d.os_version, d.serial, d.udid FROM ",
+const FACTS: Sql = read_sql!(
+    [d(id, facts, model, os_version, serial, udid)],
     rows(bucket: bigint, device_id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.device_id WHERE ($2 < 0 OR d.bucket = $2)"
 );
@@ -287,7 +293,7 @@ const FACTS: Sql = rows_sql!(
 /// The stored facts of devices that report new ones.
 pub async fn facts(conn: &mut Conn, devices: &[Id]) -> Result<Vec<FactsRow>> {
     let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), device_id: *id }).collect();
-    Ok(sqlx::query_as(FACTS.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_all(conn.raw()).await?)
+    FACTS.read(conn, parameters![rows_json(&rows), -1_i64]).await
 }
 
 /// Facts to be stored.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Dialect, Sql, rows_json};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Id, feed_kind};
@@ -180,15 +180,22 @@ pub async fn waiting_count(conn: &mut Conn) -> Result<i64> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM feed_in").fetch_one(conn.raw()).await?)
 }
 
-const NUMBER: Sql = rows_sql!(
-    "INSERT INTO feed (seq, id, at_ms, kind, actor, device_id, data) \
-     SELECT (SELECT COALESCE(MAX(seq), 0) FROM feed) + ROW_NUMBER() OVER (ORDER BY r.id), r.id, r.at_ms, r.kind, r.actor, r.device_id, r.data FROM ",
-    rows(id: text, at_ms: bigint, kind: text, actor: text, device_id: text, data: text),
-    ""
-);
-// PostgreSQL would look through the whole of feed_in for each row of an IN; joined, it looks each up by its key.
+const NUMBER: Sql = Sql {
+    // SQLite's writer is alone: what it numbers is what it then takes away.
+    sqlite: "INSERT INTO feed (seq, id, at_ms, kind, actor, device_id, data) \
+       SELECT (SELECT COALESCE(MAX(seq), 0) FROM feed) + ROW_NUMBER() OVER (ORDER BY w.id), w.id, w.at_ms, w.kind, w.actor, w.device_id, w.data \
+       FROM (SELECT * FROM feed_in ORDER BY id LIMIT $1) AS w",
+    postgres: rows_sql!(
+        "INSERT INTO feed (seq, id, at_ms, kind, actor, device_id, data) \
+         SELECT (SELECT COALESCE(MAX(seq), 0) FROM feed) + ROW_NUMBER() OVER (ORDER BY r.id), r.id, r.at_ms, r.kind, r.actor, r.device_id, r.data FROM ",
+        rows(id: text, at_ms: bigint, kind: text, actor: text, device_id: text, data: text),
+        ""
+    )
+    .postgres,
+};
 const TAKE: Sql = Sql {
-    sqlite: rows_sql!("DELETE FROM feed_in WHERE (bucket, id) IN (SELECT r.bucket, r.id FROM ", rows(bucket: bigint, id: text), ")").sqlite,
+    sqlite: "DELETE FROM feed_in WHERE rowid IN (SELECT rowid FROM feed_in ORDER BY id LIMIT $1)",
+    // It would look through the whole of feed_in for each row of an IN; joined, it looks each up by its key.
     postgres: rows_sql!("DELETE FROM feed_in AS f USING ", rows(bucket: bigint, id: text), "WHERE f.bucket = r.bucket AND f.id = r.id")
         .postgres,
 };
@@ -196,6 +203,14 @@ const TAKE: Sql = Sql {
 /// Gives committed entries, oldest first, `rows_max` at most, their numbers; answers how many. The caller is the only one who does,
 /// in a transaction that holds the sequencer's lease.
 pub async fn number(conn: &mut Conn, rows_max: i64) -> Result<usize> {
+    if conn.dialect() == Dialect::Sqlite {
+        let numbered = sqlx::query(NUMBER.sqlite).bind(rows_max).execute(conn.raw()).await?.rows_affected();
+        if numbered > 0 {
+            sqlx::query(TAKE.sqlite).bind(rows_max).execute(conn.raw()).await?;
+        }
+        return Ok(usize::try_from(numbered).unwrap_or(usize::MAX));
+    }
+    // What is committed between two statements must not be taken away without a number.
     let waiting: Vec<Waiting> = sqlx::query_as("SELECT bucket, id, at_ms, kind, actor, device_id, data FROM feed_in ORDER BY id LIMIT $1")
         .bind(rows_max)
         .fetch_all(conn.raw())
@@ -203,9 +218,9 @@ pub async fn number(conn: &mut Conn, rows_max: i64) -> Result<usize> {
     if waiting.is_empty() {
         return Ok(0);
     }
-    sqlx::query(NUMBER.on(conn.dialect())).bind(rows_json(&waiting)).execute(conn.raw()).await?;
+    sqlx::query(NUMBER.postgres).bind(rows_json(&waiting)).execute(conn.raw()).await?;
     let keys: Vec<Key> = waiting.iter().map(|row| Key { bucket: row.bucket, id: row.id }).collect();
-    sqlx::query(TAKE.on(conn.dialect())).bind(rows_json(&keys)).execute(conn.raw()).await?;
+    sqlx::query(TAKE.postgres).bind(rows_json(&keys)).execute(conn.raw()).await?;
     Ok(waiting.len())
 }
 

@@ -1,9 +1,9 @@
 //! Jobs: what an operator ordered in one go, and how far the background has come with them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
-use super::batch::rows_sql;
+use super::batch::{parameters, read_sql};
 use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
@@ -163,35 +163,32 @@ pub async fn put_duplicates(conn: &mut Conn, id: Id, duplicates: &str) -> Result
     Ok(())
 }
 
+macro_rules! ids {
+    ($select:literal) => {
+        Sql { sqlite: concat!("SELECT json_group_array(id) FROM (", $select, ") AS found"), postgres: $select }
+    };
+}
+
+const EVERYBODY: Sql = ids!(
+    "SELECT d.id FROM device d WHERE d.id > $1 AND d.created_at_ms <= $2 \
+       AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY d.id LIMIT $3"
+);
+
 /// Devices of everybody, after `after` by id, that were made no later than `made_ms`. Announced, parked and unmanaged devices are no
 /// part of a set.
 pub async fn everybody(conn: &mut Conn, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
-    let rows = sqlx::query_scalar(
-        "SELECT d.id FROM device d WHERE d.id > $1 AND d.created_at_ms <= $2 \
-           AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY d.id LIMIT $3",
-    )
-    .bind(after)
-    .bind(made_ms)
-    .bind(rows_max)
-    .fetch_all(conn.raw())
-    .await?;
-    Ok(rows)
+    EVERYBODY.read_column(conn, parameters![after, made_ms, rows_max]).await
 }
+
+const LABELLED: Sql = ids!(
+    "SELECT m.device_id AS id FROM label_member m JOIN device d ON d.bucket = m.bucket AND d.id = m.device_id \
+       WHERE m.label_id = $1 AND m.device_id > $2 AND d.created_at_ms <= $3 \
+         AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY m.device_id LIMIT $4"
+);
 
 /// Devices that have a label, after `after` by id, that were made no later than `made_ms`.
 pub async fn labelled(conn: &mut Conn, label: Id, after: &str, made_ms: i64, rows_max: i64) -> Result<Vec<Id>> {
-    let rows = sqlx::query_scalar(
-        "SELECT m.device_id FROM label_member m JOIN device d ON d.bucket = m.bucket AND d.id = m.device_id \
-         WHERE m.label_id = $1 AND m.device_id > $2 AND d.created_at_ms <= $3 \
-           AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY m.device_id LIMIT $4",
-    )
-    .bind(label)
-    .bind(after)
-    .bind(made_ms)
-    .bind(rows_max)
-    .fetch_all(conn.raw())
-    .await?;
-    Ok(rows)
+    LABELLED.read_column(conn, parameters![label, after, made_ms, rows_max]).await
 }
 
 /// How many devices a set has, counted no further than `most`: of a label, or everybody.
@@ -242,7 +239,7 @@ pub struct Remembered<'a> {
 }
 
 /// What a task has to know of its device.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct Aim {
     pub device_id: Id,
     /// The agent's channel; none where the device has not activated.
@@ -262,27 +259,29 @@ struct Key {
     id: Id,
 }
 
-const AIMS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, c.id AS agent_id, m.id AS mdm_id, d.platform, d.management_mode, d.denied FROM ",
+const AIMS: Sql = read_sql!(
+    [d(platform, management_mode, denied); device_id = "d.id", agent_id = "c.id", mdm_id = "m.id"],
     rows(bucket: bigint, id: text),
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.id \
      LEFT JOIN channel c ON c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '' \
      LEFT JOIN apple_enrollment e ON e.bucket = d.bucket AND e.device_id = d.id AND e.state <> 'left' \
-     LEFT JOIN channel m ON m.bucket = e.bucket AND m.device_id = e.device_id AND m.kind = 'mdm' AND m.subject = '' ORDER BY d.bucket, d.id"
+     LEFT JOIN channel m ON m.bucket = e.bucket AND m.device_id = e.device_id AND m.kind = 'mdm' AND m.subject = ''"
 );
 
-const AIMS_OF_USERS: Sql = rows_sql!(
-    "SELECT d.id AS device_id, CAST(NULL AS TEXT) AS agent_id, c.id AS mdm_id, d.platform, d.management_mode, d.denied FROM ",
+const AIMS_OF_USERS: Sql = read_sql!(
+    [d(platform, management_mode, denied); device_id = "d.id", agent_id = "CAST(NULL AS TEXT)", mdm_id = "c.id"],
     rows(bucket: bigint, id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id AND c.kind = 'mdm' AND c.subject <> '' \
      JOIN apple_enrollment e ON e.bucket = c.bucket AND e.device_id = c.device_id AND e.state <> 'left' \
-     JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id ORDER BY c.bucket, c.id"
+     JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id"
 );
 
 /// The channels among these that are a user's, each as its device's only one.
 pub async fn aims_of_users(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Aim>> {
     let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    Ok(sqlx::query_as(AIMS_OF_USERS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+    let mut aims: Vec<Aim> = AIMS_OF_USERS.read(conn, parameters![rows_json(&rows)]).await?;
+    aims.sort_by_key(|aim| (aim.mdm_id.map(Id::bucket), aim.mdm_id));
+    Ok(aims)
 }
 
 impl Aim {
@@ -295,5 +294,7 @@ impl Aim {
 /// The devices among these that exist, with their channels.
 pub async fn aims(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Aim>> {
     let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    Ok(sqlx::query_as(AIMS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+    let mut aims: Vec<Aim> = AIMS.read(conn, parameters![rows_json(&rows)]).await?;
+    aims.sort_by_key(|aim| (aim.device_id.bucket(), aim.device_id));
+    Ok(aims)
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
-use super::batch::rows_sql;
+use super::batch::{parameters, read_sql, rows_sql};
 use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
@@ -182,7 +182,7 @@ pub async fn insert_stack(conn: &mut Conn, stack: &StackRow, now_ms: i64) -> Res
 }
 
 /// A channel with the values that documents may reference.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct Follower {
     pub id: Id,
     pub device_id: Id,
@@ -209,17 +209,22 @@ pub struct Follower {
     pub attributes: Option<String>,
     /// By the name that a document gives it: the enrollment token that the device's own is derived from. Filled in by who resolves.
     #[sqlx(skip)]
+    #[serde(skip)]
     pub tokens: BTreeMap<String, Id>,
 }
 
 macro_rules! followers {
-    ($from:literal, $where:literal) => {
-        concat!(
-            "SELECT c.id, c.device_id, c.kind, c.subject, c.platform, c.label_set_id, c.generation, c.stack_id, c.desired, c.hold, c.held, c.applied, c.last_serving_ms, d.serial, d.model, d.os_version, \
-             d.user_id, u.email, u.name, u.attributes FROM ",
+    ($from:literal) => {
+        read_sql!(
+            [
+                c(
+                    id, device_id, kind, subject, platform, label_set_id, generation, stack_id, desired, hold, held, applied, last_serving_ms
+                ),
+                d(serial, model, os_version, user_id), u(email, name, attributes)
+            ],
+            rows(bucket: bigint, id: text),
             $from,
-            " JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id LEFT JOIN users u ON u.id = d.user_id ",
-            $where
+            "ORDER BY c.bucket, c.id"
         )
     };
 }
@@ -234,27 +239,14 @@ fn keys(ids: &[Id]) -> String {
     rows_json(&ids.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect::<Vec<_>>())
 }
 
-const BY_DEVICE: Sql = Sql {
-    sqlite: followers!(
-        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM jsonb_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
-        "ORDER BY c.bucket, c.id"
-    ),
-    postgres: followers!(
-        "(SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id",
-        "ORDER BY c.bucket, c.id"
-    ),
-};
-
-const BY_CHANNEL: Sql = Sql {
-    sqlite: followers!(
-        "(SELECT value->>'bucket' AS bucket, value->>'id' AS id FROM jsonb_each($1)) AS r JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
-        "ORDER BY c.bucket, c.id"
-    ),
-    postgres: followers!(
-        "(SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r JOIN channel c ON c.bucket = r.bucket AND c.id = r.id",
-        "ORDER BY c.bucket, c.id"
-    ),
-};
+const BY_DEVICE: Sql = followers!(
+    "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
+     LEFT JOIN users u ON u.id = d.user_id"
+);
+const BY_CHANNEL: Sql = followers!(
+    "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
+     LEFT JOIN users u ON u.id = d.user_id"
+);
 
 // In the order of their keys, as everybody locks them.
 const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM (SELECT * FROM json_to_recordset($1::json) AS r(_row int, bucket bigint, id text) WHERE _row IS NULL) AS r \
@@ -271,22 +263,22 @@ pub async fn lock_of_devices(conn: &mut Conn, devices: &[Id]) -> Result<()> {
 
 /// The channels of devices.
 pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Follower>> {
-    Ok(sqlx::query_as(BY_DEVICE.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+    BY_DEVICE.read(conn, parameters![keys(devices)]).await
 }
 
 /// Channels by id.
 pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Follower>> {
-    Ok(sqlx::query_as(BY_CHANNEL.on(conn.dialect())).bind(keys(channels)).fetch_all(conn.raw()).await?)
+    BY_CHANNEL.read(conn, parameters![keys(channels)]).await
 }
+
+const STALE: Sql = Sql {
+    sqlite: "SELECT json_group_array(id) FROM (SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3) AS stale",
+    postgres: "SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3",
+};
 
 /// Up to `limit` stale channels of a set. They are locked by the caller before they are changed.
 pub async fn stale(conn: &mut Conn, set: &SetRow, limit: i64) -> Result<Vec<Id>> {
-    Ok(sqlx::query_scalar("SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3")
-        .bind(&set.id)
-        .bind(set.generation)
-        .bind(limit)
-        .fetch_all(conn.raw())
-        .await?)
+    STALE.read_column(conn, parameters![&set.id, set.generation, limit]).await
 }
 
 /// Where a channel stands after it was settled.

@@ -1,6 +1,7 @@
 //! The nudger: claims due wakes, sends their nudges, writes the answers back in groups.
 
 mod answers;
+mod flights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use self::flights::Flights;
 use crate::app::App;
 use crate::change;
 use crate::clock::Moment;
@@ -57,13 +58,9 @@ struct Outcome {
 
 enum Sent {
     /// There is nothing to be called for, or the device had come before: nothing was sent; the schedule goes on.
-    Saved {
-        rhythm: Rhythm,
-    },
+    Saved { rhythm: Rhythm },
     /// Its secret does not open under this server's key.
-    Unsealed {
-        due_ms: i64,
-    },
+    Unsealed { due_ms: i64 },
     Answered {
         answer: Answer,
         rhythm: Rhythm,
@@ -79,7 +76,7 @@ enum Sent {
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let (sender, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
     let writer = tokio::spawn(answers::write_back(app.clone(), receiver));
-    let flights = TaskTracker::new();
+    let flights = Flights::aside();
     while !stop.is_cancelled() {
         let found = look(&app, Lanes::All, &flights, &sender).await;
         if found == 0 {
@@ -95,8 +92,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
             }
         }
     }
-    flights.close();
-    flights.wait().await;
+    flights.landed().await;
     drop(sender);
     // The writer ends once its last answer is written; a panic in it must not pass unseen.
     writer.await.map_err(|_| crate::error::Error::NotFound("answer writer"))
@@ -110,7 +106,7 @@ enum Lanes {
 }
 
 /// One [`pass`]; one that fails is told, and has found nothing.
-async fn look(app: &App, lanes: Lanes, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> usize {
+async fn look(app: &App, lanes: Lanes, flights: &Flights, answers: &mpsc::Sender<Outcome>) -> usize {
     match pass(app, lanes, flights, answers).await {
         Ok(found) => found,
         Err(error) => {
@@ -122,7 +118,7 @@ async fn look(app: &App, lanes: Lanes, flights: &TaskTracker, answers: &mpsc::Se
 }
 
 /// Asks every sender: claims what it can take now and sets it flying. Answers how many wakes were claimed.
-async fn pass(app: &App, lanes: Lanes, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
+async fn pass(app: &App, lanes: Lanes, flights: &Flights, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
     let mut found = 0;
     for sender in &app.senders.all() {
         heed_notices(app, sender).await?;
@@ -140,7 +136,7 @@ async fn claim_and_send(
     sender: &Arc<Sender>,
     wanted: Lanes,
     (capacity, express): (usize, usize),
-    flights: &TaskTracker,
+    flights: &Flights,
     answers: &mpsc::Sender<Outcome>,
 ) -> Result<usize> {
     let now_ms = app.clock.now_ms();
@@ -182,7 +178,7 @@ async fn claim(
     sender: &Arc<Sender>,
     wanted: &[(Lane, usize)],
     rows_max: usize,
-    flights: &TaskTracker,
+    flights: &Flights,
     answers: &mpsc::Sender<Outcome>,
 ) -> Result<usize> {
     if rows_max == 0 || wanted.is_empty() {
@@ -223,7 +219,7 @@ async fn lease(app: &App, sender: &str, wanted: &[(Lane, usize)], rows_max: usiz
 }
 
 /// Sets leased wakes flying. Their targets are read only now, after the commit of the lease: who has come since is not called.
-async fn launch(app: &App, sender: &Arc<Sender>, leased: Leased, flights: &TaskTracker, answers: &mpsc::Sender<Outcome>) -> Result<()> {
+async fn launch(app: &App, sender: &Arc<Sender>, leased: Leased, flights: &Flights, answers: &mpsc::Sender<Outcome>) -> Result<()> {
     let ids: Vec<Id> = leased.wakes.iter().map(|wake| wake.channel_id).collect();
     let targets = wakes::targets(&mut app.db.read().await?, &ids, leased.id).await?;
     let mut targets: HashMap<Id, Target> = targets.into_iter().map(|target| (target.channel_id, target)).collect();

@@ -1,12 +1,12 @@
 //! Tasks as contacts meet them: many channels in one statement.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
 use super::lock;
 use crate::error::Result;
 use crate::model::Id;
-use crate::store::batch::rows_sql;
+use crate::store::batch::{parameters, read_sql, rows_sql};
 use crate::store::{Conn, Sql, rows_json};
 
 /// A channel.
@@ -18,7 +18,7 @@ pub struct Key {
 }
 
 /// An open task with what its delivery needs.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct OpenTask {
     pub id: Id,
     pub channel_id: Id,
@@ -40,7 +40,9 @@ pub struct OpenTask {
 }
 
 const OPEN: Sql = Sql {
-    sqlite: "SELECT id, channel_id, job_id, kind, lane, state, attempt, expires_at_ms, delivered_at_ms, progressed_at_ms, finished_at_ms, params, progress, command_uuid FROM \
+    sqlite: "SELECT json_group_array(json_object('id', id, 'channel_id', channel_id, 'job_id', job_id, 'kind', kind, 'lane', lane, \
+       'state', state, 'attempt', attempt, 'expires_at_ms', expires_at_ms, 'delivered_at_ms', delivered_at_ms, 'progressed_at_ms', progressed_at_ms, \
+       'finished_at_ms', finished_at_ms, 'params', params, 'progress', progress, 'command_uuid', command_uuid)) FROM \
        (SELECT t.id, t.channel_id, t.job_id, t.kind, t.lane, t.state, t.attempt, t.expires_at_ms, t.delivered_at_ms, t.progressed_at_ms, t.finished_at_ms, j.params, t.progress, t.command_uuid, r.most, \
          ROW_NUMBER() OVER (PARTITION BY t.channel_id ORDER BY t.lane, t.job_id, t.id) AS place \
          FROM (SELECT value->>'id' AS id, value->>'most' AS most FROM jsonb_each($1)) AS r \
@@ -62,15 +64,14 @@ const OPEN: Sql = Sql {
 /// The open tasks of channels, in the order of delivery, no more than each wants. They are locked: what is answered as open cannot be
 /// cancelled or expire before the caller has committed that it was delivered.
 pub async fn open_for(conn: &mut Conn, channels: &[Key], now_ms: i64) -> Result<Vec<OpenTask>> {
-    let mut open: Vec<OpenTask> =
-        sqlx::query_as(OPEN.on(conn.dialect())).bind(rows_json(channels)).bind(now_ms).fetch_all(conn.raw()).await?;
+    let mut open: Vec<OpenTask> = OPEN.read(conn, parameters![rows_json(channels), now_ms]).await?;
     open.retain(|task| task.finished_at_ms.is_none());
     open.sort_by_key(|task| (task.channel_id, task.lane, task.job_id, task.id));
     Ok(open)
 }
 
 /// A task that a result speaks of.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct TaskRow {
     pub id: Id,
     pub job_id: Id,
@@ -90,32 +91,19 @@ struct FindRow {
     channel_id: Id,
 }
 
-macro_rules! find {
-    ($lock:literal) => {
-        rows_sql!(
-            "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state, t.finished_at_ms, t.late, t.attempt FROM ",
-            rows(bucket: bigint, id: text, channel_id: text),
-            $lock
-        )
-    };
-}
-
 // Read in the order of the locks, so that one statement does both.
-const FIND: Sql = Sql {
-    sqlite: find!("JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id WHERE ($2 < 0 OR t.bucket = $2)")
-        .sqlite,
-    postgres: find!(
-        "JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id WHERE ($2 < 0 OR t.bucket = $2) \
-         ORDER BY t.bucket, t.id FOR UPDATE OF t"
-    )
-    .postgres,
-};
+const FIND: Sql = read_sql!(
+    [t(id, job_id, device_id, channel_id, kind, state, finished_at_ms, late, attempt)],
+    rows(bucket: bigint, id: text, channel_id: text),
+    "JOIN task t ON t.bucket = r.bucket AND t.id = r.id AND t.channel_id = r.channel_id WHERE ($2 < 0 OR t.bucket = $2)",
+    "ORDER BY t.bucket, t.id FOR UPDATE OF t"
+);
 
 /// Tasks by (channel, id), finished ones included, locked; another channel's task is not found.
 pub async fn find(conn: &mut Conn, tasks: &[(Id, Id)]) -> Result<Vec<TaskRow>> {
     let rows: Vec<FindRow> =
         tasks.iter().map(|(channel_id, id)| FindRow { bucket: id.bucket(), id: *id, channel_id: *channel_id }).collect();
-    Ok(sqlx::query_as(FIND.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_all(conn.raw()).await?)
+    FIND.read(conn, parameters![rows_json(&rows), -1_i64]).await
 }
 
 /// What a contact does to a task.

@@ -10,7 +10,7 @@ pub use list::{Filter, REASONS, TaskView, get, list, reasons};
 
 use serde::Serialize;
 
-use super::batch::rows_sql;
+use super::batch::{json_list, parameters, rows_sql};
 use super::{Conn, Dialect, Sql, rows_json};
 use crate::error::Result;
 use crate::model::Id;
@@ -35,22 +35,40 @@ pub struct NewTask {
     pub command_uuid: Option<String>,
 }
 
-const INSERT: Sql = rows_sql!(
-    "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, state_since_ms, \
-       finished_at_ms, error, command_uuid) \
-     SELECT r.bucket, r.id, r.job_id, r.device_id, r.channel_id, r.kind, r.lane, r.state, r.attempt, r.created_at_ms, r.expires_at_ms, \
-       $2, r.finished_at_ms, r.error, r.command_uuid FROM ",
-    rows(bucket: bigint, id: text, job_id: text, device_id: text, channel_id: text, kind: text, lane: bigint, state: text, attempt: bigint,
-         created_at_ms: bigint, expires_at_ms: bigint, finished_at_ms: bigint, error: text, command_uuid: text),
-    "WHERE r.bucket >= 0 ON CONFLICT DO NOTHING RETURNING id"
-);
+macro_rules! insert {
+    ($tail:literal) => {
+        rows_sql!(
+            "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, state_since_ms, \
+               finished_at_ms, error, command_uuid) \
+             SELECT r.bucket, r.id, r.job_id, r.device_id, r.channel_id, r.kind, r.lane, r.state, r.attempt, r.created_at_ms, r.expires_at_ms, \
+               $2, r.finished_at_ms, r.error, r.command_uuid FROM ",
+            rows(bucket: bigint, id: text, job_id: text, device_id: text, channel_id: text, kind: text, lane: bigint, state: text, attempt: bigint,
+                 created_at_ms: bigint, expires_at_ms: bigint, finished_at_ms: bigint, error: text, command_uuid: text),
+            $tail
+        )
+    };
+}
+const INSERT: Sql = Sql {
+    sqlite: insert!("WHERE r.bucket >= 0 ON CONFLICT DO NOTHING").sqlite,
+    postgres: insert!("ON CONFLICT DO NOTHING RETURNING id").postgres,
+};
+// SQLite numbers what is inserted upwards: the newest of the table are what the statement before has stored.
+const STORED: &str = "SELECT json_group_array(id) FROM (SELECT id FROM task ORDER BY rowid DESC LIMIT $1) AS stored";
 
 /// Stores tasks; answers the ids of those that were not there yet.
 pub async fn insert(conn: &mut Conn, tasks: &[NewTask], now_ms: i64) -> Result<Vec<Id>> {
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(sqlx::query_scalar(INSERT.on(conn.dialect())).bind(rows_json(tasks)).bind(now_ms).fetch_all(conn.raw()).await?)
+    let parameters = parameters![rows_json(tasks), now_ms];
+    if conn.dialect() == Dialect::Postgres {
+        return Ok(sqlx::query_scalar_with(INSERT.postgres, parameters).fetch_all(conn.raw()).await?);
+    }
+    let stored = sqlx::query_with(INSERT.sqlite, parameters).execute(conn.raw()).await?.rows_affected();
+    if usize::try_from(stored) == Ok(tasks.len()) {
+        return Ok(tasks.iter().map(|task| task.id).collect());
+    }
+    json_list(conn, STORED, parameters![i64::try_from(stored).unwrap_or(i64::MAX)]).await
 }
 
 /// What ended a task outside the intake.

@@ -1,13 +1,13 @@
 //! Claiming due wakes: a lease, nothing more.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
 use crate::error::Result;
 use crate::model::schedule::{LAZY_MS, PERIOD_S, SPREAD_MS};
 use crate::model::{Id, Lane};
-use crate::store::batch::rows_sql;
-use crate::store::{Conn, Sql, rows_json};
+use crate::store::batch::{json_list, parameters, read_sql};
+use crate::store::{Conn, Dialect, Sql, rows_json};
 
 /// What to claim.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Claim<'a> {
 }
 
 /// A wake that is now ours until its lease lapses.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct Claimed {
     pub channel_id: Id,
     pub lane: i64,
@@ -41,35 +41,34 @@ pub struct Claimed {
     pub lazy: i64,
 }
 
-// The two texts differ in SKIP LOCKED, which lets several processes claim side by side, and in how RETURNING names its columns.
-const CLAIM: Sql = Sql {
-    sqlite: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
-         WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5) \
-       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, leased_lane = w.lane, next_due_ms = NULL FROM d \
-       WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
-       RETURNING channel_id, lane, step, attempt, open_work, work_seq, told_seq, nudged_at_ms, unanswered, high_day, high_count, gap_ms, phase_s, lazy",
-    postgres: "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
-         WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5 \
-         FOR UPDATE SKIP LOCKED) \
-       UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, leased_lane = w.lane, next_due_ms = NULL FROM d \
-       WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
-       RETURNING w.channel_id, w.lane, w.step, w.attempt, w.open_work, w.work_seq, w.told_seq, w.nudged_at_ms, w.unanswered, w.high_day, \
-         w.high_count, w.gap_ms, w.phase_s, w.lazy",
-};
+// SQLite's writer is alone: what it reads is what it then leases.
+const DUE: &str = "SELECT json_group_array(json_object('channel_id', channel_id, 'lane', lane, 'step', step, 'attempt', attempt, \
+       'open_work', open_work, 'work_seq', work_seq, 'told_seq', told_seq, 'nudged_at_ms', nudged_at_ms, 'unanswered', unanswered, \
+       'high_day', high_day, 'high_count', high_count, 'gap_ms', gap_ms, 'phase_s', phase_s, 'lazy', lazy)) FROM \
+     (SELECT * FROM wakes WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms, rowid LIMIT $5) AS d";
+const LEASE: &str = "UPDATE wakes SET due_at_ms = $6, lease_id = $7, leased_lane = lane, next_due_ms = NULL WHERE rowid IN \
+     (SELECT rowid FROM wakes WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms, rowid LIMIT $5)";
+
+// Several processes claim side by side, each what no other has locked.
+const CLAIM: &str = "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wakes \
+       WHERE ($1 < 0 OR bucket = $1) AND sender = $2 AND lane = $3 AND due_at_ms <= $4 ORDER BY due_at_ms LIMIT $5 FOR UPDATE SKIP LOCKED) \
+     UPDATE wakes AS w SET due_at_ms = $6, lease_id = $7, leased_lane = w.lane, next_due_ms = NULL FROM d \
+     WHERE ($1 < 0 OR w.bucket = $1) AND w.bucket = d.bucket AND w.channel_id = d.channel_id \
+     RETURNING w.channel_id, w.lane, w.step, w.attempt, w.open_work, w.work_seq, w.told_seq, w.nudged_at_ms, w.unanswered, w.high_day, \
+       w.high_count, w.gap_ms, w.phase_s, w.lazy";
 
 /// Leases up to `rows_max` due wakes of one sender and lane, oldest first.
 pub async fn claim(conn: &mut Conn, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
-    let rows = sqlx::query_as(CLAIM.on(conn.dialect()))
-        .bind(-1_i64)
-        .bind(claim.sender)
-        .bind(claim.lane.rank())
-        .bind(claim.now_ms)
-        .bind(claim.rows_max)
-        .bind(claim.lapses_at_ms)
-        .bind(claim.lease_id)
-        .fetch_all(conn.raw())
-        .await?;
-    Ok(rows)
+    let due = parameters![-1_i64, claim.sender, claim.lane.rank(), claim.now_ms, claim.rows_max];
+    let leased = parameters![-1_i64, claim.sender, claim.lane.rank(), claim.now_ms, claim.rows_max, claim.lapses_at_ms, claim.lease_id];
+    if conn.dialect() == Dialect::Postgres {
+        return Ok(sqlx::query_as_with(CLAIM, leased).fetch_all(conn.raw()).await?);
+    }
+    let claimed: Vec<Claimed> = json_list(conn, DUE, due).await?;
+    if !claimed.is_empty() {
+        sqlx::query_with(LEASE, leased).execute(conn.raw()).await?;
+    }
+    Ok(claimed)
 }
 
 /// The lanes of this sender in which something is due, each with the instant since which its oldest wake waits; a read that spares the
@@ -125,7 +124,7 @@ pub async fn postpone(conn: &mut Conn, sender: &str, lane: Lane, rows_max: i64, 
 }
 
 /// What a claimed wake needs to become a nudge, read just before sending.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, Deserialize, FromRow)]
 pub struct Target {
     pub channel_id: Id,
     pub device_id: Id,
@@ -151,8 +150,11 @@ struct Key {
     id: Id,
 }
 
-const TARGETS: Sql = rows_sql!(
-    "SELECT c.id AS channel_id, c.device_id, d.app, c.subject, c.platform, c.push_kind, c.push_value, c.push_secret, c.push_since_ms, c.last_serving_ms, w.next_due_ms, w.open_work FROM ",
+const TARGETS: Sql = read_sql!(
+    [
+        c(device_id, subject, platform, push_kind, push_value, push_secret, push_since_ms, last_serving_ms), d(app), w(next_due_ms, open_work);
+        channel_id = "c.id"
+    ],
     rows(bucket: bigint, id: text),
     "JOIN channel c ON c.bucket = r.bucket AND c.id = r.id \
      JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
@@ -163,6 +165,5 @@ const TARGETS: Sql = rows_sql!(
 /// The targets of the wakes that `lease_id` still holds.
 pub async fn targets(conn: &mut Conn, channels: &[Id], lease_id: Id) -> Result<Vec<Target>> {
     let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    let found = sqlx::query_as(TARGETS.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).bind(lease_id).fetch_all(conn.raw()).await?;
-    Ok(found)
+    TARGETS.read(conn, parameters![rows_json(&rows), -1_i64, lease_id]).await
 }

@@ -55,10 +55,9 @@ impl Site {
     /// Passes until nothing more can be claimed at this instant, with every answer written back.
     async fn settle(&self) {
         let (sender, mut receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
-        let flights = TaskTracker::new();
+        let flights = Flights::here();
         while pass(&self.app, Lanes::All, &flights, &sender).await.unwrap() > 0 {}
-        flights.close();
-        flights.wait().await;
+        flights.landed().await;
         drop(sender);
         let mut group = Vec::new();
         while receiver.recv_many(&mut group, answers::ANSWERS_MAX).await > 0 {
@@ -272,10 +271,9 @@ async fn a_phone_that_comes_between_its_claim_and_its_call_is_not_called() {
         assert_eq!(leased.wakes.len(), 2);
         phones[0].come(&site, "launch").await;
         let (answers, mut outcomes) = mpsc::channel(10);
-        let flights = TaskTracker::new();
+        let flights = Flights::here();
         launch(&site.app, &sender, leased, &flights, &answers).await.unwrap();
-        flights.close();
-        flights.wait().await;
+        flights.landed().await;
         drop(answers);
         let mut group = Vec::new();
         while outcomes.recv_many(&mut group, 10).await > 0 {}
@@ -304,7 +302,7 @@ async fn however_little_may_be_sent_each_lane_gets_its_share() {
         change!(site.app, Class::Operators, |conn, moment| wakes::raise(conn, &raises, moment.now_ms).await).unwrap();
         let sender = site.app.senders.all().remove(0);
         let (answers, _waiting) = mpsc::channel(ANSWERS_WAITING_MAX);
-        let flights = TaskTracker::new();
+        let flights = Flights::here();
         for _ in 0..200 {
             // As many as a sender at the foot of its ramp may take.
             claim_and_send(&site.app, &sender, Lanes::All, (3, 0), &flights, &answers).await.unwrap();
@@ -335,10 +333,9 @@ async fn a_phone_that_comes_before_the_answer_is_written_is_called_once_in_the_l
         let sender = site.app.senders.all()[0].clone();
         let leased = lease(&site.app, sender.name(), &[(Lane::Change, 10)], 10).await.unwrap();
         let (answers, mut outcomes) = mpsc::channel(10);
-        let flights = TaskTracker::new();
+        let flights = Flights::here();
         launch(&site.app, &sender, leased, &flights, &answers).await.unwrap();
-        flights.close();
-        flights.wait().await;
+        flights.landed().await;
         drop(answers);
         site.clock.advance(700);
         // Two come for their nudge, one of them twice, another of its own; a change overtakes the answer of each.

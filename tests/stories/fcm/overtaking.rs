@@ -41,7 +41,8 @@ async fn a_nudge_says_when_it_left_and_not_when_it_began_to_wait() {
     assert_eq!(sender.send(&nudge_to("early")).await.left_ms, None, "there is no credential");
     sender.replace_credential(&stand_in.service_account()).unwrap();
     let (nudges, began_ms) = ([(); 3].map(|()| nudge_to(&stand_in.register())), clock.now_ms());
-    let mut left: Vec<i64> = join_all(nudges.iter().map(|nudge| sender.send(nudge))).await.iter().map(|trip| trip.left_ms.unwrap()).collect();
+    let mut left: Vec<i64> =
+        join_all(nudges.iter().map(|nudge| sender.send(nudge))).await.iter().map(|trip| trip.left_ms.unwrap()).collect();
     left.sort_unstable();
     // Each has the tenth of a second to itself.
     assert!(left[1] >= began_ms + 100 && left[2] >= began_ms + 200, "{left:?} since {began_ms}");
