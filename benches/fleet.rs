@@ -5,6 +5,8 @@
 //! `cargo bench --bench fleet -- [--devices N] [--seconds N] [--postgres URL]`. The server is a process of its own, the provider a stand-in
 //! that answers after 20 ms. Everything on one machine, on loopback; every phase has an end.
 
+#[path = "support/google.rs"]
+mod google;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/seed.rs"]
@@ -73,9 +75,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
-    let fcm = StandIn::start(Clock::system()).await?;
+    let (fcm, fcm_ca) = google::start(folder).await?;
     fcm.set_answer_delay_ms(ANSWER_DELAY_MS);
-    let mut server = Server::new(folder, url, &fcm)?;
+    let mut server = Server::new(folder, url, &fcm, &fcm_ca)?;
     let key = server.key().await?;
     server.start().await?;
     let mut site = Site::new(&server.base, &key).await?;

@@ -7,6 +7,8 @@
 mod common;
 #[path = "support/first.rs"]
 mod first;
+#[path = "support/google.rs"]
+mod google;
 #[path = "support/seed.rs"]
 mod seed;
 #[path = "common/server.rs"]
@@ -55,11 +57,11 @@ async fn run(plan: Plan) -> anyhow::Result<()> {
     let ceiling = bare(&plan, &apple, &tokens).await?;
     table::head("bare HTTP/2, 1 connection", &ceiling);
     table::line("-", "APNs sender", &ours(&plan, &apple, &tokens, &folder).await?, &ceiling);
-    let google = sim::fcm::StandIn::start(Clock::system()).await?;
+    let (google, google_ca) = google::start(&folder).await?;
     google.set_answer_delay_ms(ANSWER_DELAY_MS);
-    table::line("-", "FCM sender, HTTP/1.1", &firebase(&plan, &google).await?, &ceiling);
+    table::line("-", "FCM sender, HTTP/2", &firebase(&plan, &google, &google_ca).await?, &ceiling);
     for (name, url) in common::databases(&plan, &folder) {
-        table::line(name, "claimed, sent, written", &whole_way(&plan, &google, &folder, &url).await?, &ceiling);
+        table::line(name, "claimed, sent, written", &whole_way(&plan, &google, &google_ca, &folder, &url).await?, &ceiling);
     }
     std::fs::remove_dir_all(&folder).ok();
     Ok(())
@@ -143,10 +145,10 @@ async fn ours(plan: &Plan, apple: &sim::apns::StandIn, tokens: &Arc<Vec<String>>
 }
 
 /// Our sender of FCM messages; its quota is lifted.
-async fn firebase(plan: &Plan, google: &sim::fcm::StandIn) -> anyhow::Result<Row> {
+async fn firebase(plan: &Plan, google: &sim::fcm::StandIn, ca_file: &Path) -> anyhow::Result<Row> {
     let clock = Clock::system();
     let settings =
-        fcm::Settings { endpoint: google.endpoint(), quota_per_s: 1_000_000, concurrency_max: 1_000, ..fcm::Settings::default() };
+        fcm::Settings { endpoint: google.endpoint(), ca_file: Some(ca_file.to_owned()), quota_per_s: 1_000_000, concurrency_max: 1_000, ..fcm::Settings::default() };
     let sender = Sender::fcm(settings, clock.clone())?;
     sender.replace_credential(&google.service_account())?;
     let tokens: Vec<String> = (0..plan.devices).map(|_| google.register()).collect();
@@ -169,12 +171,12 @@ async fn sent(plan: &Plan, sender: Arc<Sender>, make: impl Fn(usize) -> Nudge + 
 }
 
 /// A queue full of due wakes, until every answer is written back: nudges a second. No times of single ones are taken.
-async fn whole_way(plan: &Plan, google: &sim::fcm::StandIn, folder: &Path, url: &str) -> anyhow::Result<Row> {
+async fn whole_way(plan: &Plan, google: &sim::fcm::StandIn, ca_file: &Path, folder: &Path, url: &str) -> anyhow::Result<Row> {
     let account = folder.join("fcm.json");
     std::fs::write(&account, google.service_account())?;
     let config = || -> anyhow::Result<Config> {
         let mut config = Config { listen: "127.0.0.1:0".parse()?, database_url: url.to_owned(), ..Config::default() };
-        config.push = serde_json::from_value(json!({"fcm": {"service_account": account, "endpoint": google.endpoint(),
+        config.push = serde_json::from_value(json!({"fcm": {"service_account": account, "endpoint": google.endpoint(), "ca_file": ca_file,
             "quota_per_s": 1_000_000, "concurrency_max": 1_000}}))?;
         Ok(config)
     };

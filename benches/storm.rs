@@ -7,6 +7,8 @@
 mod common;
 #[path = "support/first.rs"]
 mod first;
+#[path = "support/google.rs"]
+mod google;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/seed.rs"]
@@ -20,9 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Plan;
-use muster::clock::Clock;
 use muster::model::Id;
-use muster::sim::fcm::StandIn;
 use process::Server;
 use serde_json::{Value, json};
 use times::{Times, row};
@@ -55,8 +55,9 @@ struct Heard {
 }
 
 async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
-    let fcm = StandIn::start(Clock::system()).await?;
-    let mut server = Server::new(folder, url, &fcm)?;
+    let (fcm, fcm_ca) = google::start(folder).await?;
+    let mut server = Server::new(folder, url, &fcm, &fcm_ca)?;
+    server.lift_limits(true);
     let key = server.key().await?;
     server.start().await?;
     first::enroll(&server.base, &key, &fcm.register()).await?;

@@ -18,7 +18,7 @@ pub struct Server {
 
 impl Server {
     /// With FCM's stand-in as its only provider.
-    pub fn new(folder: &Path, url: &str, fcm: &StandIn) -> anyhow::Result<Server> {
+    pub fn new(folder: &Path, url: &str, fcm: &StandIn, fcm_ca: &Path) -> anyhow::Result<Server> {
         let address = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         std::fs::write(folder.join("fcm.json"), fcm.service_account())?;
         let settings = vec![
@@ -28,6 +28,7 @@ impl Server {
             ("MUSTER_LISTEN", address.to_string()),
             ("MUSTER_PUSH__FCM__SERVICE_ACCOUNT", folder.join("fcm.json").display().to_string()),
             ("MUSTER_PUSH__FCM__ENDPOINT", fcm.endpoint()),
+            ("MUSTER_PUSH__FCM__CA_FILE", fcm_ca.display().to_string()),
             ("MUSTER_LOG", "warn".into()),
         ];
         Ok(Server { base: format!("http://{address}"), folder: folder.to_owned(), settings, child: None })

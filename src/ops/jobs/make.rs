@@ -13,7 +13,7 @@ use crate::ops::mdm::{USER_ENROLLMENT, raw};
 use crate::ops::tasks as task_ops;
 use crate::store::feed::{self, Entry};
 use crate::store::jobs::{self, Aim, JobRow};
-use crate::store::tasks::{self, Ending, NewTask, Over};
+use crate::store::tasks::{self, Ending, NewTask, Of, Over};
 use crate::store::wakes::{self, Raise};
 use crate::store::{Conn, channels_lock, labels, tallies};
 
@@ -65,7 +65,7 @@ pub(super) async fn make(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wan
         supersede(conn, moment, job, &fresh).await?;
     }
     if fresh.len() <= TOLD_EACH_MAX {
-        let entries: Vec<Entry> = fresh.iter().map(entry).collect();
+        let entries: Vec<Entry> = fresh.iter().map(|task| entry(job, task)).collect();
         feed::append(conn, moment, &entries).await?;
     }
     Ok(made)
@@ -148,7 +148,8 @@ async fn insert(conn: &mut Conn, moment: &mut Moment, job: &JobRow, wanted: &[Wa
             rows.push(NewTask { command_uuid: command_uuid.clone().filter(|_| over.is_none()), ..row });
         }
     }
-    let stored: HashSet<Id> = tasks::insert(conn, &rows, moment.now_ms).await?.into_iter().collect();
+    let of = Of { job_id: job.id, kind: &job.kind, lane: lane_of(job).rank() };
+    let stored: HashSet<Id> = tasks::insert(conn, of, &rows, moment.now_ms).await?.into_iter().collect();
     let fresh: Vec<NewTask> = rows.into_iter().filter(|row| stored.contains(&row.id)).collect();
     let counts: Vec<(String, String, i64)> = fresh.iter().map(|row| (topic(job.id), row.state.clone(), 1)).collect();
     tallies::add(conn, moment, &counts).await?;
@@ -211,19 +212,14 @@ fn new_task(job: &JobRow, kind: Option<&Kind>, aim: &Aim, doer: Option<Id>, agai
     Some(NewTask {
         bucket: aim.device_id.bucket(),
         id: Id::derived(job.created_at_ms, aim.device_id, &[&job.id.to_string(), &channel_id.to_string(), &order]),
-        job_id: job.id,
         device_id: aim.device_id,
         channel_id,
-        kind: job.kind.clone(),
-        lane: lane_of(job).rank(),
         state: match refusal {
             Some(_) => "failed",
             None if job.state == AWAITING => AWAITING,
             None => "queued",
         }
         .into(),
-        attempt: 0,
-        created_at_ms: now_ms,
         // A fresh order has a fresh time to live, as long as the first one had.
         expires_at_ms: if again.is_some() { now_ms + (job.expires_at_ms - job.created_at_ms) } else { job.expires_at_ms },
         finished_at_ms: refusal.map(|_| now_ms),
@@ -244,13 +240,13 @@ pub(super) fn lane_of(job: &JobRow) -> Lane {
     Lane::ALL.into_iter().find(|lane| lane.name() == job.lane).unwrap_or(Lane::Change)
 }
 
-fn entry(task: &NewTask) -> Entry {
+fn entry(job: &JobRow, task: &NewTask) -> Entry {
     let kind = match task.state.as_str() {
         "failed" => "task.failed",
         AWAITING => "task.awaiting_approval",
         _ => "task.queued",
     };
     let error: Option<serde_json::Value> = task.error.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let data = json!({"task_id": task.id, "job_id": task.job_id, "kind": task.kind, "error": error});
+    let data = json!({"task_id": task.id, "job_id": job.id, "kind": job.kind, "error": error});
     Entry { kind, actor: None, device_id: Some(task.device_id), data }
 }

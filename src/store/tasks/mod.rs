@@ -20,19 +20,26 @@ use crate::model::Id;
 pub struct NewTask {
     pub bucket: i64,
     pub id: Id,
-    pub job_id: Id,
     pub device_id: Id,
     pub channel_id: Id,
-    pub kind: String,
-    pub lane: i64,
     pub state: String,
-    pub attempt: i64,
-    pub created_at_ms: i64,
     pub expires_at_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// An Apple command's own id, where the operator chose it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub command_uuid: Option<String>,
+}
+
+/// What the tasks of one job have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    pub job_id: Id,
+    pub kind: &'a str,
+    /// Its rank.
+    pub lane: i64,
 }
 
 macro_rules! insert {
@@ -40,10 +47,10 @@ macro_rules! insert {
         rows_sql!(
             "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, state_since_ms, \
                finished_at_ms, error, command_uuid) \
-             SELECT r.bucket, r.id, r.job_id, r.device_id, r.channel_id, r.kind, r.lane, r.state, r.attempt, r.created_at_ms, r.expires_at_ms, \
-               $2, r.finished_at_ms, r.error, r.command_uuid FROM ",
-            rows(bucket: bigint, id: text, job_id: text, device_id: text, channel_id: text, kind: text, lane: bigint, state: text, attempt: bigint,
-                 created_at_ms: bigint, expires_at_ms: bigint, finished_at_ms: bigint, error: text, command_uuid: text),
+             SELECT r.bucket, r.id, $3, r.device_id, r.channel_id, $4, $5, r.state, 0, $2, r.expires_at_ms, $2, r.finished_at_ms, r.error, \
+               r.command_uuid FROM ",
+            rows(bucket: bigint, id: text, device_id: text, channel_id: text, state: text, expires_at_ms: bigint, finished_at_ms: bigint,
+                 error: text, command_uuid: text),
             $tail
         )
     };
@@ -55,12 +62,12 @@ const INSERT: Sql = Sql {
 // SQLite numbers what is inserted upwards: the newest of the table are what the statement before has stored.
 const STORED: &str = "SELECT json_group_array(id) FROM (SELECT id FROM task ORDER BY rowid DESC LIMIT $1) AS stored";
 
-/// Stores tasks; answers the ids of those that were not there yet.
-pub async fn insert(conn: &mut Conn, tasks: &[NewTask], now_ms: i64) -> Result<Vec<Id>> {
+/// Stores tasks of a job; answers the ids of those that were not there yet.
+pub async fn insert(conn: &mut Conn, of: Of<'_>, tasks: &[NewTask], now_ms: i64) -> Result<Vec<Id>> {
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
-    let parameters = parameters![rows_json(tasks), now_ms];
+    let parameters = parameters![rows_json(tasks), now_ms, of.job_id, of.kind, of.lane];
     if conn.dialect() == Dialect::Postgres {
         return Ok(sqlx::query_scalar_with(INSERT.postgres, parameters).fetch_all(conn.raw()).await?);
     }

@@ -14,7 +14,7 @@ const ROWS_MAX: usize = 500;
 /// SQLite has one writer, and contacts wait for it. A quick machine does 250 rows in half of this.
 const AIM_SQLITE: Duration = Duration::from_millis(15);
 /// A change of policy is in no hurry, and phones come in while it goes on.
-const AIM_SQLITE_MOVE: Duration = Duration::from_millis(8);
+const AIM_SQLITE_MOVE: Duration = Duration::from_millis(5);
 /// On PostgreSQL contacts wait only for rows that they share with it; a transaction of many statements has a price of its own.
 const AIM_POSTGRES: Duration = Duration::from_millis(25);
 /// However long a transaction took, the rest after it is no longer: processors are shared too, but something waits.
