@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use muster::clock::Clock;
 use muster::model::Id;
+use muster::model::schedule::GAP_MS;
 use muster::sim::fcm::{PROJECT, StandIn};
 use process::Server;
 use serde_json::json;
@@ -113,7 +114,8 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     server.stop().await?;
     server.lift_limits(false);
     server.start().await?;
-    // What that job has left for them is fetched first.
+    // Nobody is called twice within the gap, and what that job has left for the visitors they fetch first.
+    tokio::time::sleep(Duration::from_millis(GAP_MS.unsigned_abs())).await;
     for phone in visitors.iter() {
         site.come(phone, "periodic").await?;
     }

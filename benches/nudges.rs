@@ -147,8 +147,13 @@ async fn ours(plan: &Plan, apple: &sim::apns::StandIn, tokens: &Arc<Vec<String>>
 /// Our sender of FCM messages; its quota is lifted.
 async fn firebase(plan: &Plan, google: &sim::fcm::StandIn, ca_file: &Path) -> anyhow::Result<Row> {
     let clock = Clock::system();
-    let settings =
-        fcm::Settings { endpoint: google.endpoint(), ca_file: Some(ca_file.to_owned()), quota_per_s: 1_000_000, concurrency_max: 1_000, ..fcm::Settings::default() };
+    let settings = fcm::Settings {
+        endpoint: google.endpoint(),
+        ca_file: Some(ca_file.to_owned()),
+        quota_per_s: 1_000_000,
+        concurrency_max: 1_000,
+        ..fcm::Settings::default()
+    };
     let sender = Sender::fcm(settings, clock.clone())?;
     sender.replace_credential(&google.service_account())?;
     let tokens: Vec<String> = (0..plan.devices).map(|_| google.register()).collect();
@@ -176,7 +181,8 @@ async fn whole_way(plan: &Plan, google: &sim::fcm::StandIn, ca_file: &Path, fold
     std::fs::write(&account, google.service_account())?;
     let config = || -> anyhow::Result<Config> {
         let mut config = Config { listen: "127.0.0.1:0".parse()?, database_url: url.to_owned(), ..Config::default() };
-        config.push = serde_json::from_value(json!({"fcm": {"service_account": account, "endpoint": google.endpoint(), "ca_file": ca_file,
+        config.push =
+            serde_json::from_value(json!({"fcm": {"service_account": account, "endpoint": google.endpoint(), "ca_file": ca_file,
             "quota_per_s": 1_000_000, "concurrency_max": 1_000}}))?;
         Ok(config)
     };

@@ -1,7 +1,7 @@
 //! Phones and an operator that speak to a server over HTTP.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster::model::Id;
@@ -17,12 +17,18 @@ pub struct Phone {
     pub device: String,
     pub token: String,
     pub push: String,
+    /// The version of its document, where that is another than the fleet began with.
+    version: Arc<Mutex<Option<Value>>>,
 }
 
 impl Phone {
     /// The `n`-th of the seeded ones.
     pub fn seeded(n: usize, id: Id) -> Phone {
-        Phone { device: id.to_string(), token: seed::token(id).reveal().to_owned(), push: seed::push(n) }
+        Phone { device: id.to_string(), token: seed::token(id).reveal().to_owned(), push: seed::push(n), version: Arc::default() }
+    }
+
+    fn version(&self) -> MutexGuard<'_, Option<Value>> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,7 +71,7 @@ impl Site {
             let request = self.client.post(format!("{}/agent/v1/activate", self.base)).json(&body);
             let made: Value = request.send().await?.error_for_status()?.json().await?;
             let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
-            let phone = Phone { device: text("device_id"), token: text("device_token"), push };
+            let phone = Phone { device: text("device_id"), token: text("device_token"), push, version: Arc::default() };
             let answer = self.sync(&phone, json!({"cause": "launch", "policy": {"version": null}})).await?;
             if let Some(version) = answer["policy"]["version"].as_str() {
                 self.version = json!(version);
@@ -81,18 +87,23 @@ impl Site {
         Ok(request.send().await?.error_for_status()?.json().await?)
     }
 
-    /// One contact, and another with the outcomes where it was given tasks; how long each took, in milliseconds.
+    /// One contact, and others where it was given tasks or a document, to tell what became of them; how long each took, in milliseconds.
     pub async fn come(&self, phone: &Phone, cause: &str) -> anyhow::Result<Vec<f64>> {
         let mut times = Vec::new();
         let mut results = Vec::new();
         loop {
-            let body = json!({"cause": cause, "policy": {"version": self.version, "details": []}, "results": results});
+            let version = phone.version().clone().unwrap_or_else(|| self.version.clone());
+            let body = json!({"cause": cause, "policy": {"version": version, "details": []}, "results": results});
             let began = Instant::now();
             let answer = self.sync(phone, body).await?;
             times.push(began.elapsed().as_secs_f64() * 1000.0);
             let tasks = answer["tasks"].as_array().cloned().unwrap_or_default();
-            if tasks.is_empty() {
+            let given = answer["policy"]["version"].as_str();
+            if tasks.is_empty() && given.is_none() {
                 return Ok(times);
+            }
+            if let Some(version) = given {
+                *phone.version() = Some(json!(version));
             }
             results = tasks.iter().map(|task| json!({"task_id": task["id"], "status": "done", "at_ms": 1})).collect();
         }

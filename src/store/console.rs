@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
 use super::jobs::JobRow;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Sql, keys_json};
 use crate::error::Result;
 use crate::model::{Callers, Id};
 
@@ -66,19 +65,13 @@ const NAMED: Sql = rows_sql!(
 
 /// Devices in words, by id; those that are gone are left out.
 pub async fn named(conn: &mut Conn, devices: impl IntoIterator<Item = Id>) -> Result<HashMap<Id, Named>> {
-    #[derive(Serialize)]
-    struct Key {
-        bucket: i64,
-        id: Id,
-    }
     let mut ids: Vec<Id> = devices.into_iter().collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let keys: Vec<Key> = ids.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    let rows: Vec<Named> = sqlx::query_as(NAMED.on(conn.dialect())).bind(rows_json(&keys)).fetch_all(conn.raw()).await?;
+    let rows: Vec<Named> = sqlx::query_as(NAMED.on(conn.dialect())).bind(keys_json(&ids)).fetch_all(conn.raw()).await?;
     Ok(rows.into_iter().filter_map(|row| Some((row.id?, row))).collect())
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::{Id, feed_kind};
@@ -163,12 +163,6 @@ struct Waiting {
     data: String,
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
 /// True where an entry waits for its number; a read that spares the writer when none does.
 pub async fn any_waiting(conn: &mut Conn) -> Result<bool> {
     let found: Option<i64> = sqlx::query_scalar("SELECT bucket FROM feed_in LIMIT 1").fetch_optional(conn.raw()).await?;
@@ -219,8 +213,7 @@ pub async fn number(conn: &mut Conn, rows_max: i64) -> Result<usize> {
         return Ok(0);
     }
     sqlx::query(NUMBER.postgres).bind(rows_json(&waiting)).execute(conn.raw()).await?;
-    let keys: Vec<Key> = waiting.iter().map(|row| Key { bucket: row.bucket, id: row.id }).collect();
-    sqlx::query(TAKE.postgres).bind(rows_json(&keys)).execute(conn.raw()).await?;
+    sqlx::query(TAKE.postgres).bind(keys_json(waiting.iter().map(|row| row.id))).execute(conn.raw()).await?;
     Ok(waiting.len())
 }
 

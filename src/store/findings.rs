@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -143,16 +143,10 @@ const OVERDUE_AMONG: Sql = rows_sql!(
 
 /// The same for known ones, so that what is due at once is told at once.
 pub async fn overdue_among(conn: &mut Conn, ids: &[Id], now_ms: i64) -> Result<Vec<Met>> {
-    #[derive(Serialize)]
-    struct Key {
-        bucket: i64,
-        id: Id,
-    }
-    let keys: Vec<Key> = ids.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
     let mut met = Vec::new();
-    for rows in keys.chunks(ROWS_MAX) {
+    for some in ids.chunks(ROWS_MAX) {
         let found: Vec<Met> =
-            sqlx::query_as(OVERDUE_AMONG.on(conn.dialect())).bind(rows_json(rows)).bind(now_ms).fetch_all(conn.raw()).await?;
+            sqlx::query_as(OVERDUE_AMONG.on(conn.dialect())).bind(keys_json(some)).bind(now_ms).fetch_all(conn.raw()).await?;
         met.extend(found);
     }
     Ok(met)

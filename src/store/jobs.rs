@@ -1,10 +1,10 @@
 //! Jobs: what an operator ordered in one go, and how far the background has come with them.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sqlx_macros::FromRow;
 
 use super::batch::{parameters, read_sql};
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -253,12 +253,6 @@ pub struct Aim {
     pub denied: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
 const AIMS: Sql = read_sql!(
     [d(platform, management_mode, denied); device_id = "d.id", agent_id = "c.id", mdm_id = "m.id"],
     rows(bucket: bigint, id: text),
@@ -278,8 +272,7 @@ const AIMS_OF_USERS: Sql = read_sql!(
 
 /// The channels among these that are a user's, each as its device's only one.
 pub async fn aims_of_users(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Aim>> {
-    let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    let mut aims: Vec<Aim> = AIMS_OF_USERS.read(conn, parameters![rows_json(&rows)]).await?;
+    let mut aims: Vec<Aim> = AIMS_OF_USERS.read(conn, parameters![keys_json(channels)]).await?;
     aims.sort_by_key(|aim| (aim.mdm_id.map(Id::bucket), aim.mdm_id));
     Ok(aims)
 }
@@ -293,8 +286,7 @@ impl Aim {
 
 /// The devices among these that exist, with their channels.
 pub async fn aims(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Aim>> {
-    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    let mut aims: Vec<Aim> = AIMS.read(conn, parameters![rows_json(&rows)]).await?;
+    let mut aims: Vec<Aim> = AIMS.read(conn, parameters![keys_json(devices)]).await?;
     aims.sort_by_key(|aim| (aim.device_id.bucket(), aim.device_id));
     Ok(aims)
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
-use super::{Conn, Sql, rows_json};
+use super::{Conn, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -197,12 +197,6 @@ pub async fn counts(conn: &mut Conn, labels: &[LabelRow]) -> Result<Vec<(Id, i64
     Ok(sqlx::query_as(COUNTS.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
 const OF_DEVICES: Sql = rows_sql!(
     "SELECT m.device_id, m.label_id FROM ",
     rows(bucket: bigint, id: text),
@@ -211,6 +205,5 @@ const OF_DEVICES: Sql = rows_sql!(
 
 /// The label ids of many devices, sorted.
 pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<(Id, Id)>> {
-    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    Ok(sqlx::query_as(OF_DEVICES.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(OF_DEVICES.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }

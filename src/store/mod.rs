@@ -49,28 +49,36 @@ pub use db::{Conn, Db, Dialect, OpenError};
 pub use seat::Seat;
 pub use turns::Class;
 
+use std::borrow::Borrow;
+
+use crate::model::Id;
+
 /// A batch of rows as the one JSON parameter of a statement made by [`batch::rows_sql!`].
 pub(crate) fn rows_json<T: serde::Serialize>(rows: &[T]) -> String {
     // Serialising plain structs of strings and integers into a String cannot fail; an empty batch is the harmless answer.
     serde_json::to_string(rows).unwrap_or_else(|_| "[]".to_owned())
 }
 
-/// Locks channels in the order of their keys, in a statement of its own, before anything else of them is touched. SQLite's writer is
-/// alone anyway.
-pub(crate) async fn channels_lock(conn: &mut Conn, channels: &[crate::model::Id]) -> crate::error::Result<()> {
+/// Rows that are known by their ids, as such a parameter: `(bucket, id)`.
+pub(crate) fn keys_json(ids: impl IntoIterator<Item = impl Borrow<Id>>) -> String {
     #[derive(serde::Serialize)]
     struct Key {
         bucket: i64,
-        id: crate::model::Id,
+        id: Id,
     }
+    rows_json(&ids.into_iter().map(|id| Key { bucket: id.borrow().bucket(), id: *id.borrow() }).collect::<Vec<_>>())
+}
+
+/// Locks channels in the order of their keys, in a statement of its own, before anything else of them is touched. SQLite's writer is
+/// alone anyway.
+pub(crate) async fn channels_lock(conn: &mut Conn, channels: &[Id]) -> crate::error::Result<()> {
     const LOCK: Sql = batch::rows_sql!(
         "SELECT COUNT(*) FROM (SELECT c.id FROM channel c JOIN ",
         rows(bucket: bigint, id: text),
         "ON c.bucket = r.bucket AND c.id = r.id ORDER BY c.bucket, c.id FOR UPDATE OF c) AS locked"
     );
     if conn.dialect() == Dialect::Postgres && !channels.is_empty() {
-        let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-        sqlx::query(LOCK.postgres).bind(rows_json(&rows)).execute(conn.raw()).await?;
+        sqlx::query(LOCK.postgres).bind(keys_json(channels)).execute(conn.raw()).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
 use super::batch::{parameters, read_sql, rows_sql};
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -117,8 +117,8 @@ const MOVE_SETS: Sql = rows_sql!(
 pub async fn unsettle(conn: &mut Conn, devices: &[Id]) -> Result<()> {
     let dialect = conn.dialect();
     lock_of_devices(conn, devices).await?;
-    sqlx::query(UNSETTLE.on(dialect)).bind(keys(devices)).execute(conn.raw()).await?;
-    sqlx::query(MOVE_SETS.on(dialect)).bind(keys(devices)).execute(conn.raw()).await?;
+    sqlx::query(UNSETTLE.on(dialect)).bind(keys_json(devices)).execute(conn.raw()).await?;
+    sqlx::query(MOVE_SETS.on(dialect)).bind(keys_json(devices)).execute(conn.raw()).await?;
     Ok(())
 }
 
@@ -229,16 +229,6 @@ macro_rules! followers {
     };
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
-fn keys(ids: &[Id]) -> String {
-    rows_json(&ids.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect::<Vec<_>>())
-}
-
 const BY_DEVICE: Sql = followers!(
     "JOIN channel c ON c.bucket = r.bucket AND c.device_id = r.id JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
      LEFT JOIN users u ON u.id = d.user_id"
@@ -256,19 +246,19 @@ const LOCK: &str = "SELECT COUNT(*) FROM (SELECT c.id FROM (SELECT * FROM json_t
 /// sees what the first did. SQLite's writer is alone anyway.
 pub async fn lock_of_devices(conn: &mut Conn, devices: &[Id]) -> Result<()> {
     if conn.dialect() == Dialect::Postgres {
-        sqlx::query(LOCK).bind(keys(devices)).execute(conn.raw()).await?;
+        sqlx::query(LOCK).bind(keys_json(devices)).execute(conn.raw()).await?;
     }
     Ok(())
 }
 
 /// The channels of devices.
 pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Follower>> {
-    BY_DEVICE.read(conn, parameters![keys(devices)]).await
+    BY_DEVICE.read(conn, parameters![keys_json(devices)]).await
 }
 
 /// Channels by id.
 pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Follower>> {
-    BY_CHANNEL.read(conn, parameters![keys(channels)]).await
+    BY_CHANNEL.read(conn, parameters![keys_json(channels)]).await
 }
 
 const STALE: Sql = Sql {

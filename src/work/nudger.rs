@@ -140,10 +140,12 @@ async fn claim_and_send(
     answers: &mpsc::Sender<Outcome>,
 ) -> Result<usize> {
     let now_ms = app.clock.now_ms();
-    let mut due = wakes::due_lanes(&mut app.db.read().await?, sender.name(), now_ms).await?;
-    if wanted == Lanes::Urgent {
-        due.retain(|(lane, _)| *lane == Lane::Urgent);
-    }
+    let mut conn = app.db.read().await?;
+    let due = match wanted {
+        Lanes::All => wakes::due_lanes(&mut conn, sender.name(), now_ms).await?,
+        Lanes::Urgent => wakes::due_urgent(&mut conn, sender.name(), now_ms).await?.into_iter().collect(),
+    };
+    drop(conn);
     let (late, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|(lane, oldest_ms)| may_wait(*lane) && now_ms - oldest_ms > LATE_MS);
     let mut lanes: Vec<Lane> = due.into_iter().map(|(lane, _)| lane).collect();
     let mut urgent = 0;

@@ -6,7 +6,7 @@ use sqlx_macros::FromRow;
 use crate::error::Result;
 use crate::model::Id;
 use crate::store::batch::rows_sql;
-use crate::store::{Conn, Sql, rows_json};
+use crate::store::{Conn, Sql, keys_json, rows_json};
 
 /// What a channel has said.
 #[derive(Clone, Debug, FromRow)]
@@ -25,12 +25,6 @@ pub struct StatusRow {
     pub updated_at_ms: i64,
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
 const OF: Sql = rows_sql!(
     "SELECT s.channel_id, s.status, s.supported, s.refused, s.installed, s.failed, s.updated_at_ms FROM ",
     rows(bucket: bigint, id: text),
@@ -39,8 +33,7 @@ const OF: Sql = rows_sql!(
 
 /// What these channels have said; those that have said nothing are left out.
 pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<StatusRow>> {
-    let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    Ok(sqlx::query_as(OF.on(conn.dialect())).bind(rows_json(&rows)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(OF.on(conn.dialect())).bind(keys_json(channels)).fetch_all(conn.raw()).await?)
 }
 
 /// Keeps what a channel has said. What it has by command stays as it is.
@@ -85,9 +78,9 @@ pub async fn heard(conn: &mut Conn, told: &[Told], now_ms: i64) -> Result<()> {
     if told.is_empty() {
         return Ok(());
     }
-    let mut rows: Vec<Key> = told.iter().map(|told| Key { bucket: told.bucket, id: told.id }).collect();
-    rows.sort_by_key(|row| (row.bucket, row.id));
-    sqlx::query(HEAR.on(conn.dialect())).bind(rows_json(&rows)).bind(now_ms).execute(conn.raw()).await?;
+    let mut channels: Vec<Id> = told.iter().map(|told| told.id).collect();
+    channels.sort_by_key(|id| (id.bucket(), *id));
+    sqlx::query(HEAR.on(conn.dialect())).bind(keys_json(channels)).bind(now_ms).execute(conn.raw()).await?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::batch::rows_sql;
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -77,12 +77,6 @@ pub async fn locked(conn: &mut Conn, device: Id) -> Result<Option<Enrollment>> {
     Ok(sqlx::query_as(text).bind(device.bucket()).bind(device).fetch_optional(conn.raw()).await?)
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
 const OF: Sql = rows_sql!(
     "SELECT e.device_id, e.identifier, e.state, e.token_id, e.certificate_hash, e.former_certificate_hash, e.renew_at_ms, e.topic, e.unlock_token, \
        e.bootstrap_token, e.awaiting_configuration, e.authenticated_at_ms, e.enrolled_at_ms, e.refresh_started_ms, e.refresh_step, \
@@ -93,8 +87,7 @@ const OF: Sql = rows_sql!(
 
 /// The enrollments of devices.
 pub async fn of_devices(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Enrollment>> {
-    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    Ok(sqlx::query_as(OF.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(OF.on(conn.dialect())).bind(keys_json(devices)).bind(-1_i64).fetch_all(conn.raw()).await?)
 }
 
 /// Writes an enrollment, whether it was there or not.

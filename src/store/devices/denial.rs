@@ -1,21 +1,9 @@
 //! Denied devices: `device.denied` and `channel.denied` say the same in one transaction.
 
-use serde::Serialize;
-
 use crate::error::Result;
 use crate::model::{Denial, Id};
 use crate::store::batch::rows_sql;
-use crate::store::{Conn, Sql, channels_lock, rows_json};
-
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
-fn keys(devices: &[Id]) -> String {
-    rows_json(&devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect::<Vec<_>>())
-}
+use crate::store::{Conn, Sql, channels_lock, keys_json};
 
 const CHANNELS: Sql = rows_sql!(
     "SELECT c.id FROM ",
@@ -51,7 +39,7 @@ pub async fn deny(conn: &mut Conn, devices: &[Id], denial: Denial, now_ms: i64) 
     lock(conn, devices).await?;
     let rank = Denial::ALL.iter().position(|other| *other == denial).and_then(|at| i64::try_from(at + 1).ok()).unwrap_or(0);
     let denied: Vec<Id> = sqlx::query_scalar(DENY.on(conn.dialect()))
-        .bind(keys(devices))
+        .bind(keys_json(devices))
         .bind(denial.name())
         .bind(rank)
         .bind(now_ms)
@@ -65,7 +53,7 @@ pub async fn deny(conn: &mut Conn, devices: &[Id], denial: Denial, now_ms: i64) 
 pub async fn lift(conn: &mut Conn, devices: &[Id], only: Option<Denial>) -> Result<Vec<Id>> {
     lock(conn, devices).await?;
     let only = only.map_or("", Denial::name);
-    let lifted: Vec<Id> = sqlx::query_scalar(LIFT.on(conn.dialect())).bind(keys(devices)).bind(only).fetch_all(conn.raw()).await?;
+    let lifted: Vec<Id> = sqlx::query_scalar(LIFT.on(conn.dialect())).bind(keys_json(devices)).bind(only).fetch_all(conn.raw()).await?;
     mirror(conn, &lifted, "").await?;
     Ok(lifted)
 }
@@ -78,12 +66,12 @@ async fn lock(conn: &mut Conn, devices: &[Id]) -> Result<()> {
 
 /// The channels of devices, in the order of their keys.
 pub async fn channels_of(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Id>> {
-    Ok(sqlx::query_scalar(CHANNELS.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_scalar(CHANNELS.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }
 
 async fn mirror(conn: &mut Conn, devices: &[Id], denied: &str) -> Result<()> {
     if !devices.is_empty() {
-        sqlx::query(MIRROR.on(conn.dialect())).bind(keys(devices)).bind(denied).execute(conn.raw()).await?;
+        sqlx::query(MIRROR.on(conn.dialect())).bind(keys_json(devices)).bind(denied).execute(conn.raw()).await?;
     }
     Ok(())
 }

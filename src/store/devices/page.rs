@@ -1,6 +1,5 @@
 //! What a page of devices shows: a statement for each kind of thing, however many devices.
 
-use serde::Serialize;
 use sqlx_macros::FromRow;
 
 use super::DeviceRow;
@@ -8,17 +7,7 @@ use crate::error::Result;
 use crate::model::Id;
 use crate::store::batch::rows_sql;
 use crate::store::channels::ChannelView;
-use crate::store::{Conn, Sql, rows_json};
-
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
-fn keys(devices: &[Id]) -> String {
-    rows_json(&devices.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect::<Vec<_>>())
-}
+use crate::store::{Conn, Sql, keys_json};
 
 const MANY: Sql = rows_sql!(
     "SELECT d.id, d.user_id, d.platform, d.app, d.hardware_id, d.serial, d.udid, d.model, d.os_version, d.agent_version, d.management_mode, \
@@ -29,7 +18,7 @@ const MANY: Sql = rows_sql!(
 
 /// Many devices, in no order; those that do not exist are left out.
 pub async fn many(conn: &mut Conn, devices: &[Id]) -> Result<Vec<DeviceRow>> {
-    Ok(sqlx::query_as(MANY.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(MANY.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }
 
 /// Who carries a device.
@@ -48,7 +37,7 @@ const CARRYING: Sql = rows_sql!(
 
 /// The users of many devices, deleted ones included.
 pub async fn carrying(conn: &mut Conn, devices: &[Id]) -> Result<Vec<Carrying>> {
-    Ok(sqlx::query_as(CARRYING.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(CARRYING.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }
 
 const LABELS: Sql = rows_sql!(
@@ -59,7 +48,7 @@ const LABELS: Sql = rows_sql!(
 
 /// The names of the labels of many devices, sorted.
 pub async fn labels(conn: &mut Conn, devices: &[Id]) -> Result<Vec<(Id, String)>> {
-    Ok(sqlx::query_as(LABELS.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(LABELS.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }
 
 /// A channel with its device.
@@ -79,5 +68,5 @@ const CHANNELS: Sql = rows_sql!(
 
 /// The channels of many devices, the older first.
 pub async fn channels(conn: &mut Conn, devices: &[Id]) -> Result<Vec<ChannelOf>> {
-    Ok(sqlx::query_as(CHANNELS.on(conn.dialect())).bind(keys(devices)).fetch_all(conn.raw()).await?)
+    Ok(sqlx::query_as(CHANNELS.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }

@@ -11,7 +11,7 @@ pub use list::{Filter, REASONS, TaskView, get, list, reasons};
 use serde::Serialize;
 
 use super::batch::{json_list, parameters, rows_sql};
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -252,12 +252,6 @@ pub async fn open_of(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Ended>> {
     Ok(sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(rows_json(channels)).fetch_all(conn.raw()).await?)
 }
 
-#[derive(Serialize)]
-struct IdKey {
-    bucket: i64,
-    id: Id,
-}
-
 const MOVED: Sql = rows_sql!(
     "SELECT t.id FROM ",
     rows(bucket: bigint, id: text),
@@ -266,8 +260,7 @@ const MOVED: Sql = rows_sql!(
 
 /// The task that has this id in another bucket: its device was merged into one of that bucket.
 pub async fn moved(conn: &mut Conn, id: Id) -> Result<Option<Id>> {
-    let rows: Vec<IdKey> = id.in_each_bucket().map(|id| IdKey { bucket: id.bucket(), id }).collect();
-    Ok(sqlx::query_scalar(MOVED.on(conn.dialect())).bind(rows_json(&rows)).bind(-1_i64).fetch_optional(conn.raw()).await?)
+    Ok(sqlx::query_scalar(MOVED.on(conn.dialect())).bind(keys_json(id.in_each_bucket())).bind(-1_i64).fetch_optional(conn.raw()).await?)
 }
 
 /// A task that was ordered again, and the one that was made for it.
@@ -302,8 +295,7 @@ const LOCK: Sql = rows_sql!(
 /// alone anyway.
 async fn lock(conn: &mut Conn, tasks: impl Iterator<Item = Id>) -> Result<()> {
     if conn.dialect() == Dialect::Postgres {
-        let rows: Vec<IdKey> = tasks.map(|id| IdKey { bucket: id.bucket(), id }).collect();
-        sqlx::query(LOCK.postgres).bind(rows_json(&rows)).execute(conn.raw()).await?;
+        sqlx::query(LOCK.postgres).bind(keys_json(tasks)).execute(conn.raw()).await?;
     }
     Ok(())
 }

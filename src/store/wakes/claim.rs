@@ -1,13 +1,13 @@
 //! Claiming due wakes: a lease, nothing more.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sqlx_macros::FromRow;
 
 use crate::error::Result;
 use crate::model::schedule::{LAZY_MS, PERIOD_S, SPREAD_MS};
 use crate::model::{Id, Lane};
 use crate::store::batch::{json_list, parameters, read_sql};
-use crate::store::{Conn, Dialect, Sql, rows_json};
+use crate::store::{Conn, Dialect, Sql, keys_json};
 
 /// What to claim.
 #[derive(Clone, Debug)]
@@ -71,22 +71,29 @@ pub async fn claim(conn: &mut Conn, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     Ok(claimed)
 }
 
+macro_rules! oldest {
+    ($lane:literal) => {
+        concat!(
+            "(SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = ",
+            $lane,
+            " AND due_at_ms <= $2 ORDER BY sender, lane, due_at_ms LIMIT 1)"
+        )
+    };
+}
+
 /// The lanes of this sender in which something is due, each with the instant since which its oldest wake waits; a read that spares the
 /// writer when nothing is.
 pub async fn due_lanes(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Vec<(Lane, i64)>> {
-    macro_rules! oldest {
-        ($lane:literal) => {
-            concat!(
-                "(SELECT due_at_ms FROM wakes WHERE sender = $1 AND lane = ",
-                $lane,
-                " AND due_at_ms <= $2 ORDER BY sender, lane, due_at_ms LIMIT 1)"
-            )
-        };
-    }
     type Oldest = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
     let text = concat!("SELECT ", oldest!(0), ", ", oldest!(1), ", ", oldest!(2), ", ", oldest!(3), ", ", oldest!(4));
     let (urgent, change, bulk, retry, periodic): Oldest = sqlx::query_as(text).bind(sender).bind(now_ms).fetch_one(conn.raw()).await?;
     Ok(Lane::ALL.into_iter().zip([urgent, change, bulk, retry, periodic]).filter_map(|(lane, oldest)| Some((lane, oldest?))).collect())
+}
+
+/// As [`due_lanes`], of the urgent lane alone.
+pub async fn due_urgent(conn: &mut Conn, sender: &str, now_ms: i64) -> Result<Option<(Lane, i64)>> {
+    let oldest: Option<i64> = sqlx::query_scalar(concat!("SELECT ", oldest!(0))).bind(sender).bind(now_ms).fetch_one(conn.raw()).await?;
+    Ok(oldest.map(|oldest_ms| (Lane::Urgent, oldest_ms)))
 }
 
 // The newest first: as long as any is left, the oldest is, and says that there is more to do. What a dead process had claimed lapsed
@@ -144,12 +151,6 @@ pub struct Target {
     pub open_work: i64,
 }
 
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    id: Id,
-}
-
 const TARGETS: Sql = read_sql!(
     [
         c(device_id, subject, platform, push_kind, push_value, push_secret, push_since_ms, last_serving_ms), d(app), w(next_due_ms, open_work);
@@ -164,6 +165,5 @@ const TARGETS: Sql = read_sql!(
 
 /// The targets of the wakes that `lease_id` still holds.
 pub async fn targets(conn: &mut Conn, channels: &[Id], lease_id: Id) -> Result<Vec<Target>> {
-    let rows: Vec<Key> = channels.iter().map(|id| Key { bucket: id.bucket(), id: *id }).collect();
-    TARGETS.read(conn, parameters![rows_json(&rows), -1_i64, lease_id]).await
+    TARGETS.read(conn, parameters![keys_json(channels), -1_i64, lease_id]).await
 }

@@ -7,13 +7,13 @@ mod contact;
 mod interleavings;
 
 pub use answer::{Answered, Restored, answer, kill, restore};
-pub use claim::{Claim, Claimed, Target, claim, due_lanes, postpone, targets};
+pub use claim::{Claim, Claimed, Target, claim, due_lanes, due_urgent, postpone, targets};
 pub use contact::{Readdress, Reset, readdress, reset};
 
 use serde::Serialize;
 
 use super::batch::rows_sql;
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::schedule::{GAP_MS, GAP_URGENT_MS};
 use crate::model::{Id, Lane};
@@ -78,12 +78,6 @@ pub async fn raise(conn: &mut Conn, raises: &[Raise], now_ms: i64) -> Result<()>
     Ok(())
 }
 
-#[derive(Serialize)]
-struct KeyRow {
-    bucket: i64,
-    id: Id,
-}
-
 const LOCK: Sql = rows_sql!(
     "SELECT COUNT(*) FROM (SELECT w.channel_id FROM wakes w JOIN ",
     rows(bucket: bigint, id: text),
@@ -94,8 +88,7 @@ const LOCK: Sql = rows_sql!(
 /// SQLite's writer is alone anyway.
 pub async fn lock(conn: &mut Conn, channels: &[Id]) -> Result<()> {
     if conn.dialect() == Dialect::Postgres && channels.len() > 1 {
-        let rows: Vec<KeyRow> = channels.iter().map(|id| KeyRow { bucket: id.bucket(), id: *id }).collect();
-        sqlx::query(LOCK.postgres).bind(rows_json(&rows)).execute(conn.raw()).await?;
+        sqlx::query(LOCK.postgres).bind(keys_json(channels)).execute(conn.raw()).await?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ const ROWS_MAX: usize = 500;
 /// SQLite has one writer, and contacts wait for it. A quick machine does 250 rows in half of this.
 const AIM_SQLITE: Duration = Duration::from_millis(15);
 /// A change of policy is in no hurry, and phones come in while it goes on.
-const AIM_SQLITE_MOVE: Duration = Duration::from_millis(5);
+const AIM_SQLITE_MOVE: Duration = Duration::from_millis(6);
 /// On PostgreSQL contacts wait only for rows that they share with it; a transaction of many statements has a price of its own.
 const AIM_POSTGRES: Duration = Duration::from_millis(25);
 /// However long a transaction took, the rest after it is no longer: processors are shared too, but something waits.
@@ -66,11 +66,15 @@ impl Chunks {
         self.rows[work as usize].store(next, Ordering::Relaxed);
     }
 
-    /// Lets others have the machine after a transaction that began its work at `began`: a job's for half of its time, any other for
-    /// all of it.
+    /// Lets others have the machine after a transaction that began its work at `began`: a job's for half of its time, a move's for twice
+    /// that time, any other for all of it.
     pub(super) async fn rest(&self, work: Work, began: Instant) {
         let took = began.elapsed();
-        let rest = if matches!(work, Work::Walk) { took / 2 } else { took };
+        let rest = match work {
+            Work::Walk => took / 2,
+            Work::Move => took * 2,
+            Work::Sweep | Work::Expire | Work::Fold => took,
+        };
         tokio::time::sleep(rest.min(REST_MAX)).await;
     }
 }
