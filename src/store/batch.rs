@@ -54,7 +54,9 @@ impl Sql {
 /// What a statement answers as one JSON list.
 pub(super) async fn json_list<T: DeserializeOwned>(conn: &mut Conn, text: &'static str, parameters: AnyArguments) -> Result<Vec<T>> {
     let json: String = sqlx::query_scalar_with(text, parameters).fetch_one(conn.raw()).await?;
-    serde_json::from_str(&json).map_err(|error| Error::Database(sqlx::Error::Decode(error.into())))
+    // The error's own words may quote a value, which may be a secret.
+    let unfit = |error: serde_json::Error| format!("a row is not what it should be ({:?} at {})", error.classify(), error.column());
+    serde_json::from_str(&json).map_err(|error| Error::Database(sqlx::Error::Decode(unfit(error).into())))
 }
 
 /// The parameters of a statement, in their order: `parameters![rows_json(&rows), -1_i64]`.
@@ -87,6 +89,14 @@ macro_rules! rows_sql {
     };
 }
 pub(crate) use rows_sql;
+
+/// Makes a [`Sql`] for [`Sql::read_column`] of a SELECT whose one column is `id`, in its order.
+macro_rules! ids_sql {
+    ($select:literal) => {
+        $crate::store::Sql { sqlite: concat!("SELECT json_group_array(id) FROM (", $select, ") AS found"), postgres: $select }
+    };
+}
+pub(crate) use ids_sql;
 
 /// Makes a [`Sql`] for [`Sql::read`]: columns of tables, then others with their names, from rows as [`rows_sql!`] has them:
 /// `read_sql!([t(id, state), d(app); n = "r.n + 1"], rows(bucket: bigint, id: text, n: bigint), "JOIN t ON t.bucket = r.bucket AND ...")`.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sqlx_macros::FromRow;
 
-use super::batch::{parameters, read_sql};
+use super::batch::{ids_sql, parameters, read_sql};
 use super::{Conn, Dialect, Sql, keys_json};
 use crate::error::Result;
 use crate::model::Id;
@@ -163,13 +163,7 @@ pub async fn put_duplicates(conn: &mut Conn, id: Id, duplicates: &str) -> Result
     Ok(())
 }
 
-macro_rules! ids {
-    ($select:literal) => {
-        Sql { sqlite: concat!("SELECT json_group_array(id) FROM (", $select, ") AS found"), postgres: $select }
-    };
-}
-
-const EVERYBODY: Sql = ids!(
+const EVERYBODY: Sql = ids_sql!(
     "SELECT d.id FROM device d WHERE d.id > $1 AND d.created_at_ms <= $2 \
        AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY d.id LIMIT $3"
 );
@@ -180,7 +174,7 @@ pub async fn everybody(conn: &mut Conn, after: &str, made_ms: i64, rows_max: i64
     EVERYBODY.read_column(conn, parameters![after, made_ms, rows_max]).await
 }
 
-const LABELLED: Sql = ids!(
+const LABELLED: Sql = ids_sql!(
     "SELECT m.device_id AS id FROM label_member m JOIN device d ON d.bucket = m.bucket AND d.id = m.device_id \
        WHERE m.label_id = $1 AND m.device_id > $2 AND d.created_at_ms <= $3 \
          AND d.state NOT IN ('expected', 'pending_approval', 'unmanaged') ORDER BY m.device_id LIMIT $4"

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
-use super::batch::{parameters, read_sql, rows_sql};
+use super::batch::{ids_sql, parameters, read_sql, rows_sql};
 use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
@@ -261,10 +261,7 @@ pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Followe
     BY_CHANNEL.read(conn, parameters![keys_json(channels)]).await
 }
 
-const STALE: Sql = Sql {
-    sqlite: "SELECT json_group_array(id) FROM (SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3) AS stale",
-    postgres: "SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3",
-};
+const STALE: Sql = ids_sql!("SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3");
 
 /// Up to `limit` stale channels of a set. They are locked by the caller before they are changed.
 pub async fn stale(conn: &mut Conn, set: &SetRow, limit: i64) -> Result<Vec<Id>> {

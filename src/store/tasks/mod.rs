@@ -299,3 +299,38 @@ async fn lock(conn: &mut Conn, tasks: impl Iterator<Item = Id>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::Class;
+    use crate::store::testing::each_database;
+
+    #[tokio::test]
+    async fn of_tasks_that_are_there_in_part_the_new_ones_are_answered() {
+        each_database(async |db| {
+            let device = Clock::moved(1_800_000_000_000, 3).moment().id();
+            let id = |n: u8| Id::v7(1_800_000_000_000, [n; 10]).in_bucket_of(device);
+            let mut conn = db.begin(Class::Background).await.unwrap();
+            for (wanted, new) in [(&[1, 5, 3][..], &[1, 3, 5][..]), (&[4, 1, 6, 5, 2], &[2, 4, 6]), (&[2, 3], &[])] {
+                let rows = wanted.iter().map(|n| NewTask {
+                    bucket: device.bucket(),
+                    id: id(*n),
+                    device_id: device,
+                    channel_id: device,
+                    state: "queued".into(),
+                    expires_at_ms: 1,
+                    finished_at_ms: None,
+                    error: None,
+                    command_uuid: None,
+                });
+                let of = Of { job_id: device, kind: "scan", lane: 1 };
+                let mut stored = insert(&mut conn, of, &rows.collect::<Vec<_>>(), 1).await.unwrap();
+                stored.sort_unstable();
+                assert_eq!(stored, new.iter().map(|n| id(*n)).collect::<Vec<_>>());
+            }
+        })
+        .await;
+    }
+}

@@ -59,11 +59,11 @@ const CLAIM: &str = "WITH d AS MATERIALIZED (SELECT bucket, channel_id FROM wake
 
 /// Leases up to `rows_max` due wakes of one sender and lane, oldest first.
 pub async fn claim(conn: &mut Conn, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
-    let due = parameters![-1_i64, claim.sender, claim.lane.rank(), claim.now_ms, claim.rows_max];
     let leased = parameters![-1_i64, claim.sender, claim.lane.rank(), claim.now_ms, claim.rows_max, claim.lapses_at_ms, claim.lease_id];
     if conn.dialect() == Dialect::Postgres {
         return Ok(sqlx::query_as_with(CLAIM, leased).fetch_all(conn.raw()).await?);
     }
+    let due = parameters![-1_i64, claim.sender, claim.lane.rank(), claim.now_ms, claim.rows_max];
     let claimed: Vec<Claimed> = json_list(conn, DUE, due).await?;
     if !claimed.is_empty() {
         sqlx::query_with(LEASE, leased).execute(conn.raw()).await?;
