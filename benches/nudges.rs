@@ -152,7 +152,6 @@ async fn firebase(plan: &Plan, google: &sim::fcm::StandIn, ca_file: &Path) -> an
         ca_file: Some(ca_file.to_owned()),
         quota_per_s: 1_000_000,
         concurrency_max: 1_000,
-        ..fcm::Settings::default()
     };
     let sender = Sender::fcm(settings, clock.clone())?;
     sender.replace_credential(&google.service_account())?;

@@ -6,7 +6,7 @@ use muster::config::Config;
 use muster::model::{Id, Lane, Role};
 use muster::protocol::apple::profile;
 use muster::store::Class;
-use muster::store::tasks::{self, NewTask};
+use muster::store::tasks::{self, NewTask, Of};
 use plist::Dictionary;
 use serde_json::{Value, json};
 
@@ -113,21 +113,17 @@ async fn an_id_as_the_server_gives_them_is_refused_and_a_task_that_has_one_ends(
         let left = NewTask {
             bucket: device.bucket(),
             id: Id::v7(now_ms, [5; 10]).in_bucket_of(device),
-            job_id: job["id"].as_str().unwrap().parse().unwrap(),
             device_id: device,
             channel_id: server.get(&format!("/devices/{id}")).await["channels"][0]["id"].as_str().unwrap().parse().unwrap(),
-            kind: "apple_command".into(),
-            lane: Lane::Change.rank(),
             state: "queued".into(),
-            attempt: 0,
-            created_at_ms: now_ms,
             expires_at_ms: now_ms + 1_000_000,
             finished_at_ms: None,
             error: None,
             command_uuid: Some("refresh.1.0".into()),
         };
         let mut conn = server.app.db.begin(Class::Operators).await.unwrap();
-        tasks::insert(&mut conn, std::slice::from_ref(&left), now_ms).await.unwrap();
+        let of = Of { job_id: job["id"].as_str().unwrap().parse().unwrap(), kind: "apple_command", lane: Lane::Change.rank() };
+        tasks::insert(&mut conn, of, std::slice::from_ref(&left), now_ms).await.unwrap();
         conn.commit().await.unwrap();
         assert_eq!(phone.idle(&server).await.request(), ("refresh.1.0".into(), "ProfileList".into()));
         assert!(phone.acknowledge(&server, "refresh.1.0").await.command().is_none(), "it is not given again");
