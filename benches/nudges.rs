@@ -147,12 +147,8 @@ async fn ours(plan: &Plan, apple: &sim::apns::StandIn, tokens: &Arc<Vec<String>>
 /// Our sender of FCM messages; its quota is lifted.
 async fn firebase(plan: &Plan, google: &sim::fcm::StandIn, ca_file: &Path) -> anyhow::Result<Row> {
     let clock = Clock::system();
-    let settings = fcm::Settings {
-        endpoint: google.endpoint(),
-        ca_file: Some(ca_file.to_owned()),
-        quota_per_s: 1_000_000,
-        concurrency_max: 1_000,
-    };
+    let settings =
+        fcm::Settings { endpoint: google.endpoint(), ca_file: Some(ca_file.to_owned()), quota_per_s: 1_000_000, concurrency_max: 1_000 };
     let sender = Sender::fcm(settings, clock.clone())?;
     sender.replace_credential(&google.service_account())?;
     let tokens: Vec<String> = (0..plan.devices).map(|_| google.register()).collect();
