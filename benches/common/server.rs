@@ -26,7 +26,10 @@ impl Running {
         let (app, stop) = (server.app.clone(), CancellationToken::new());
         let server = tokio::spawn(server.run(stop.clone()));
         let mut conn = app.db.begin(Class::Operators).await?;
-        let key = operators::add_key(&mut conn, &mut clock.moment(), &Actor::server(), "bench", Role::Admin).await?;
+        // A database that is served again has the former key still.
+        let mut moment = clock.moment();
+        let name = format!("bench {}", moment.id());
+        let key = operators::add_key(&mut conn, &mut moment, &Actor::server(), &name, Role::Admin).await?;
         conn.commit().await?;
         Ok(Running { base, key, stop, server })
     }
