@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sqlx_macros::FromRow;
 
 use super::batch::{parameters, read_sql, rows_sql};
-use super::{Conn, Dialect, Sql, rows_json};
+use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
@@ -73,12 +73,6 @@ impl Standing {
         let lease_id = self.lease_id.filter(|_| self.due_at_ms > now_ms)?;
         Some((lease_id.at_ms(), self.leased_lane?))
     }
-}
-
-#[derive(Serialize)]
-struct Key {
-    bucket: i64,
-    device_id: Id,
 }
 
 /// Which of a device's channels is meant.
@@ -286,14 +280,13 @@ pub struct FactsRow {
 
 const FACTS: Sql = read_sql!(
     [d(id, facts, model, os_version, serial, udid)],
-    rows(bucket: bigint, device_id: text),
-    "JOIN device d ON d.bucket = r.bucket AND d.id = r.device_id WHERE ($2 < 0 OR d.bucket = $2)"
+    rows(bucket: bigint, id: text),
+    "JOIN device d ON d.bucket = r.bucket AND d.id = r.id WHERE ($2 < 0 OR d.bucket = $2)"
 );
 
 /// The stored facts of devices that report new ones.
 pub async fn facts(conn: &mut Conn, devices: &[Id]) -> Result<Vec<FactsRow>> {
-    let rows: Vec<Key> = devices.iter().map(|id| Key { bucket: id.bucket(), device_id: *id }).collect();
-    FACTS.read(conn, parameters![rows_json(&rows), -1_i64]).await
+    FACTS.read(conn, parameters![keys_json(devices), -1_i64]).await
 }
 
 /// Facts to be stored.

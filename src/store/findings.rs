@@ -88,27 +88,17 @@ pub async fn close(conn: &mut Conn, closings: &[Closing], now_ms: i64) -> Result
     Ok(met)
 }
 
-#[derive(Serialize)]
-struct DeviceKey {
-    bucket: i64,
-    device_id: Id,
-}
-
-fn device_rows(devices: &[Id]) -> Vec<DeviceKey> {
-    devices.iter().map(|id| DeviceKey { bucket: id.bucket(), device_id: *id }).collect()
-}
-
 const OPEN_OF: Sql = rows_sql!(
     "SELECT f.id, f.device_id, f.kind, f.subject, f.due_at_ms FROM ",
-    rows(bucket: bigint, device_id: text),
-    "JOIN finding f ON f.bucket = r.bucket AND f.device_id = r.device_id WHERE f.closed_at_ms IS NULL AND ($2 = '' OR f.kind = $2)"
+    rows(bucket: bigint, id: text),
+    "JOIN finding f ON f.bucket = r.bucket AND f.device_id = r.id WHERE f.closed_at_ms IS NULL AND ($2 = '' OR f.kind = $2)"
 );
 
 /// The open findings of these devices, of one kind, or of all kinds for ''.
 pub async fn open_of(conn: &mut Conn, devices: &[Id], kind: &str) -> Result<Vec<Met>> {
     let mut found = Vec::new();
-    for rows in device_rows(devices).chunks(ROWS_MAX) {
-        let met: Vec<Met> = sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(rows_json(rows)).bind(kind).fetch_all(conn.raw()).await?;
+    for some in devices.chunks(ROWS_MAX) {
+        let met: Vec<Met> = sqlx::query_as(OPEN_OF.on(conn.dialect())).bind(keys_json(some)).bind(kind).fetch_all(conn.raw()).await?;
         found.extend(met);
     }
     Ok(found)
