@@ -410,7 +410,8 @@ CREATE TABLE idempotency (
 
 -- A task's id is derived from (job, channel, attempt), so the primary key keeps them unique.
 -- finished_at_ms IS NULL is what "open" means, in every index and statement. command_uuid is an Apple command's own, where the
--- operator chose it; else the command has the task's id.
+-- operator chose it; else the command has the task's id. The conditions that are always true, here and at findings, keep these indexes for
+-- statements that say them too: an index that statistics believe empty would else serve for everything, read from end to end each time.
 CREATE TABLE task (
   bucket BIGINT NOT NULL,
   id TEXT NOT NULL,
@@ -437,11 +438,11 @@ CREATE TABLE task (
 );
 CREATE UNIQUE INDEX task_command ON task (bucket, channel_id, command_uuid) WHERE command_uuid IS NOT NULL;
 CREATE INDEX task_open ON task (channel_id, lane, job_id, id) WHERE finished_at_ms IS NULL;
-CREATE INDEX task_expiry ON task (expires_at_ms) WHERE finished_at_ms IS NULL;
+CREATE INDEX task_expiry ON task (expires_at_ms) WHERE finished_at_ms IS NULL AND expires_at_ms > 0;
 CREATE INDEX task_job ON task (job_id, id);
 CREATE INDEX task_device ON task (device_id, id);
 CREATE INDEX task_id ON task (id);
-CREATE INDEX task_open_id ON task (id) WHERE finished_at_ms IS NULL;
+CREATE INDEX task_open_id ON task (id) WHERE finished_at_ms IS NULL AND id > '';
 
 -- Counts that many devices share: writers only append to tally_in, one folder at a time adds them up.
 CREATE TABLE tally_in (
@@ -589,9 +590,9 @@ CREATE TABLE finding (
   PRIMARY KEY (bucket, id)
 );
 CREATE UNIQUE INDEX finding_open ON finding (bucket, device_id, kind, subject) WHERE closed_at_ms IS NULL;
-CREATE INDEX finding_due ON finding (due_at_ms) WHERE closed_at_ms IS NULL AND overdue_at_ms IS NULL;
+CREATE INDEX finding_due ON finding (due_at_ms) WHERE closed_at_ms IS NULL AND overdue_at_ms IS NULL AND due_at_ms > 0;
 CREATE INDEX finding_id ON finding (id);
-CREATE INDEX finding_open_id ON finding (id) WHERE closed_at_ms IS NULL;
+CREATE INDEX finding_open_id ON finding (id) WHERE closed_at_ms IS NULL AND id > '';
 CREATE INDEX finding_device ON finding (device_id, id);
 
 -- Contacts that carried something, either way.

@@ -76,14 +76,14 @@ pub(crate) use parameters;
 /// behind the condition that a column is null which never has a value: PostgreSQL takes such a set for a single row, not for a hundred,
 /// and so looks each row up by its key, whatever it knows of the table (a plan that reads the table whole costs a thousand times as much).
 macro_rules! rows_sql {
-    ($head:literal, rows($($column:ident : $type:ident),+ $(,)?), $tail:literal) => {
+    ($head:literal, rows($($column:ident : $type:ident),+ $(,)?), $($tail:literal),+) => {
         $crate::store::Sql {
             sqlite: concat!(
-                $head, "(SELECT 0 AS _row", $(", value->>'", stringify!($column), "' AS ", stringify!($column),)+ " FROM jsonb_each($1)) AS r ", $tail
+                $head, "(SELECT 0 AS _row", $(", value->>'", stringify!($column), "' AS ", stringify!($column),)+ " FROM jsonb_each($1)) AS r ", $($tail),+
             ),
             postgres: concat!(
                 $head, "(SELECT * FROM json_to_recordset($1::json) AS r(_row int", $(", ", stringify!($column), " ", stringify!($type),)+
-                ") WHERE _row IS NULL) AS r ", $tail
+                ") WHERE _row IS NULL) AS r ", $($tail),+
             ),
         }
     };

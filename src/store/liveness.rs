@@ -16,7 +16,7 @@ pub struct Evidence {
     pub state: String,
     /// The last contact of its liveliest channel; before the first, its activation.
     pub seen_ms: i64,
-    /// Accepted nudges since then that no channel has answered: the fewest of its channels.
+    /// Accepted nudges since then that no channel has answered: the fewest of its channels. 0 of a device that was seen lately.
     pub unanswered: i64,
     /// The last contact of our app on it; before the first, its activation. `None` where it has none.
     pub app_seen_ms: Option<i64>,
@@ -31,23 +31,27 @@ pub const DEVICE_SILENT: i64 = 1;
 /// In [`Evidence::silences`]: a finding that its app alone is silent is open.
 pub const APP_SILENT: i64 = 2;
 
-/// Devices in the order of their keys, `rows_max` at most, from after `(bucket, after)` within one bucket.
-pub async fn page(conn: &mut Conn, bucket: i64, after: &str, rows_max: i64) -> Result<Vec<Evidence>> {
+/// Devices in the order of their keys, `rows_max` at most, from after `(bucket, after)` within one bucket. What their nudges came to is
+/// read of those alone that were not seen since `seen_ms`; of others it is 0.
+pub async fn page(conn: &mut Conn, bucket: i64, after: &str, seen_ms: i64, rows_max: i64) -> Result<Vec<Evidence>> {
     let rows = sqlx::query_as(
-        "SELECT d.id, d.state, \
-           COALESCE((SELECT MAX(CASE WHEN c.last_contact_ms > COALESCE(c.activated_at_ms, 0) THEN c.last_contact_ms ELSE c.activated_at_ms END) \
-             FROM channel c WHERE c.bucket = d.bucket AND c.device_id = d.id), d.created_at_ms) AS seen_ms, \
+        "SELECT e.id, e.state, e.seen_ms, e.app_seen_ms, CASE WHEN e.seen_ms > $3 THEN 0 ELSE \
            COALESCE((SELECT MIN(w.unanswered) FROM channel c JOIN wakes w ON w.bucket = c.bucket AND w.channel_id = c.id \
-             WHERE c.bucket = d.bucket AND c.device_id = d.id), 0) AS unanswered, \
-           (SELECT CASE WHEN c.last_contact_ms > COALESCE(c.activated_at_ms, 0) THEN c.last_contact_ms ELSE c.activated_at_ms END \
-             FROM channel c WHERE c.bucket = d.bucket AND c.device_id = d.id AND c.kind = 'agent' AND c.subject = '') AS app_seen_ms, \
-           COALESCE((SELECT SUM(CASE f.kind WHEN 'silence' THEN 1 ELSE 2 END) FROM finding f WHERE f.bucket = d.bucket AND f.device_id = d.id \
+             WHERE c.bucket = $1 AND c.device_id = e.id), 0) END AS unanswered, \
+           COALESCE((SELECT SUM(CASE f.kind WHEN 'silence' THEN 1 ELSE 2 END) FROM finding f WHERE f.bucket = $1 AND f.device_id = e.id \
              AND f.kind IN ('silence', 'client_silent') AND f.closed_at_ms IS NULL), 0) AS silences, \
-           CASE WHEN d.denied IS NULL THEN 0 ELSE 1 END AS denied \
-         FROM device d WHERE d.bucket = $1 AND d.id > $2 ORDER BY d.id LIMIT $3",
+           CASE WHEN e.denied IS NULL THEN 0 ELSE 1 END AS denied \
+         FROM (SELECT d.id, d.state, d.denied, COALESCE(MAX(c.seen_ms), d.created_at_ms) AS seen_ms, \
+             MAX(CASE WHEN c.kind = 'agent' AND c.subject = '' THEN c.seen_ms END) AS app_seen_ms \
+           FROM (SELECT id, state, denied, created_at_ms FROM device WHERE bucket = $1 AND id > $2 ORDER BY id LIMIT $4) AS d \
+           LEFT JOIN (SELECT bucket, device_id, kind, subject, \
+               CASE WHEN last_contact_ms > COALESCE(activated_at_ms, 0) THEN last_contact_ms ELSE activated_at_ms END AS seen_ms FROM channel) AS c \
+             ON c.bucket = $1 AND c.device_id = d.id \
+           GROUP BY d.id, d.state, d.denied, d.created_at_ms) AS e ORDER BY e.id",
     )
     .bind(bucket)
     .bind(after)
+    .bind(seen_ms)
     .bind(rows_max)
     .fetch_all(conn.raw())
     .await?;

@@ -91,23 +91,24 @@ impl Waiting {
     }
 }
 
-/// What waits for the background; one read that spares the writer when nothing does.
+/// What waits for the background; one read that spares the writer when nothing does. Each is asked for in the order of its index: of what
+/// merely exists PostgreSQL believes that a look from the table's start meets one soon, and reads it whole where none does.
 pub async fn waiting(conn: &mut Conn, now_ms: i64) -> Result<Waiting> {
     type Flags = (i64, i64, i64, i64, i64, i64);
     macro_rules! flags {
-        ($($exists:literal),+) => {
-            concat!("SELECT ", flags!(@ $($exists),+))
+        ($($first:literal),+) => {
+            concat!("SELECT ", flags!(@ $($first),+))
         };
-        (@ $exists:literal) => { concat!("CAST(CASE WHEN EXISTS (SELECT 1 FROM ", $exists, ") THEN 1 ELSE 0 END AS BIGINT)") };
-        (@ $exists:literal, $($more:literal),+) => { concat!(flags!(@ $exists), ", ", flags!(@ $($more),+)) };
+        (@ $first:literal) => { concat!("CAST(CASE WHEN (SELECT ", $first, " LIMIT 1) IS NULL THEN 0 ELSE 1 END AS BIGINT)") };
+        (@ $first:literal, $($more:literal),+) => { concat!(flags!(@ $first), ", ", flags!(@ $($more),+)) };
     }
     let (walk, moving, gone, counts, expired, unapproved): Flags = sqlx::query_as(flags!(
-        "job WHERE walk <> ''",
-        "label_set WHERE moving > 0",
-        "label_gone",
-        "tally_in",
-        "task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1",
-        "job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1"
+        "walk FROM job WHERE walk <> '' ORDER BY walk",
+        "id FROM label_set WHERE moving > 0 ORDER BY id",
+        "id FROM label_gone",
+        "id FROM tally_in",
+        "expires_at_ms FROM task WHERE finished_at_ms IS NULL AND expires_at_ms > 0 AND expires_at_ms <= $1 ORDER BY expires_at_ms",
+        "expires_at_ms FROM job WHERE state = 'awaiting_approval' AND expires_at_ms <= $1 ORDER BY expires_at_ms"
     ))
     .bind(now_ms)
     .fetch_one(conn.raw())

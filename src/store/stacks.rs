@@ -261,7 +261,9 @@ pub async fn of_channels(conn: &mut Conn, channels: &[Id]) -> Result<Vec<Followe
     BY_CHANNEL.read(conn, parameters![keys_json(channels)]).await
 }
 
-const STALE: Sql = ids_sql!("SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 LIMIT $3");
+// In the order of the index, or PostgreSQL gathers all that are stale for each few.
+const STALE: Sql =
+    ids_sql!("SELECT id FROM channel WHERE label_set_id = $1 AND generation < $2 ORDER BY label_set_id, generation LIMIT $3");
 
 /// Up to `limit` stale channels of a set. They are locked by the caller before they are changed.
 pub async fn stale(conn: &mut Conn, set: &SetRow, limit: i64) -> Result<Vec<Id>> {

@@ -4,6 +4,7 @@
 mod postgres;
 
 pub mod fleet;
+mod plans;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 

@@ -91,7 +91,8 @@ async fn walk(app: &App, mut position: Position) -> Result<()> {
         position.lap_began_ms = app.clock.now_ms();
     }
     while looked_at < LOOKED_AT_MAX {
-        let page = liveness::page(&mut app.db.read().await?, position.bucket, &position.after, ROWS_MAX).await?;
+        let page =
+            liveness::page(&mut app.db.read().await?, position.bucket, &position.after, app.clock.now_ms() - ACTIVE_MS, ROWS_MAX).await?;
         looked_at += page.len();
         judge(app, &page).await?;
         match page.last() {

@@ -199,11 +199,12 @@ impl Merge {
                 .execute(conn.raw())
                 .await?;
         }
-        let open = sqlx::query_scalar("SELECT id FROM task WHERE bucket = $1 AND device_id = $2 AND finished_at_ms IS NULL ORDER BY id")
-            .bind(self.from.bucket())
-            .bind(self.from)
-            .fetch_all(conn.raw())
-            .await?;
+        let open =
+            sqlx::query_scalar("SELECT id FROM task WHERE bucket = $1 AND device_id = $2 AND COALESCE(finished_at_ms, 0) = 0 ORDER BY id")
+                .bind(self.from.bucket())
+                .bind(self.from)
+                .fetch_all(conn.raw())
+                .await?;
         self.rows(conn, &TASK, self.from).await?;
         Ok(open)
     }

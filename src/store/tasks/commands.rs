@@ -43,18 +43,29 @@ const BY_ID: Sql = rows_sql!(
      WHERE t.command_uuid IS NULL AND ($2 < 0 OR t.bucket = $2)"
 );
 
-const BY_UUID: Sql = rows_sql!(
+// Tasks by a command's own id. On PostgreSQL one after the other, or the index of the few that have one is read whole for each.
+macro_rules! by_uuid {
+    ($select:literal, $rows:tt, $tail:literal) => {
+        Sql {
+            sqlite: by_uuid!(@ $select, $rows, "JOIN task t ON t.bucket = r.bucket AND t.channel_id = r.channel_id AND \
+                t.command_uuid = r.command_uuid AND t.command_uuid IS NOT NULL ", $tail).sqlite,
+            postgres: by_uuid!(@ $select, $rows, "CROSS JOIN LATERAL (SELECT * FROM task t WHERE t.bucket = r.bucket AND t.channel_id = r.channel_id \
+                AND t.command_uuid = r.command_uuid AND t.command_uuid IS NOT NULL OFFSET 0) AS t ", $tail).postgres,
+        }
+    };
+    (@ $select:literal, ($($row:tt)*), $join:literal, $tail:literal) => { rows_sql!($select, rows($($row)*), $join, $tail) };
+}
+
+const BY_UUID: Sql = by_uuid!(
     "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state, t.finished_at_ms, t.late, t.progress, t.command_uuid, j.params FROM ",
-    rows(bucket: bigint, channel_id: text, command_uuid: text),
-    "JOIN task t ON t.bucket = r.bucket AND t.channel_id = r.channel_id AND t.command_uuid = r.command_uuid JOIN job j ON j.id = t.job_id \
-     WHERE t.command_uuid IS NOT NULL AND ($2 < 0 OR t.bucket = $2)"
+    (bucket: bigint, channel_id: text, command_uuid: text),
+    "JOIN job j ON j.id = t.job_id WHERE ($2 < 0 OR t.bucket = $2)"
 );
 
-const TAKEN: Sql = rows_sql!(
+const TAKEN: Sql = by_uuid!(
     "SELECT r.device_id FROM ",
-    rows(bucket: bigint, id: text, device_id: text, channel_id: text, command_uuid: text),
-    "JOIN task t ON t.bucket = r.bucket AND t.channel_id = r.channel_id AND t.command_uuid = r.command_uuid \
-     WHERE t.command_uuid IS NOT NULL AND t.id <> r.id ORDER BY r.device_id"
+    (bucket: bigint, id: text, device_id: text, channel_id: text, command_uuid: text),
+    "WHERE t.id <> r.id ORDER BY r.device_id"
 );
 
 /// The devices among those of these tasks whose channel has another task with the same command's id.

@@ -137,7 +137,7 @@ pub async fn list(conn: &mut Conn, filter: &Filter, callers: &Callers, limit: i6
              WHERE ($5 = '' OR reason = $5) ORDER BY id DESC LIMIT $7"
         ),
         (_, _, true) => view!(
-            "WHERE t.finished_at_ms IS NULL AND t.id < $2 AND ($3 = '' OR t.state = $3) AND ($4 = '' OR t.kind = $4) AND $6 = '') AS v \
+            "WHERE t.finished_at_ms IS NULL AND t.id > '' AND t.id < $2 AND ($3 = '' OR t.state = $3) AND ($4 = '' OR t.kind = $4) AND $6 = '') AS v \
              WHERE ($5 = '' OR reason = $5) ORDER BY id DESC LIMIT $7"
         ),
         _ => view!(
@@ -164,7 +164,7 @@ pub async fn reasons(conn: &mut Conn, job: Option<Id>, senders: &str, most: i64)
     let text = match job {
         Some(_) => concat!(
             "SELECT reason, COUNT(*) FROM (",
-            view!("WHERE t.job_id = $2 AND t.finished_at_ms IS NULL LIMIT $3) AS v"),
+            view!("WHERE t.job_id = $2 AND COALESCE(t.finished_at_ms, 0) = 0 LIMIT $3) AS v"),
             ") AS r GROUP BY reason ORDER BY reason"
         ),
         None => concat!(

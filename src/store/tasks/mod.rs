@@ -15,6 +15,9 @@ use super::{Conn, Dialect, Sql, keys_json, rows_json};
 use crate::error::Result;
 use crate::model::Id;
 
+// "Open" is said as `finished_at_ms IS NULL` where an index of open tasks shall be read, in its order or for one channel at a time, and else
+// as `COALESCE(finished_at_ms, 0) = 0`: PostgreSQL would join rows with an index that its statistics believe empty by reading it whole for each.
+
 /// A task to be stored.
 #[derive(Clone, Debug, Serialize)]
 pub struct NewTask {
@@ -96,7 +99,8 @@ const EXPIRED: &str = r#"{"code":"expired","message":"the device did not finish 
 /// Up to `limit` open tasks whose time is over, each as it ends.
 pub async fn expired(conn: &mut Conn, now_ms: i64, limit: i64) -> Result<Vec<Ending>> {
     let due: Vec<Ended> = sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE finished_at_ms IS NULL AND expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
+        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE finished_at_ms IS NULL AND expires_at_ms > 0 \
+         AND expires_at_ms <= $1 ORDER BY expires_at_ms LIMIT $2",
     )
     .bind(now_ms)
     .bind(limit)
@@ -132,7 +136,7 @@ const END: Sql = rows_sql!(
        error = CASE WHEN r.error IS NULL THEN task.error ELSE r.error END, \
        result = CASE WHEN r.result IS NULL THEN task.result ELSE r.result END FROM ",
     rows(bucket: bigint, id: text, was: text, state: text, error: text, result: text, final_at_ms: bigint),
-    "WHERE ($3 < 0 OR task.bucket = $3) AND task.bucket = r.bucket AND task.id = r.id AND task.finished_at_ms IS NULL AND task.state = r.was \
+    "WHERE ($3 < 0 OR task.bucket = $3) AND task.bucket = r.bucket AND task.id = r.id AND COALESCE(task.finished_at_ms, 0) = 0 AND task.state = r.was \
      RETURNING task.id"
 );
 
@@ -162,15 +166,15 @@ pub async fn end(conn: &mut Conn, endings: Vec<Ending>, now_ms: i64) -> Result<V
     Ok(endings.into_iter().map(|ending| ending.ended).filter(|ended| done.contains(&ended.id)).collect())
 }
 
-// On PostgreSQL each channel's open tasks are read by themselves: the small index of open tasks, read whole, would look as good.
+// On PostgreSQL each channel's open tasks are read by themselves, and what else is asked is asked of them: that index and no other.
 const UNDELIVERED_LIKE: Sql = Sql {
     sqlite: "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state AS was FROM (SELECT value AS id FROM json_each($1)) AS r \
        JOIN task t ON t.channel_id = r.id JOIN job j ON j.id = t.job_id \
        WHERE t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4",
     postgres: "SELECT o.* FROM json_array_elements_text($1::json) AS r(id) CROSS JOIN LATERAL \
-       (SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state AS was FROM task t JOIN job j ON j.id = t.job_id \
-         WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL AND t.state = 'queued' AND t.kind = $3 AND t.job_id < $2 AND j.params = $4 \
-         OFFSET 0) AS o",
+       (SELECT t.id, t.job_id, t.device_id, t.channel_id, t.kind, t.state AS was FROM task t \
+         WHERE t.channel_id = r.id AND t.finished_at_ms IS NULL OFFSET 0) AS o JOIN job j ON j.id = o.job_id \
+       WHERE o.was = 'queued' AND o.kind = $3 AND o.job_id < $2 AND j.params = $4",
 };
 
 /// Tasks of earlier jobs on these channels, of the same kind and parameters, that were not delivered yet.
@@ -191,7 +195,7 @@ pub async fn undelivered_like(conn: &mut Conn, channels: &[Id], job: Id, kind: &
 /// Up to `limit` open tasks of a job, from after `after`.
 pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> Result<Vec<Ended>> {
     let rows = sqlx::query_as(
-        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE job_id = $1 AND id > $2 AND finished_at_ms IS NULL \
+        "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE job_id = $1 AND id > $2 AND COALESCE(finished_at_ms, 0) = 0 \
          ORDER BY id LIMIT $3",
     )
     .bind(job)
@@ -206,7 +210,7 @@ pub async fn open_of_job(conn: &mut Conn, job: Id, after: &str, limit: i64) -> R
 pub async fn awaiting_of_job(conn: &mut Conn, job: Id, limit: i64) -> Result<Vec<Ended>> {
     let rows = sqlx::query_as(
         "SELECT id, job_id, device_id, channel_id, kind, state AS was FROM task WHERE job_id = $1 AND state = 'awaiting_approval' \
-         AND finished_at_ms IS NULL ORDER BY id LIMIT $2",
+         AND COALESCE(finished_at_ms, 0) = 0 ORDER BY id LIMIT $2",
     )
     .bind(job)
     .bind(limit)

@@ -154,7 +154,7 @@ const REVIVE: Sql = rows_sql!(
     "UPDATE channel AS c SET push_state = 'active', \
        push_since_ms = CASE WHEN c.push_registered_ms IS NULL THEN $2 ELSE c.push_registered_ms END FROM ",
     rows(bucket: bigint, channel_id: text, value: text),
-    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_state = 'quarantined' RETURNING id"
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND COALESCE(c.push_state, '') = 'quarantined' RETURNING id"
 );
 // A fleet that comes back together is no herd: what has nothing open waits for its point, what has is called within ten minutes by its
 // phase, the urgent at once; and none before its gap has passed.

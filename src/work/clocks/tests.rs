@@ -9,7 +9,7 @@ const CONTACT: &str = "UPDATE channel SET last_contact_ms = $2 WHERE id = $1";
 const UNANSWERED: &str = "UPDATE wakes SET unanswered = $2 WHERE channel_id = $1";
 
 async fn state(db: &Db, id: Id) -> String {
-    let page = liveness::page(&mut db.read().await.unwrap(), id.bucket(), "", 100).await.unwrap();
+    let page = liveness::page(&mut db.read().await.unwrap(), id.bucket(), "", 0, 100).await.unwrap();
     page.into_iter().find(|evidence| evidence.id == id).unwrap().state
 }
 
