@@ -28,7 +28,8 @@ const POSTGRES_READERS_MAX: u32 = 12;
 /// A pooler that keeps no session's settings only makes this slower.
 const POSTGRES_WRITER: &str = "SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
      SET enable_mergejoin = off;";
-const POSTGRES_READER: &str = "SET jit = off;";
+/// Readers ask of tables that grow under them, for what may not be there at all: planned each time, for the tables as they are then.
+const POSTGRES_READER: &str = "SET jit = off; SET plan_cache_mode = force_custom_plan;";
 
 /// Which of the two databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

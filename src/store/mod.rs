@@ -35,6 +35,7 @@ pub mod retention;
 pub mod sealed;
 pub mod search;
 pub mod stacks;
+mod statistics;
 pub mod tallies;
 pub mod tasks;
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod observer;
 pub mod retention;
 pub mod room;
 pub mod sequencer;
+pub mod statistics;
 pub mod webhooks;
 
 use std::future::Future;
@@ -82,6 +83,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
     workers.spawn("calendar", calendar::run(app.clone(), stop.clone()));
     workers.spawn("headroom", headroom::run(app.clone(), stop.clone()));
     workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone()));
+    workers.spawn("statistics", statistics::run(app.clone(), stop.clone()));
     workers.spawn("room", room::run(app.clone(), stop.clone()));
     workers.spawn("observer", observer::run(app.clone(), stop.clone()));
     workers.spawn("credentials", credentials::run(app.clone(), stop.clone()));

@@ -1,4 +1,4 @@
-//! What PostgreSQL reads where its statistics are of yesterday: a server that has ended everything, looked at by ANALYZE, and then a job for
+//! What PostgreSQL reads where its statistics are of yesterday: a server that has ended everything, looked at, and then a job for
 //! all of its devices. Each statement shall read what it is about, not all that is open.
 
 use std::collections::HashSet;
@@ -6,10 +6,12 @@ use std::collections::HashSet;
 use super::{devices, each_database};
 use crate::clock::Clock;
 use crate::model::Id;
+use crate::store::feed::{self, Entry};
 use crate::store::findings::{self, Closing, FindingKey, NewFinding};
 use crate::store::jobs::{self, JobRow};
 use crate::store::tasks::{self, Ending, Key, NewTask, Of};
-use crate::store::{Class, Conn, Db, Dialect};
+use crate::store::{Class, Conn, Db, Dialect, channels_lock};
+use crate::store::{meta, tallies};
 
 const START_MS: i64 = 1_800_000_000_000;
 const FLEET: usize = 400;
@@ -64,9 +66,11 @@ async fn order(db: &Db, clock: &Clock, fleet: &[(Id, Id)], finished_at_ms: Optio
     ordered.id
 }
 
-async fn analyze(db: &Db) {
-    for table in ["task", "finding"] {
-        sqlx::query(sqlx::AssertSqlSafe(format!("ANALYZE {table}"))).execute(db.read().await.unwrap().raw()).await.unwrap();
+/// Lets PostgreSQL look at the tables now.
+async fn look(db: &Db) {
+    for table in ["task", "finding", "tally_in", "feed_in"] {
+        let text = format!("VACUUM (ANALYZE, TRUNCATE false) {table}");
+        sqlx::query(sqlx::AssertSqlSafe(text)).execute(db.read().await.unwrap().raw()).await.unwrap();
     }
 }
 
@@ -100,7 +104,7 @@ async fn a_look_at_few_tasks_reads_few_though_statistics_say_that_none_is_open()
         let clock = Clock::moved(START_MS, 1);
         let fleet = devices(&db, &clock, FLEET).await;
         order(&db, &clock, &fleet, Some(START_MS)).await;
-        analyze(&db).await;
+        look(&db).await;
         let first = order(&db, &clock, &fleet, None).await;
         let second = order(&db, &clock, &fleet, None).await;
         let few: Vec<Id> = fleet.iter().take(FEW).map(|(_, channel)| *channel).collect();
@@ -119,6 +123,12 @@ async fn a_look_at_few_tasks_reads_few_though_statistics_say_that_none_is_open()
         assert_eq!(reads_few!(db, "task", |conn| tasks::open_of_job(conn, second, "", limit)).len(), FEW);
         assert_eq!(reads_few!(db, "task", |conn| tasks::expired(conn, START_MS + 86_400_000, limit)).len(), FEW);
         assert_eq!(reads_few!(db, "task", |conn| tasks::expired(conn, START_MS, limit)).len(), 0);
+
+        let mut reader = db.read().await.unwrap();
+        let before = read_of(&mut reader, "task").await;
+        assert!(!meta::waiting(&mut reader, START_MS).await.unwrap().expired);
+        let read = read_of(&mut reader, "task").await - before;
+        assert!(read <= ROWS_MAX, "{read} rows read to learn that no task has expired");
     })
     .await;
 }
@@ -146,7 +156,7 @@ async fn a_look_at_few_findings_reads_few_though_statistics_say_that_none_is_ope
         findings::open(&mut conn, &before, START_MS).await.unwrap();
         findings::close(&mut conn, &closings, START_MS).await.unwrap();
         conn.commit().await.unwrap();
-        analyze(&db).await;
+        look(&db).await;
         let mut conn = db.begin(Class::Background).await.unwrap();
         findings::open(&mut conn, &after, START_MS).await.unwrap();
         conn.commit().await.unwrap();
@@ -158,6 +168,67 @@ async fn a_look_at_few_findings_reads_few_though_statistics_say_that_none_is_ope
         assert_eq!(reads_few!(db, "finding", |conn| findings::overdue_among(conn, &ids, START_MS)).len(), FEW);
         assert_eq!(reads_few!(db, "finding", |conn| findings::overdue(conn, START_MS, 5)).len(), 5);
         assert_eq!(reads_few!(db, "finding", |conn| findings::close(conn, &closings[..FEW], START_MS)).len(), FEW);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn taking_few_out_of_a_queue_reads_few_though_it_was_empty_when_it_was_looked_at() {
+    async fn fill(db: &Db, clock: &Clock) {
+        let mut moment = clock.moment();
+        let mut conn = db.begin(Class::Background).await.unwrap();
+        let changes: Vec<(String, String, i64)> = (0..FLEET).map(|n| (format!("topic {n}"), "key".to_owned(), 1)).collect();
+        tallies::add(&mut conn, &mut moment, &changes).await.unwrap();
+        let entry = |_| Entry { kind: "device.state", actor: None, device_id: None, data: serde_json::json!({}) };
+        feed::append(&mut conn, &mut moment, &(0..FLEET).map(entry).collect::<Vec<_>>()).await.unwrap();
+        conn.commit().await.unwrap();
+    }
+    each_database(async |db| {
+        if db.dialect() == Dialect::Sqlite {
+            return;
+        }
+        let clock = Clock::moved(START_MS, 3);
+        let (all, few) = (i64::try_from(FLEET).unwrap(), i64::try_from(FEW).unwrap());
+        fill(&db, &clock).await;
+        let mut conn = db.begin(Class::Background).await.unwrap();
+        assert_eq!(tallies::fold(&mut conn, all).await.unwrap().changes, all);
+        assert_eq!(feed::number(&mut conn, all).await.unwrap(), FLEET);
+        conn.commit().await.unwrap();
+        look(&db).await;
+        fill(&db, &clock).await;
+        assert_eq!(reads_few!(db, "tally_in", |conn| tallies::fold(conn, few)).changes, few);
+        assert_eq!(reads_few!(db, "feed_in", |conn| feed::number(conn, few)), FEW);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_planned_for_an_empty_fleet_is_planned_anew_once_it_has_grown() {
+    each_database(async |db| {
+        if db.dialect() == Dialect::Sqlite {
+            assert!(db.analyze_doubled().await.unwrap().is_empty());
+            return;
+        }
+        let clock = Clock::moved(START_MS, 4);
+        let mut fleet = devices(&db, &clock, FEW).await;
+        let mut conn = db.begin(Class::Background).await.unwrap();
+        channels_lock(&mut conn, &fleet.iter().map(|(_, channel)| *channel).collect::<Vec<_>>()).await.unwrap();
+        conn.commit().await.unwrap();
+        assert!(db.analyze_doubled().await.unwrap().is_empty(), "a handful of devices is no matter");
+        fleet.extend(devices(&db, &clock, 2 * FLEET).await);
+        let mut analyzed = HashSet::new();
+        // What a connection has written it tells at the end of a transaction, once a second.
+        for _ in 0..100 {
+            analyzed.extend(db.analyze_doubled().await.unwrap());
+            if ["channel", "device", "wakes"].iter().all(|table| analyzed.contains(table)) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            fleet.extend(devices(&db, &clock, 1).await);
+        }
+        assert!(["channel", "device", "wakes"].iter().all(|table| analyzed.contains(table)), "{analyzed:?}");
+        let few: Vec<Id> = fleet.iter().rev().take(FEW).map(|(_, channel)| *channel).collect();
+        reads_few!(db, "channel", |conn| channels_lock(conn, &few));
     })
     .await;
 }
