@@ -409,9 +409,9 @@ CREATE TABLE idempotency (
 );
 
 -- A task's id is derived from (job, channel, attempt), so the primary key keeps them unique.
--- finished_at_ms IS NULL is what "open" means, in every index and statement. command_uuid is an Apple command's own, where the
--- operator chose it; else the command has the task's id. The conditions that are always true, here and at findings, keep these indexes for
--- statements that say them too: an index that statistics believe empty would else serve for everything, read from end to end each time.
+-- finished_at_ms IS NULL is what "open" means. command_uuid is an Apple command's own, where the operator chose it; else the command has
+-- the task's id. The conditions that are always true, here and at findings, keep these indexes for statements that say them too: an index
+-- that statistics believe empty would else serve for everything, read from end to end each time.
 CREATE TABLE task (
   bucket BIGINT NOT NULL,
   id TEXT NOT NULL,

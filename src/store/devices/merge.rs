@@ -82,6 +82,7 @@ const WAKES: Table = Table {
     stay: "",
 };
 
+// Of a device's rows in its bucket SQLite would as soon read all in the bucket: `+bucket` keeps it to the index by device.
 const TASK: Table = Table {
     copy: concat!(
         "INSERT INTO task (bucket, id, job_id, device_id, channel_id, kind, lane, state, attempt, created_at_ms, expires_at_ms, state_since_ms, \
@@ -94,11 +95,11 @@ const TASK: Table = Table {
         moved!("t.retried_by"),
         ", t.command_uuid FROM task t",
         moving!(),
-        "t.bucket = p.bucket AND t.device_id = p.device"
+        "+t.bucket = p.bucket AND t.device_id = p.device"
     ),
-    delete: "DELETE FROM task WHERE bucket = $1 AND device_id = $2",
+    delete: "DELETE FROM task WHERE +bucket = $1 AND device_id = $2",
     // What failed before anybody was there has the device for its channel.
-    stay: "UPDATE task SET device_id = $3, channel_id = CASE channel_id WHEN $2 THEN $3 ELSE channel_id END WHERE bucket = $1 AND device_id = $2",
+    stay: "UPDATE task SET device_id = $3, channel_id = CASE channel_id WHEN $2 THEN $3 ELSE channel_id END WHERE +bucket = $1 AND device_id = $2",
 };
 
 const FINDING: Table = Table {
@@ -108,10 +109,10 @@ const FINDING: Table = Table {
         moved!("t.id"),
         ", p.to_device, t.kind, t.subject, t.opened_at_ms, t.due_at_ms, t.overdue_at_ms, t.closed_at_ms, t.closed_by, t.detail FROM finding t",
         moving!(),
-        "t.bucket = p.bucket AND t.device_id = p.device"
+        "+t.bucket = p.bucket AND t.device_id = p.device"
     ),
-    delete: "DELETE FROM finding WHERE bucket = $1 AND device_id = $2",
-    stay: "UPDATE finding SET device_id = $3 WHERE bucket = $1 AND device_id = $2",
+    delete: "DELETE FROM finding WHERE +bucket = $1 AND device_id = $2",
+    stay: "UPDATE finding SET device_id = $3 WHERE +bucket = $1 AND device_id = $2",
 };
 
 const EVENT: Table = Table {
@@ -123,10 +124,10 @@ const EVENT: Table = Table {
         ", p.to_device, t.type, t.activation, t.seq, t.occurred_at_ms, t.claimed_at_ms, t.first_attempt_at_ms, t.received_at_ms, t.attempt, \
            t.boot_id, t.uptime_ms, t.policy_version, t.late, t.data FROM event t",
         moving!(),
-        "t.bucket = p.bucket AND t.device_id = p.device WHERE t.id >= p.since"
+        "+t.bucket = p.bucket AND t.device_id = p.device WHERE t.id >= p.since"
     ),
-    delete: "DELETE FROM event WHERE bucket = $1 AND device_id = $2 AND id >= $3",
-    stay: "UPDATE event SET device_id = $3 WHERE bucket = $1 AND device_id = $2",
+    delete: "DELETE FROM event WHERE +bucket = $1 AND device_id = $2 AND id >= $3",
+    stay: "UPDATE event SET device_id = $3 WHERE +bucket = $1 AND device_id = $2",
 };
 
 const CONTACT: Table = Table {
@@ -136,10 +137,10 @@ const CONTACT: Table = Table {
         moved!("t.id"),
         ", p.to_device, p.to_channel, t.cause, t.at_ms, t.after_nudge_ms, t.results, t.events, t.tasks, t.policy FROM contact t",
         moving!(),
-        "t.bucket = p.bucket AND t.device_id = p.device WHERE t.id >= p.since"
+        "+t.bucket = p.bucket AND t.device_id = p.device WHERE t.id >= p.since"
     ),
-    delete: "DELETE FROM contact WHERE bucket = $1 AND device_id = $2 AND id >= $3",
-    stay: "UPDATE contact SET device_id = $3 WHERE bucket = $1 AND device_id = $2",
+    delete: "DELETE FROM contact WHERE +bucket = $1 AND device_id = $2 AND id >= $3",
+    stay: "UPDATE contact SET device_id = $3 WHERE +bucket = $1 AND device_id = $2",
 };
 
 const EVENT_HEAD: Table = Table {
@@ -200,7 +201,7 @@ impl Merge {
                 .await?;
         }
         let open =
-            sqlx::query_scalar("SELECT id FROM task WHERE bucket = $1 AND device_id = $2 AND COALESCE(finished_at_ms, 0) = 0 ORDER BY id")
+            sqlx::query_scalar("SELECT id FROM task WHERE +bucket = $1 AND device_id = $2 AND COALESCE(finished_at_ms, 0) = 0 ORDER BY id")
                 .bind(self.from.bucket())
                 .bind(self.from)
                 .fetch_all(conn.raw())
@@ -217,8 +218,8 @@ impl Merge {
     /// Moves what it told and how it came, of each the newest rows, and by which tokens it was admitted.
     pub async fn history(&self, conn: &mut Conn) -> Result<()> {
         for (table, oldest) in [
-            (&EVENT, "SELECT id FROM event WHERE bucket = $1 AND device_id = $2 ORDER BY id DESC LIMIT 1 OFFSET $3"),
-            (&CONTACT, "SELECT id FROM contact WHERE bucket = $1 AND device_id = $2 ORDER BY id DESC LIMIT 1 OFFSET $3"),
+            (&EVENT, "SELECT id FROM event WHERE +bucket = $1 AND device_id = $2 ORDER BY id DESC LIMIT 1 OFFSET $3"),
+            (&CONTACT, "SELECT id FROM contact WHERE +bucket = $1 AND device_id = $2 ORDER BY id DESC LIMIT 1 OFFSET $3"),
         ] {
             let bucket = self.from.bucket();
             let oldest = sqlx::query_scalar(oldest).bind(bucket).bind(self.from).bind(HISTORY_MAX - 1).fetch_optional(conn.raw()).await?;
