@@ -15,8 +15,10 @@ const ROWS_MAX: usize = 500;
 const AIM_SQLITE: Duration = Duration::from_millis(15);
 /// A change of policy is in no hurry, and phones come in while it goes on.
 const AIM_SQLITE_MOVE: Duration = Duration::from_millis(6);
-/// On PostgreSQL contacts wait only for rows that they share with it; a transaction of many statements has a price of its own.
+/// On PostgreSQL contacts wait only for rows that they share with it.
 const AIM_POSTGRES: Duration = Duration::from_millis(25);
+/// A job's transaction is a dozen statements and a commit, which cost the same for few devices as for many, and its devices wait.
+const AIM_POSTGRES_WALK: Duration = Duration::from_millis(60);
 /// However long a transaction took, the rest after it is no longer: processors are shared too, but something waits.
 const REST_MAX: Duration = Duration::from_millis(20);
 
@@ -45,6 +47,7 @@ impl Chunks {
     /// How long a transaction shall take.
     fn aim(&self, work: Work) -> Duration {
         match work {
+            Work::Walk if !self.is_sqlite => AIM_POSTGRES_WALK,
             _ if !self.is_sqlite => AIM_POSTGRES,
             Work::Move | Work::Sweep => AIM_SQLITE_MOVE,
             Work::Walk | Work::Expire | Work::Fold => AIM_SQLITE,
