@@ -70,7 +70,8 @@ macro_rules! parameters {
 pub(crate) use parameters;
 
 /// Makes a [`Sql`] whose text is the same on both but for the place where the rows come from:
-/// `rows_sql!("UPDATE t SET a = r.a FROM ", rows(id: text, a: bigint), "WHERE t.id = r.id")`. The rows are named `r`.
+/// `rows_sql!("UPDATE t SET a = r.a FROM ", rows(id: text, a: bigint), "WHERE t.id = r.id")`. The rows are named `r`,
+/// and what follows them may come in pieces.
 ///
 /// SQLite gets `(SELECT value->>'id' AS id, ... FROM jsonb_each($1)) AS r`, PostgreSQL `json_to_recordset($1::json) AS r(id text, ...)`
 /// behind the condition that a column is null which never has a value: PostgreSQL takes such a set for a single row, not for a hundred,

@@ -91,8 +91,8 @@ impl Waiting {
     }
 }
 
-/// What waits for the background; one read that spares the writer when nothing does. Each is asked for in the order of its index: of what
-/// merely exists PostgreSQL believes that a look from the table's start meets one soon, and reads it whole where none does.
+/// What waits for the background; one read that spares the writer when nothing does. What has a condition is asked for in the order of its index:
+/// of what merely exists PostgreSQL believes that a look from the table's start meets one soon, and reads it whole where none does.
 pub async fn waiting(conn: &mut Conn, now_ms: i64) -> Result<Waiting> {
     type Flags = (i64, i64, i64, i64, i64, i64);
     macro_rules! flags {

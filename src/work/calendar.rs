@@ -1,4 +1,4 @@
-//! Housekeeping by the calendar: retention, and addresses whose quarantine is over. The nudge schedule is no calendar job.
+//! Housekeeping by the calendar: retention, certificates that end, addresses whose quarantine is over. The nudge schedule is no calendar job.
 
 use std::future::Future;
 use std::sync::Arc;

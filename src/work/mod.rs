@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Workers};
 use crate::error::Result;
+use crate::store::Dialect;
 
 /// How often a worker looks for work.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +83,10 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
     workers.spawn("background", background::run(app.clone(), stop.clone()));
     workers.spawn("calendar", calendar::run(app.clone(), stop.clone()));
     workers.spawn("headroom", headroom::run(app.clone(), stop.clone()));
-    workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone()));
-    workers.spawn("statistics", statistics::run(app.clone(), stop.clone()));
+    match app.db.dialect() {
+        Dialect::Sqlite => workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone())),
+        Dialect::Postgres => workers.spawn("statistics", statistics::run(app.clone(), stop.clone())),
+    }
     workers.spawn("room", room::run(app.clone(), stop.clone()));
     workers.spawn("observer", observer::run(app.clone(), stop.clone()));
     workers.spawn("credentials", credentials::run(app.clone(), stop.clone()));

@@ -7,17 +7,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Pulse, tick};
 use crate::app::App;
 use crate::error::Result;
-use crate::store::Dialect;
 
 /// A fleet that enrolls in one go gains some hundred devices in that time.
 const PULSE: Pulse = Pulse { tick: Duration::from_secs(1), rest: Duration::from_secs(1) };
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    match app.db.dialect() {
-        Dialect::Sqlite => stop.cancelled().await,
-        Dialect::Postgres => tick(&app, "statistics", PULSE, None, &stop, || pass(&app)).await,
-    }
+    tick(&app, "statistics", PULSE, None, &stop, || pass(&app)).await;
     Ok(())
 }
 

@@ -46,11 +46,11 @@ impl Chunks {
 
     /// How long a transaction shall take.
     fn aim(&self, work: Work) -> Duration {
-        match work {
-            Work::Walk if !self.is_sqlite => AIM_POSTGRES_WALK,
-            _ if !self.is_sqlite => AIM_POSTGRES,
-            Work::Move | Work::Sweep => AIM_SQLITE_MOVE,
-            Work::Walk | Work::Expire | Work::Fold => AIM_SQLITE,
+        match (self.is_sqlite, work) {
+            (true, Work::Move | Work::Sweep) => AIM_SQLITE_MOVE,
+            (true, Work::Walk | Work::Expire | Work::Fold) => AIM_SQLITE,
+            (false, Work::Walk) => AIM_POSTGRES_WALK,
+            (false, Work::Move | Work::Sweep | Work::Expire | Work::Fold) => AIM_POSTGRES,
         }
     }
 
