@@ -68,7 +68,7 @@ pub fn serial_of(n: usize) -> String {
 impl Fleet {
     /// Starts the phones; they end at `stop`.
     pub fn start(plan: &Plan, carriers: &Carriers, clock: &Clock, stop: &CancellationToken) -> Fleet {
-        let client = reqwest::Client::builder().pool_max_idle_per_host(64).timeout(Duration::from_secs(30)).build().unwrap_or_default();
+        let client = super::client(Duration::from_secs(30)).pool_max_idle_per_host(64).build().unwrap_or_default();
         let mut rng = StdRng::from_seed(clock.moment().secret());
         let mut fleet = Fleet { progress: Vec::with_capacity(plan.phones + plan.links.len()), phones: JoinSet::new() };
         for n in 0..plan.phones {

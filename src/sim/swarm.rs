@@ -79,7 +79,7 @@ pub struct Swarm {
 impl Swarm {
     /// Starts the phones, of which at most `at_once` speak at a time; they end at `stop`.
     pub fn start(plan: &Plan, carriers: &Carriers, at_once: usize, stop: &CancellationToken) -> Swarm {
-        let client = reqwest::Client::builder().pool_max_idle_per_host(at_once).timeout(REQUEST_MAX).build().unwrap_or_default();
+        let client = super::client(REQUEST_MAX).pool_max_idle_per_host(at_once).build().unwrap_or_default();
         let uplink = Arc::new(Uplink::new(at_once));
         let mut swarm =
             Swarm { uplink: uplink.clone(), agents: Vec::new(), iphones: Vec::new(), due: Arc::default(), phones: JoinSet::new() };

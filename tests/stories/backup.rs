@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use muster::clock::Clock;
 use muster::sim::fcm::StandIn;
@@ -58,7 +59,7 @@ async fn moves(folder: &Path, from: &str, to: &str) {
     let fcm = StandIn::start(Clock::system()).await.unwrap();
     let mut server = Process::new(folder, from, &fcm);
     server.start().await;
-    let (http, key) = (reqwest::Client::new(), server.key().await);
+    let (http, key) = (muster::sim::client(Duration::from_secs(60)).build().unwrap(), server.key().await);
     let api = format!("{}/api/v1", server.url);
     let token = post(&http, &format!("{api}/enrollment-tokens"), &key, &json!({"name": "stories"})).await.unwrap();
     let token = token["token"].as_str().unwrap();
@@ -97,7 +98,7 @@ async fn moves(folder: &Path, from: &str, to: &str) {
             post(&orders, &jobs, &admin, &json!({"kind": "message", "params": {"text": "x"}, "target": {"all": true}})).await;
         }
     }));
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     let all_were_answered = async || {
         for phone in &phones {
             if phone.lock().await.answered.is_empty() {
@@ -108,7 +109,7 @@ async fn moves(folder: &Path, from: &str, to: &str) {
     };
     while !all_were_answered().await {
         assert!(tokio::time::Instant::now() < deadline, "the load did not come up");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut answered = Vec::new();
     for phone in &phones {
@@ -148,10 +149,10 @@ async fn moves(folder: &Path, from: &str, to: &str) {
     assert!(!jobs.is_empty());
     while let Some(job) = jobs.pop() {
         let id = job["id"].as_str().unwrap();
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while get(&format!("/jobs/{id}/tasks?limit=100")).await["items"].as_array().unwrap().len() != PHONES {
             assert!(tokio::time::Instant::now() < deadline, "a job without all of its tasks: {job}");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
     let response = http.get(format!("{}/api/v1/devices", restored.url)).bearer_auth(&key).send().await.unwrap();

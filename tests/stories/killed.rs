@@ -69,7 +69,7 @@ async fn survive(folder: &std::path::Path, database_url: &str) {
     let fcm = StandIn::start(Clock::system()).await.unwrap();
     let mut server = Process::new(folder, database_url, &fcm);
     server.start().await;
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    let http = muster::sim::client(Duration::from_secs(5)).build().unwrap();
     let client = Arc::new(Client { http, url: server.url.clone(), key: server.key().await });
     let phones = enroll(&client, &fcm).await;
     let answered = Arc::new(Mutex::new(Answered::default()));

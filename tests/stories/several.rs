@@ -38,13 +38,20 @@ struct Servers {
 }
 
 impl Servers {
+    async fn get(&self, path: &str, bearer: &str) -> Value {
+        self.call(path, |url| self.http.get(url).bearer_auth(bearer)).await
+    }
+
     async fn post(&self, path: &str, bearer: &str, body: &Value) -> Value {
+        let request = |url| self.http.post(url).json(body);
+        self.call(path, |url| if bearer.is_empty() { request(url) } else { request(url).bearer_auth(bearer) }).await
+    }
+
+    async fn call(&self, path: &str, request: impl Fn(String) -> reqwest::RequestBuilder) -> Value {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             for url in &self.urls {
-                let request = self.http.post(format!("{url}{path}")).json(body);
-                let request = if bearer.is_empty() { request } else { request.bearer_auth(bearer) };
-                if let Ok(response) = request.send().await
+                if let Ok(response) = request(format!("{url}{path}")).send().await
                     && response.status().is_success()
                     && let Ok(answer) = response.json().await
                 {
@@ -89,7 +96,7 @@ async fn live(count: usize) {
         process.start().await;
         processes.push(process);
     }
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    let http = muster::sim::client(Duration::from_secs(5)).build().unwrap();
     let servers = Arc::new(Servers { http, urls: processes.iter().map(|process| process.url.clone()).collect() });
     let admin = processes[0].key().await;
     let enrollment = servers.post("/api/v1/enrollment-tokens", &admin, &json!({"name": "several"})).await;
@@ -140,8 +147,7 @@ async fn live(count: usize) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
     for job in &jobs {
         loop {
-            let path = format!("{}/api/v1/jobs/{job}", servers.urls[0]);
-            let shown: Value = servers.http.get(path).bearer_auth(&admin).send().await.unwrap().json().await.unwrap();
+            let shown = servers.get(&format!("/api/v1/jobs/{job}"), &admin).await;
             if shown["state"] == "done" {
                 break;
             }

@@ -30,7 +30,7 @@ async fn a_collector_hears_of_requests_groups_and_nudges_and_of_no_secret() {
     std::fs::write(folder.path().join("muster.toml"), format!("[telemetry]\notlp_endpoint = \"{endpoint}\"\n")).unwrap();
     server.logging("info");
     server.start().await;
-    let (http, key) = (reqwest::Client::new(), server.key().await);
+    let (http, key) = (muster::sim::client(Duration::from_secs(60)).build().unwrap(), server.key().await);
     let call = async |path: &str, body: Value| {
         let request = http.post(format!("{}{path}", server.url)).bearer_auth(&key).json(&body);
         request.send().await.unwrap().json::<Value>().await.unwrap()

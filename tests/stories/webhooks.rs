@@ -380,10 +380,11 @@ async fn killed(folder: &std::path::Path, database_url: &str) {
     let mut process = Process::new(folder, database_url, &fcm);
     std::fs::write(folder.join("muster.toml"), "[webhooks]\nallow = [\"127.0.0.1\"]\n").unwrap();
     process.start().await;
-    let (key, http, receiver) = (process.key().await, reqwest::Client::new(), Receiver::start().await);
+    let (key, http, receiver) =
+        (process.key().await, muster::sim::client(Duration::from_secs(10)).build().unwrap(), Receiver::start().await);
     let call = async |path: &str, body: Value| {
         let request = http.post(format!("{}/api/v1{path}", process.url)).bearer_auth(&key).json(&body);
-        request.timeout(Duration::from_secs(10)).send().await.unwrap().json::<Value>().await.unwrap()
+        request.send().await.unwrap().json::<Value>().await.unwrap()
     };
     receiver.heard.lock().unwrap().delay_ms = 200;
     call("/webhooks", json!({"url": receiver.url, "kinds": ["user.created"]})).await;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::sim;
 use crate::sim::fleet::{Fleet, email_of};
 
 /// How often the director orders something.
@@ -24,7 +25,7 @@ pub struct Director {
 
 impl Director {
     pub fn new(url: &str, key: &str) -> Director {
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap_or_default();
+        let client = sim::client(Duration::from_secs(10)).build().unwrap_or_default();
         Director { client, server: url.to_owned(), key: key.to_owned() }
     }
 

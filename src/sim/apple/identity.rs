@@ -185,7 +185,7 @@ impl Iphone {
 
     /// A client that shows the phone's identity in the TLS handshake, if it has one.
     pub(super) fn connecting(&self) -> Result<reqwest::Client, Trouble> {
-        let mut client = reqwest::Client::builder().timeout(TIMEOUT);
+        let mut client = crate::sim::client(TIMEOUT);
         if let Some(root) = &self.root {
             client = client.tls_certs_only([reqwest::Certificate::from_pem(root.as_bytes())?]);
         }

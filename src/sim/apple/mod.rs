@@ -96,7 +96,7 @@ pub struct State {
 impl Iphone {
     /// A supervised phone with a passcode, not enrolled.
     pub fn new(server: &str, name: &str, profile: &str) -> Iphone {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
+        let client = crate::sim::client(TIMEOUT).build().unwrap_or_default();
         let state = State { has_passcode: true, supervised: true, knows_declarations: true, profile: profile.into(), ..State::default() };
         Iphone {
             server: server.trim_end_matches('/').into(),

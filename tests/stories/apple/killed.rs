@@ -1,6 +1,7 @@
 //! `kill -9` in the middle of what Apple devices do: an enrollment, a command, an app that is being installed.
 
 use std::path::Path;
+use std::time::Duration;
 
 use muster::clock::Clock;
 use muster::protocol::apple::profile;
@@ -62,7 +63,7 @@ impl Site {
         let mut process = Process::new(folder.path(), database_url, &fcm);
         process.start().await;
         let key = process.key().await;
-        Site { process, key, client: reqwest::Client::new(), apns, _folder: folder }
+        Site { process, key, client: muster::sim::client(Duration::from_secs(60)).build().unwrap(), apns, _folder: folder }
     }
 
     /// The process dies, and another takes its place.

@@ -121,9 +121,7 @@ impl TestServer {
             }
         };
         conn.commit().await.unwrap();
-        // The server ends connections that are idle for 15 s: none is used again in the instant in which it does.
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).pool_idle_timeout(Duration::from_secs(10));
-        let client = client.redirect(reqwest::redirect::Policy::none());
+        let client = muster::sim::client(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
         let client = client.tls_danger_accept_invalid_certs(config.tls.is_some()).build().unwrap();
         TestServer { url, clock, fcm, app, key, client, config, stop, running, _folder: folder }
     }
