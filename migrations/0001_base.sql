@@ -631,10 +631,9 @@ CREATE TABLE feed_in (
   actor TEXT,
   device_id TEXT,
   data TEXT NOT NULL,
-  PRIMARY KEY (bucket, id)
+  -- The sequencer takes the oldest first, whatever the backlog and the bucket.
+  PRIMARY KEY (id, bucket)
 );
--- The sequencer takes the oldest first, whatever the backlog.
-CREATE INDEX feed_in_id ON feed_in (id);
 
 CREATE TABLE feed (
   seq BIGINT NOT NULL PRIMARY KEY,

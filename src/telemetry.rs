@@ -84,7 +84,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_provider_tokens_total", "Provider tokens minted for APNs."),
     ("muster_refused_stream_total", "Pushes that APNs did not look at and that were sent again."),
     ("muster_goaway_total", "Connections to APNs that ended, by reason."),
-    ("muster_connects_total", "Connections to APNs opened or failed."),
+    ("muster_connects_total", "Connections to a provider, opened or failed."),
     ("muster_reconnects", "Connections to APNs opened, or tried, in the place of one that ended or failed."),
 ];
 const GAUGES: &[(&str, &str)] = &[

@@ -12,7 +12,7 @@ macro_rules! analyze {
 }
 
 /// The tables that grow with the fleet and its work. Not the queues: they are empty again by the time they are looked at.
-const TABLES: [(&str, &str); 19] = analyze![
+pub(super) const TABLES: [(&str, &str); 19] = analyze![
     "apple_enrollment",
     "apple_status",
     "certificate",

@@ -114,6 +114,7 @@ async fn every_family_is_there_from_the_start_and_a_nudge_is_measured_from_its_a
             .await;
         assert!(grown("muster_nudges_total", &["provider=\"fcm\"", "lane=\"urgent\"", "result=\"accepted\""]).await >= 2.0);
         assert!(grown("muster_token_deaths_total", &["reason=\"UNREGISTERED\"", "state=\"dead\""]).await >= 1.0);
+        assert!(sum(&samples(&server).await, "muster_connects_total", &["provider=\"fcm\"", "result=\"opened\""]) >= 1.0);
         assert!(samples(&server).await.keys().any(|name| name.starts_with("muster_provider_token_age_seconds{provider=\"fcm\"}")));
         server.stop().await;
     })

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chrono::NaiveDateTime;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, Url};
+use tower::util::MapResultLayer;
 
 use super::Settings;
 use crate::push::verdict::Verdict;
@@ -208,7 +209,8 @@ impl Wire {
             .timeout(self.timeout)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(self.idle_max);
+            .pool_max_idle_per_host(self.idle_max)
+            .connector_layer(MapResultLayer::new(opened));
         if self.plain {
             return builder.http1_only().no_proxy().tls_certs_only(self.roots.clone()).build();
         }
@@ -244,6 +246,19 @@ async fn read(mut response: Response) -> Reply {
     Reply { status, retry_after, body, whole }
 }
 
+/// Counts a connection that was opened, its TLS handshake included. One that fails is seen where its request does: a timeout of it does not
+/// come by here.
+fn opened<T, E>(made: Result<T, E>) -> Result<T, E> {
+    if made.is_ok() {
+        connected("opened");
+    }
+    made
+}
+
+fn connected(result: &'static str) {
+    metrics::counter!("muster_connects_total", "provider" => "fcm", "result" => result).increment(1);
+}
+
 /// Google's clock, which judges our tokens, against ours.
 fn note_skew(headers: &HeaderMap, now_ms: i64) {
     let theirs = headers.get(DATE).and_then(|value| value.to_str().ok());
@@ -259,6 +274,7 @@ fn header_text(headers: &HeaderMap) -> Option<String> {
 
 fn lost(error: &reqwest::Error) -> Verdict {
     if error.is_connect() {
+        connected("failed");
         Verdict::Unsent { reason: "connect" }
     } else if error.is_timeout() {
         Verdict::TimedOut
