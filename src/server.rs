@@ -59,11 +59,18 @@ pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Resu
     };
     let mut conn = db.begin(Class::Operators).await?;
     let known = meta::put_if_absent(&mut conn, FINGERPRINT, seal.fingerprint()).await?;
-    settle::address(&mut conn, &config.public_url).await?;
-    jobs::put_budget(&mut conn, config.limits.wipes_per_hour).await?;
     conn.commit().await?;
     ensure_sealed(&seal, &known)?;
     Ok((db, seal))
+}
+
+/// Notes what all processes go by: the server's own address and the destructive budget. A server does so, whose settings are the fleet's; a
+/// command may have been given no more of them than the database.
+async fn note_settings(db: &Db, config: &Config) -> anyhow::Result<()> {
+    let mut conn = db.begin(Class::Operators).await?;
+    settle::address(&mut conn, &config.public_url).await?;
+    jobs::put_budget(&mut conn, config.limits.wipes_per_hour).await?;
+    Ok(conn.commit().await?)
 }
 
 /// Opens the database that is there and checks the master key against it, for commands that only read: nothing is made.
@@ -115,6 +122,7 @@ impl Server {
         rustls::crypto::ring::default_provider().install_default().ok();
         let (db, seal) = open(&config, &clock, config.migrate).await?;
         let alone = only_server(&config)?;
+        note_settings(&db, &config).await?;
         // Without a credential the sender waits for one: it can be set by the API at any time.
         let senders = app::senders(&config, &clock)?;
         let authorities = Authorities::from_config(&config)?;

@@ -31,7 +31,7 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked_for => String::new(),
             Err(error) => return Err(ConfigError(format!("{}: {error}", file.display()))),
         };
-        let mut table: toml::Table = text.parse().map_err(|error| ConfigError(format!("{}: {error}", file.display())))?;
+        let mut table: toml::Table = text.parse().map_err(|error| ConfigError(malformed(file, &text, &error)))?;
         let mut variables: Vec<Variable> =
             variables.filter_map(|(name, text)| Some(Variable { path: setting_of(&name)?, name, text, guessed: false })).collect();
         for variable in &mut variables {
@@ -90,7 +90,26 @@ fn put(table: &mut toml::Table, variable: &Variable, value: toml::Value) -> Resu
 
 fn fitted(table: &toml::Table) -> Result<Config, Misfit> {
     serde_path_to_error::deserialize(toml::Value::Table(table.clone()))
-        .map_err(|error| Misfit { path: error.path().to_string(), said: error.inner().message().to_owned() })
+        .map_err(|error| Misfit { path: error.path().to_string(), said: without_value(error.inner().message()) })
+}
+
+/// Where a file is no TOML, and why. Not the line itself, as the parser would show it: a password may stand in it.
+fn malformed(file: &Path, text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("{}, line {line}, column {column}: {}", file.display(), error.message())
+}
+
+/// What serde says of a value of a wrong kind, without the value: it may be a password at a wrong place.
+fn without_value(said: &str) -> String {
+    for begin in ["invalid type: ", "invalid value: "] {
+        if let Some((found, expected)) = said.strip_prefix(begin).and_then(|rest| rest.rsplit_once(", expected ")) {
+            let kind = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            return format!("{begin}{kind}, expected {expected}");
+        }
+    }
+    said.to_owned()
 }
 
 /// A misfit with the name of the setting as whoever set it wrote it.
@@ -195,6 +214,22 @@ pub(super) mod tests {
         assert_eq!((app.key_id.as_str(), app.team_id.as_str()), ("1234567890", "12345E6789"));
         let config = load("", &[("MUSTER_TRUSTED_PROXIES", "[\"10.0.0.1\"]"), ("MUSTER_MIGRATE", "false")]).unwrap();
         assert!(config.trusted_proxies.len() == 1 && !config.migrate);
+    }
+
+    #[test]
+    fn a_secret_at_a_wrong_place_or_in_a_broken_line_is_not_told() {
+        for (file, variable) in [
+            ("[mail]\nsmtp_url = \"smtps://u:hunter2@mail.example.org", ("MUSTER_LOG", "info")),
+            ("[secrets]\nkey = hunter2\"", ("MUSTER_LOG", "info")),
+            ("mail = \"smtps://u:hunter2@mail.example.org\"", ("MUSTER_LOG", "info")),
+            ("", ("MUSTER_SECRETS", "hunter2")),
+            ("", ("MUSTER_MAIL", "smtps://u:hunter2@mail.example.org, expected `x`")),
+            ("", ("MUSTER_LISTENER", "hunter2")),
+        ] {
+            let error = load(file, &[variable]).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+            assert!(error.to_string().contains("line 2, column") || error.to_string().contains("expected"), "{error}");
+        }
     }
 
     #[test]

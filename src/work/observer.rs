@@ -14,6 +14,7 @@ use crate::model::Lane;
 use crate::store::feed::{self, Entry};
 use crate::store::gauges::Depth;
 use crate::store::{Class, alarms, funnel, gauges};
+use crate::telemetry;
 
 /// The states that a device can be in, and a push address.
 const DEVICE_STATES: [&str; 6] = ["expected", "pending_approval", "active", "idle", "silent", "unmanaged"];
@@ -31,6 +32,8 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
 
 /// One look.
 pub async fn pass(app: &App) -> Result<()> {
+    // What histograms were given since the last look is one entry each until it is folded: nobody may ever read the metrics.
+    telemetry::metrics().run_upkeep();
     flush(app).await?;
     sum_up(app, false).await?;
     look(app).await

@@ -50,12 +50,16 @@ pub(super) async fn approved(conn: &mut Conn, moment: &mut Moment, job: Id, devi
     budget::spend(conn, id, job, devices, moment.now_ms).await
 }
 
-/// Counts what is ordered again. Above the budget it is refused: what a second operator shall decide is a new order of one person.
-pub(super) async fn spend_again(conn: &mut Conn, moment: &mut Moment, job: &JobRow, devices: usize) -> Result<()> {
+/// True for a job whose tasks count against the budget.
+pub(super) fn counts(job: &JobRow) -> bool {
     let params = serde_json::from_str(&job.params).unwrap_or_default();
-    let destructive = Kind::named(&job.kind).is_some_and(|kind| is_destructive(kind, &params));
-    let devices = i64::try_from(devices).unwrap_or(i64::MAX);
-    if destructive && !spend(conn, moment, job.id, devices).await? {
+    Kind::named(&job.kind).is_some_and(|kind| is_destructive(kind, &params))
+}
+
+/// Counts what is ordered again of a job that counts. Above the budget it is refused: what a second operator shall decide is a new order of one
+/// person.
+pub(super) async fn spend_again(conn: &mut Conn, moment: &mut Moment, job: &JobRow, devices: i64) -> Result<()> {
+    if !spend(conn, moment, job.id, devices).await? {
         return Err(Error::refused(
             "budget_exceeded",
             "this is more than [limits] wipes_per_hour allows; order it as a new job, which a second operator can approve",

@@ -154,7 +154,7 @@ struct Aimed {
     /// Names that stand for no device.
     unknown: Vec<String>,
     selector: Selector,
-    /// How many devices, counted up to [`COUNTED_MAX`].
+    /// How many devices, counted up to [`COUNTED_MAX`]; all of them where they count against the budget.
     devices: i64,
 }
 
@@ -193,7 +193,7 @@ async fn aim(conn: &mut Conn, moment: &Moment, target: &Target) -> Result<Aimed>
 }
 
 /// Names the devices of a set one by one: what a second operator approves must not grow meanwhile. A set of [`COUNTED_MAX`] and more
-/// stays one; it is above every budget.
+/// stays one, and is counted to its end.
 async fn freeze(conn: &mut Conn, moment: &Moment, aimed: &mut Aimed) -> Result<()> {
     if aimed.selector.devices.is_some() {
         return Ok(());
@@ -207,6 +207,8 @@ async fn freeze(conn: &mut Conn, moment: &Moment, aimed: &mut Aimed) -> Result<(
         aimed.devices = count_of(listed.len());
         aimed.selector.devices = Some(listed);
         aimed.selector.label = None;
+    } else {
+        aimed.devices = jobs::count(conn, aimed.selector.label, i64::MAX).await?;
     }
     Ok(())
 }

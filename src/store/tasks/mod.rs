@@ -243,6 +243,13 @@ pub async fn over_of_job(conn: &mut Conn, job: Id, after: &str, before_ms: i64, 
     Ok(rows)
 }
 
+/// How many [`over_of_job`] has in all. Reads every task of the job.
+pub async fn over_count(conn: &mut Conn, job: Id, before_ms: i64) -> Result<i64> {
+    let text = "SELECT COUNT(*) FROM task WHERE job_id = $1 AND finished_at_ms <= $2 AND retried_by IS NULL \
+       AND state IN ('failed', 'expired', 'cancelled')";
+    Ok(sqlx::query_scalar(text).bind(job).bind(before_ms).fetch_one(conn.raw()).await?)
+}
+
 const OPEN_OF: Sql = Sql {
     sqlite: "SELECT t.id, t.job_id, t.device_id, t.channel_id, t.state AS was, t.kind FROM (SELECT value AS id FROM json_each($1)) AS r \
        JOIN task t ON t.channel_id = r.id WHERE t.finished_at_ms IS NULL",

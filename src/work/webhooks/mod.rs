@@ -34,6 +34,9 @@ const ENDPOINTS_MAX: usize = 32;
 const LEASE_MS: i64 = 60_000;
 /// Deliveries made at once for an endpoint; no more wait in the table, however far behind it is.
 const DELIVERIES_MAX: i64 = 100;
+/// So many times as many entries are passed by in one step for an endpoint that wants none of them: ten thousand a second, more than a fleet
+/// under bulk work makes.
+const FILLS_MAX: usize = 20;
 /// Waits between attempts, the last of them again and again; each is shortened by up to a fifth.
 const BACKOFF_S: [i64; 8] = [5, 30, 300, 1800, 7200, 18_000, 28_800, 36_000];
 /// An attempt after this time is not made: the delivery is dead, and the next one goes.
@@ -141,23 +144,21 @@ async fn step(conn: &mut Conn, moment: &mut Moment, app: &App, id: Id, done: Opt
         }
     }
     if webhook.state == "enabled" && webhook.due_at_ms <= moment.now_ms {
-        let head = match store::head(conn, id).await? {
-            Some(head) => Some(head),
-            None => {
-                fill(conn, moment, &webhook).await?;
-                store::head(conn, id).await?
+        for _ in 0..=FILLS_MAX {
+            if let Some(delivery) = store::head(conn, id).await? {
+                return Ok(Some(Next { webhook, delivery }));
             }
-        };
-        if let Some(delivery) = head {
-            return Ok(Some(Next { webhook, delivery }));
+            if !fill(conn, moment, &mut webhook).await? {
+                break;
+            }
         }
     }
     meta::drop_lease(conn, &ops::lease(id), &app.process).await?;
     Ok(None)
 }
 
-/// Makes the deliveries of the entries that follow.
-async fn fill(conn: &mut Conn, moment: &Moment, webhook: &WebhookRow) -> Result<()> {
+/// Makes the deliveries of the entries that follow; false where none followed.
+async fn fill(conn: &mut Conn, moment: &Moment, webhook: &mut WebhookRow) -> Result<bool> {
     let (oldest, _) = feed::range(conn).await?;
     if webhook.read_to < oldest - 1 {
         tracing::warn!(webhook = %webhook.id, "entries that a webhook was not told of are no longer kept; it goes on with the oldest");
@@ -168,7 +169,8 @@ async fn fill(conn: &mut Conn, moment: &Moment, webhook: &WebhookRow) -> Result<
         store::insert_delivery(conn, webhook.id, entry, &body(entry), moment.now_ms).await?;
     }
     store::advance(conn, webhook.id, webhook.read_to, read.read_to).await?;
-    Ok(())
+    webhook.read_to = read.read_to;
+    Ok(!read.rows.is_empty())
 }
 
 /// The body of Standard Webhooks: `{"type", "timestamp", "data"}`; data is the entry's, with its device and who did it.
@@ -234,6 +236,30 @@ fn wait_ms(moment: &mut Moment, attempts: i64, retry_after: Option<&str>) -> i64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Actor;
+    use crate::store::feed::Entry;
+    use crate::store::testing::each_database;
+
+    #[tokio::test]
+    async fn what_an_endpoint_does_not_want_is_passed_by_in_one_step() {
+        each_database(async |db| {
+            let clock = crate::clock::Clock::moved(1_800_000_000_000, 8);
+            let app = App::for_tests(&db, &clock);
+            let entry = |kind: &'static str| Entry { kind, actor: None, device_id: None, data: json!({}) };
+            let mut entries: Vec<Entry> = (0..1_500).map(|_| entry("task.done")).collect();
+            entries.push(entry("user.created"));
+            let kinds = ["user.created".to_owned()];
+            let (mut conn, mut moment) = (db.begin(Class::Operators).await.unwrap(), clock.moment());
+            let made = ops::create(&mut conn, &mut moment, &Actor::server(), &app.seal, "https://hooks.example.org/", &kinds).await;
+            let id = made.unwrap().id;
+            feed::append(&mut conn, &mut moment, &entries).await.unwrap();
+            while feed::number(&mut conn, 1_000).await.unwrap() > 0 {}
+            conn.commit().await.unwrap();
+            let next = change!(app, Class::Background, |conn, moment| step(conn, moment, &app, id, None).await).unwrap();
+            assert_eq!(next.unwrap().delivery.kind, "user.created");
+        })
+        .await;
+    }
 
     #[test]
     fn an_endpoint_asks_for_its_wait_in_seconds_or_by_a_date() {

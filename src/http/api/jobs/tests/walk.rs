@@ -1,6 +1,6 @@
 use super::*;
 use crate::change;
-use crate::ops::jobs::{make_early, step};
+use crate::ops::jobs::{make_early, put_budget, step};
 use crate::store::testing::{bend, devices, each_database};
 use crate::store::{Class, Dialect};
 
@@ -102,6 +102,28 @@ async fn cancelling_stops_an_expansion_and_what_was_cancelled_can_be_ordered_aga
         site.post(&format!("{path}/retry")).await;
         site.turn().await;
         assert_eq!(site.count("SELECT COUNT(*) FROM task").await, 2 * some, "nothing is left to be ordered again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn wipes_that_are_ordered_again_all_count_however_many_they_are() {
+    each_database(async |db| {
+        let site = Site::new(&db).await;
+        let listed = ids(&devices(&db, &site.clock, FLEET).await);
+        let budget = async |per_hour: i64| change!(site.app, Class::Operators, |conn, _moment| put_budget(conn, per_hour).await).unwrap();
+        budget(2_000).await;
+        let job = site.order(json!({"kind": "wipe", "target": {"devices": listed}})).await;
+        let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+        site.turn().await;
+        assert_eq!(site.post(&format!("{path}/cancel")).await.0, StatusCode::OK);
+        site.turn().await;
+        site.clock.advance(3_600_001);
+        budget(600).await;
+        let (status, problem) = site.post(&format!("{path}/retry")).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &json!("budget_exceeded")));
+        budget(i64::try_from(FLEET).unwrap()).await;
+        assert_eq!(site.post(&format!("{path}/retry")).await.0, StatusCode::ACCEPTED);
     })
     .await;
 }
