@@ -3,15 +3,20 @@
 
 mod status;
 
+pub(super) use status::unreached;
+
 use super::Answer;
 use super::aimd::Aimd;
 use super::breaker::{Health, ProviderBreaker};
 use super::fault::{CredentialBreaker, Probe};
 use super::guard::{Fate, Guard, Judgement};
+use super::malformed::Malformed;
 use super::notice::{Notice, Notices};
+use super::outage::Outage;
 use super::pace::Pace;
 use super::retry_budget::RetryBudget;
 use super::verdict::Verdict;
+use crate::model::Id;
 
 /// When a nudge comes back that could not be sent for want of a credential.
 const UNCONFIGURED_WAIT_MS: i64 = 60_000;
@@ -21,8 +26,6 @@ const UNSENT_WAIT_MS: i64 = 10_000;
 const REFUSED_WAIT_MS: i64 = 1_000;
 /// When a nudge comes back whose request the provider calls malformed.
 const BUG_WAIT_MS: i64 = 600_000;
-/// So many requests called malformed in a row are no matter of one phone: the sender stops and tries one at a time.
-const BUGS_MAX: u32 = 5;
 /// The code of that fault.
 const REQUEST_REFUSED: &str = "request_refused";
 /// A probe that found the address itself doubtful comes so long after the next one: another nudge is the next.
@@ -55,8 +58,8 @@ pub(super) struct Gate {
     paused_until_ms: i64,
     throttles: u32,
     worked_at_ms: i64,
-    /// Requests that the provider called wrong, one after the other.
-    bugs: u32,
+    malformed: Malformed,
+    outage: Outage,
     /// The last mass death, until it has been told a second time: answers given before it may reach the store after the first telling.
     mass_death_since_ms: Option<i64>,
     /// The last reason for which the provider failed.
@@ -67,6 +70,8 @@ pub(super) struct Gate {
 /// Leave to send one request; it must come back through [`Gate::settle`] or [`Gate::abandon`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leave {
+    /// The channel that it is for, once the sender has said so.
+    pub(super) of: Option<Id>,
     epoch: u64,
     sent_at_ms: i64,
     trial: bool,
@@ -98,7 +103,8 @@ impl Gate {
             paused_until_ms: 0,
             throttles: 0,
             worked_at_ms: 0,
-            bugs: 0,
+            malformed: Malformed::default(),
+            outage: Outage::default(),
             mass_death_since_ms: None,
             trouble: "",
             in_flight: 0,
@@ -113,7 +119,8 @@ impl Gate {
             self.notices.push(Notice::Recovered);
         }
         self.credential = CredentialBreaker::default();
-        (self.worked_at_ms, self.bugs) = (0, 0);
+        self.worked_at_ms = 0;
+        self.malformed.clear();
         self.bridge = CredentialBreaker::default();
         self.repeat_mass_death();
         self.guard.forget();
@@ -143,7 +150,7 @@ impl Gate {
         }
         let fault = |due_ms| Refusal { reason: "fault", due_ms };
         let bridge_probe = if bridged { self.bridge.admit(now_ms).map_err(fault)? } else { false };
-        let mut leave = Leave { epoch: self.epoch, sent_at_ms: now_ms, trial: false, probe: false, bridge_probe };
+        let mut leave = Leave { of: None, epoch: self.epoch, sent_at_ms: now_ms, trial: false, probe: false, bridge_probe };
         match self.credential.admit(now_ms) {
             Ok(probe) => leave.probe = probe,
             Err(_) => {
@@ -183,9 +190,11 @@ impl Gate {
         let in_flight = self.in_flight;
         self.in_flight -= 1;
         let (health, probe, bridge_probe) = verdict.signs();
+        let (_, reason) = verdict.labels();
         if health == Health::Bad {
-            self.trouble = verdict.labels().1;
+            self.trouble = reason;
         }
+        self.outage.heard(now_ms, health, reason);
         if self.provider.finished(now_ms, leave.trial, health) {
             self.pace.restart(now_ms);
         }
@@ -206,7 +215,8 @@ impl Gate {
         let failed = |reason: &'static str, wait_ms| Answer::Failed { reason: reason.into(), retry_after_ms: Some(wait_ms) };
         match verdict {
             Verdict::Accepted => {
-                (self.throttles, self.bugs) = (0, 0);
+                self.throttles = 0;
+                self.malformed.clear();
                 if leave.epoch == self.epoch {
                     self.worked_at_ms = now_ms;
                 }
@@ -220,9 +230,7 @@ impl Gate {
             Verdict::Suspect(reason) => {
                 self.judge(&leave, now_ms, Fate::Suspect);
                 match self.credential.fault() {
-                    // One whose address really is wrong must not be every probe.
-                    Some(fault) if leave.probe => Answer::GivenBack { reason: reason.into(), due_ms: fault.probe_at_ms + PROBED_WAIT_MS },
-                    Some(_) => Answer::GivenBack { reason: reason.into(), due_ms: now_ms },
+                    Some(_) => Answer::GivenBack { reason: reason.into(), due_ms: self.after_probe(&leave, now_ms) },
                     None if leave.epoch != self.epoch => Answer::GivenBack { reason: reason.into(), due_ms: now_ms },
                     None => Answer::Suspect { reason: reason.into() },
                 }
@@ -261,24 +269,28 @@ impl Gate {
             }
             Verdict::Bug { reason, detail } => {
                 self.notices.bug(now_ms, reason, &detail);
-                let wait_ms = if self.credential.fault().is_some() { 0 } else { BUG_WAIT_MS };
-                Answer::GivenBack { reason: reason.into(), due_ms: now_ms + wait_ms }
+                let waits = self.credential.fault().is_none();
+                let due_ms = if waits { now_ms + BUG_WAIT_MS } else { self.after_probe(&leave, now_ms) };
+                Answer::GivenBack { reason: reason.into(), due_ms }
             }
         }
     }
 
+    /// When a nudge is due again that was refused while the sender stands still: one that is wrong itself must not be every probe.
+    fn after_probe(&self, leave: &Leave, now_ms: i64) -> i64 {
+        self.credential.fault().filter(|_| leave.probe).map_or(now_ms, |fault| fault.probe_at_ms + PROBED_WAIT_MS)
+    }
+
     /// Opens, keeps or closes the credential breakers by what this answer says of the credential.
     fn settle_probes(&mut self, leave: &Leave, verdict: &Verdict, now_ms: i64, probe: Probe, bridge_probe: Probe) {
-        // After a mass death only an accepted push proves that the addresses and the project belong together.
+        // After a mass death an address that is called wrong proves nothing; nor does a malformed request after those that stopped the sender.
         let stands = |code: &str| self.credential.fault().is_some_and(|fault| fault.code == code);
         let doubtful = matches!(verdict, Verdict::Suspect(_)) && stands("mass_death")
             || matches!(verdict, Verdict::Bug { .. }) && stands(REQUEST_REFUSED);
         self.end_probes(leave, now_ms, if doubtful { Probe::StillBroken } else { probe }, bridge_probe);
-        if matches!(verdict, Verdict::Bug { .. }) {
-            self.bugs += 1;
-        }
+        let is_ours = matches!(verdict, Verdict::Bug { .. }) && leave.of.is_some_and(|of| self.malformed.add(of));
         let (code, detail, breaker) = match verdict {
-            Verdict::Bug { detail, .. } if self.bugs >= BUGS_MAX => (REQUEST_REFUSED, detail, &mut self.credential),
+            Verdict::Bug { detail, .. } if is_ours => (REQUEST_REFUSED, detail, &mut self.credential),
             Verdict::Config { code, detail } => (*code, detail, &mut self.credential),
             Verdict::Unauthenticated { detail } => ("UNAUTHENTICATED", detail, &mut self.credential),
             Verdict::BridgeConfig { code, detail } => (*code, detail, &mut self.bridge),
@@ -369,6 +381,11 @@ impl Gate {
     /// Unix milliseconds at which a nudge was last accepted under this credential; 0 where none was.
     pub(super) fn worked_at_ms(&self) -> i64 {
         self.worked_at_ms
+    }
+
+    /// Since when (Unix milliseconds) and why the provider has answered nothing of use, where that has lasted for five minutes.
+    pub(super) fn outage(&self) -> Option<(i64, &'static str)> {
+        self.outage.standing()
     }
 
     /// What is at fault, as [`Notice::Fault`] is told.

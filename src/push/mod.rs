@@ -9,7 +9,9 @@ mod gate;
 #[cfg(test)]
 mod gate_model;
 mod guard;
+mod malformed;
 mod notice;
+mod outage;
 mod overtaking;
 mod pace;
 pub mod retry_after;

@@ -8,7 +8,7 @@ use tokio::time::Instant as At;
 
 use super::apns::{self, Apns, AppKey, Identity};
 use super::fcm::{self, Fcm};
-use super::gate::{Gate, Leave};
+use super::gate::{Gate, Leave, unreached};
 use super::notice::{Notice, SenderStatus};
 use super::overtaking::Overtaking;
 use super::slots::{Slot, Slots};
@@ -153,7 +153,10 @@ impl Sender {
         };
         let now_ms = self.clock.now_ms();
         let leave = match self.gate().admit(now_ms, nudge.ios) {
-            Ok(leave) => leave,
+            Ok(mut leave) => {
+                leave.of = Some(nudge.channel_id);
+                leave
+            }
             Err(refusal) => return Answer::GivenBack { reason: refusal.reason.into(), due_ms: refusal.due_ms },
         };
         let request = Request { sender: self, leave: Some(leave), _slot: slot };
@@ -187,7 +190,10 @@ impl Sender {
                 metrics::gauge!("muster_fcm_quota_used_ratio").set(gate.pace.used_ratio());
                 fcm.token_age_s(now_ms)
             }
-            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.token_age_s(now_ms),
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => {
+                apns.show();
+                apns.token_age_s(now_ms)
+            }
         };
         if let Some(age_s) = age_s {
             metrics::gauge!("muster_provider_token_age_seconds", "provider" => self.name.clone()).set(age_s as f64);
@@ -236,6 +242,11 @@ impl Sender {
     /// Unix milliseconds at which a nudge was last accepted under the credential in use; 0 where none was.
     pub fn worked_at_ms(&self) -> i64 {
         self.gate().worked_at_ms()
+    }
+
+    /// What its alarm says where the provider has answered nothing of use for five minutes.
+    pub fn outage(&self) -> Option<String> {
+        self.gate().outage().map(|(_, reason)| unreached(reason))
     }
 
     /// What is at fault, of the credential or of the one that FCM holds for the bridge to APNs, as its alarm says it.

@@ -13,9 +13,10 @@ use crate::error::Result;
 use crate::ops::alarms as told;
 use crate::ops::ca::authority::CA_NAME;
 use crate::ops::mdm::topics;
+use crate::push::Sender;
 use crate::store::{Class, alarms, gauges, sealed};
 use crate::work::expiry;
-use crate::work::nudger::FAULT;
+use crate::work::nudger::{FAULT, UNREACHED};
 
 /// Another process's change is in use here within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
@@ -74,18 +75,23 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
     Ok(())
 }
 
-/// Brings the alarms of senders at fault up to date. Their notices do that as it happens; here is mended what these could not: an alarm
-/// of a process that is no more, and one that could not be written. One closes only where the sender has worked
-/// since it was told: another process may know of a fault of which this one has seen nothing.
+/// Brings the alarms of senders up to date, of a fault and of a provider that is not reached. A fault's notices do that as it happens; here
+/// is mended what these could not: an alarm of a process that is no more, and one that could not be written. One closes only where the
+/// sender has worked since it was told: another process may know of a fault of which this one has seen nothing.
 pub async fn faults(app: &App) -> Result<()> {
-    let standing = alarms::standing_since(&mut app.db.read().await?, FAULT, FAULTS_MAX).await?;
+    keep(app, FAULT, |sender| sender.fault()).await?;
+    keep(app, UNREACHED, |sender| sender.outage()).await
+}
+
+async fn keep(app: &App, kind: &'static str, says: impl Fn(&Sender) -> Option<String>) -> Result<()> {
+    let standing = alarms::standing_since(&mut app.db.read().await?, kind, FAULTS_MAX).await?;
     for sender in app.senders.all() {
         let told_at_ms = standing.iter().find(|(subject, _)| subject == sender.name()).map(|(_, changed_at_ms)| *changed_at_ms);
-        let (name, fault) = (sender.name(), sender.fault());
-        match (fault, told_at_ms) {
-            (Some(fault), None) => change!(app, Class::Background, |conn, moment| told::open(conn, moment, FAULT, name, &fault).await)?,
+        let name = sender.name();
+        match (says(&sender), told_at_ms) {
+            (Some(text), None) => change!(app, Class::Background, |conn, moment| told::open(conn, moment, kind, name, &text).await)?,
             (None, Some(told_at_ms)) if sender.worked_at_ms() > told_at_ms => {
-                change!(app, Class::Background, |conn, moment| told::close(conn, moment, FAULT, name).await)?;
+                change!(app, Class::Background, |conn, moment| told::close(conn, moment, kind, name).await)?;
             }
             _ => {}
         }

@@ -46,6 +46,8 @@ const RESTORE_MAX: i64 = 500;
 const DAY_MS: i64 = 86_400_000;
 /// The alarm of a sender whose credential or project is at fault.
 pub const FAULT: &str = "push_fault";
+/// The alarm of a provider that answers nothing of use; its subject is the sender.
+pub const UNREACHED: &str = "push_unreached";
 /// Users of a device are called at their points for so long after they were there.
 const USER_SEEN_MS: i64 = 2 * DAY_MS;
 
@@ -121,7 +123,11 @@ async fn look(app: &App, lanes: Lanes, flights: &Flights, answers: &mpsc::Sender
 async fn pass(app: &App, lanes: Lanes, flights: &Flights, answers: &mpsc::Sender<Outcome>) -> Result<usize> {
     let mut found = 0;
     for sender in &app.senders.all() {
-        heed_notices(app, sender).await?;
+        // An alarm that cannot be written holds up no nudge.
+        if let Err(error) = heed_notices(app, sender).await {
+            app.heed(&error);
+            tracing::warn!(sender = sender.name(), %error, "what a sender has to tell cannot be written; trying again");
+        }
         let (capacity, express) = (sender.capacity().min(CLAIM_MAX), sender.express_capacity().min(CLAIM_MAX));
         if capacity + express > 0 {
             found += claim_and_send(app, sender, lanes, (capacity, express), flights, answers).await?;

@@ -142,6 +142,13 @@ impl Apns {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Shows the connections and what their peers allow, which changes while they are open.
+    pub(super) fn show(&self) {
+        if let Some(current) = self.current() {
+            current.pool.show_now();
+        }
+    }
+
     /// The topic of the credential in use.
     pub(super) fn topic(&self) -> Option<String> {
         self.current().map(|current| current.shown.clone())
@@ -159,11 +166,12 @@ impl Apns {
     pub(super) async fn deliver(&self, nudge: &Nudge) -> Verdict {
         let patience = tokio::time::sleep(self.timeout * 2);
         tokio::pin!(patience);
+        let mut is_out = false;
         loop {
             let Some(current) = self.current() else { return Verdict::Unsent { reason: "unconfigured" } };
             let verdict = tokio::select! {
-                verdict = self.deliver_as(&current, nudge) => verdict,
-                () = &mut patience => return Verdict::TimedOut,
+                verdict = self.deliver_as(&current, nudge, &mut is_out) => verdict,
+                () = &mut patience => return if is_out { Verdict::TimedOut } else { Verdict::Refused { reason: "no_stream" } },
             };
             let replaced = matches!(verdict, Verdict::Refused { .. }) && self.current().is_some_and(|now| !Arc::ptr_eq(&now, &current));
             if !replaced {
@@ -172,8 +180,9 @@ impl Apns {
         }
     }
 
-    /// Sends; what the peer never looked at goes out again on another connection, and an expired token is minted anew once.
-    async fn deliver_as(&self, current: &Current, nudge: &Nudge) -> Verdict {
+    /// Sends; what the peer never looked at goes out again on another connection, and an expired token is minted anew once. `is_out` while
+    /// the peer has a request of which it has said nothing.
+    async fn deliver_as(&self, current: &Current, nudge: &Nudge, is_out: &mut bool) -> Verdict {
         let body = request::body(nudge);
         let (mut refusals, mut minted, mut moved) = (0, false, false);
         loop {
@@ -191,9 +200,11 @@ impl Apns {
                 Ok(stream) => stream,
                 Err(verdict) => return verdict,
             };
+            *is_out = true;
             let reply = match tokio::time::timeout(self.timeout, stream.send(head, body.clone())).await {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(Lost::Refused)) => {
+                    *is_out = false;
                     refusals += 1;
                     metrics::counter!("muster_refused_stream_total", "provider" => current.pool.name().to_owned()).increment(1);
                     if refusals > REFUSALS_MAX {

@@ -184,6 +184,11 @@ impl Pool {
         self.bell.notify_one();
     }
 
+    /// Shows the present state.
+    pub(super) fn show_now(&self) {
+        self.show(&self.state());
+    }
+
     /// A pool that has been replaced says nothing more: the one in its place has the same name.
     fn show(&self, state: &State) {
         if state.retired {

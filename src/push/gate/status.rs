@@ -27,6 +27,8 @@ impl Gate {
             (SenderState::Paused, Some("the provider asked for a pause".into()), Some(self.paused_since_ms))
         } else if let Some(since_ms) = self.provider.failing_since_ms() {
             (SenderState::Paused, Some(format!("most requests fail at the provider: {}", self.trouble)), Some(since_ms))
+        } else if let Some((since_ms, reason)) = self.outage() {
+            (SenderState::Paused, Some(unreached(reason)), Some(since_ms))
         } else {
             (SenderState::Ok, None, None)
         };
@@ -46,6 +48,11 @@ impl Gate {
             credential_ends_at_ms: None,
         }
     }
+}
+
+/// What is told of a provider that answers nothing of use.
+pub(in crate::push) fn unreached(reason: &str) -> String {
+    format!("for five minutes and longer the provider has answered nothing of use: {reason}; what is due is tried again and again")
 }
 
 #[cfg(test)]

@@ -344,9 +344,13 @@ async fn a_name_that_does_not_resolve_and_a_strangers_certificate_hold_the_nudge
         }
         assert_eq!((fcm.counts().accepted, stranger.counts().requests), (n as u64, 0));
         assert_eq!(push_state(&astray, &phone.device.id).await, "active");
+        // One phone is enough for operators to hear of it.
+        astray.until("the alarm", async || open_alarms(&astray).await.contains("push_unreached")).await;
+        assert_eq!(astray.get("/push").await["senders"][0]["state"], "paused");
         astray.stop().await;
         let right = TestServer::beside(&url, None, clock.clone(), fcm.clone(), |_| {}).await;
         phone.nudged_after_ms(&right, MINUTE_MS, HOUR_MS).await;
+        right.until("the alarm ends", async || !open_alarms(&right).await.contains("push_unreached")).await;
         right.stop().await;
     }
 }

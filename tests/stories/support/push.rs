@@ -60,7 +60,7 @@ impl Fcm {
 /// An urgent nudge of an Android agent, kept for a week.
 pub fn nudge_to(token: &str) -> Nudge {
     Nudge {
-        channel_id: Id::v7(START_MS, [3; 10]),
+        channel_id: Id::derived(START_MS, Id::v7(START_MS, [3; 10]), &[token]),
         address: Address { kind: AddressKind::Token, value: token.into() },
         app: "org.example.agent".into(),
         ios: false,
