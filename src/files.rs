@@ -56,3 +56,18 @@ pub fn private_folder(path: &Path) -> std::io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path)
 }
+
+/// Whether a file could be made in this folder. Nothing is left there: the file that is tried has no name.
+pub fn can_write(folder: &Path) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        /// O_TMPFILE of Linux, open(2).
+        const NAMELESS: i32 = 0o20_200_000;
+        if let Err(error) = OpenOptions::new().write(true).mode(0o600).custom_flags(NAMELESS).open(folder) {
+            // A file system that knows no such files says nothing about leave to write.
+            return if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) { Err(error) } else { Ok(()) };
+        }
+    }
+    std::fs::metadata(folder).map(drop)
+}

@@ -5,12 +5,35 @@ mod otel;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+/// A line of the log that a fleet would have written a thousand times a second: once in ten seconds is enough.
+#[derive(Debug, Default)]
+pub struct Seldom(AtomicU64);
+
+impl Seldom {
+    pub const fn new() -> Seldom {
+        Seldom(AtomicU64::new(0))
+    }
+
+    /// True where it was not in the last ten seconds.
+    pub fn is_time(&self) -> bool {
+        static START: OnceLock<Instant> = OnceLock::new();
+        // From 1 on: 0 is never.
+        let now = START.get_or_init(Instant::now).elapsed().as_secs() + 1;
+        let last = self.0.load(Ordering::Relaxed);
+        let is_due = last == 0 || now - last.min(now) >= SELDOM_S;
+        is_due && self.0.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+const SELDOM_S: u64 = 10;
 /// What the log shows unless `MUSTER_LOG` says otherwise (the syntax of `RUST_LOG`).
 const LOG_DEFAULT: &str = "info,sqlx=warn,hyper=warn,h2=warn,tokio_cron_scheduler=warn";
 

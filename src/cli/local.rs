@@ -11,6 +11,7 @@ use crate::intake::authority::Authorities;
 use crate::model::{Actor, Role};
 use crate::ops::ca::{Pair, authority};
 use crate::ops::operators;
+use crate::seal::Seal;
 use crate::server;
 use crate::store::{Class, Db};
 
@@ -24,7 +25,7 @@ pub async fn health(url: &str) -> ExitCode {
     match ready.await {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("muster: not ready: {error}");
+            eprintln!("muster: not ready: {:#}", anyhow::Error::from(error));
             ExitCode::FAILURE
         }
     }
@@ -72,6 +73,16 @@ pub async fn ca_show(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The database and its key. Whoever stands in another folder than the server's shall see that these are not the server's.
+async fn open(config: &Config, clock: &Clock) -> anyhow::Result<(Db, Seal)> {
+    let is_new = config.sqlite_file().is_some_and(|file| !file.exists());
+    let opened = server::open(config, clock, config.migrate).await?;
+    if is_new {
+        eprintln!("there was no {}: it was made; a server that runs with other settings knows nothing of it", config.database_url);
+    }
+    Ok(opened)
+}
+
 /// `muster ca rotate`: puts a new device CA in the place of the one that there is, and prints its SHA-256.
 pub async fn ca_rotate(config: &Config) -> anyhow::Result<()> {
     anyhow::ensure!(
@@ -79,7 +90,7 @@ pub async fn ca_rotate(config: &Config) -> anyhow::Result<()> {
         "[mdm] ca_cert names the device CA: put the new certificate first in that file, the former one behind it, and the new key in ca_key"
     );
     let clock = Clock::system();
-    let (db, seal) = server::open(config, &clock, config.migrate).await?;
+    let (db, seal) = open(config, &clock).await?;
     let made = Pair::make_ca(&mut clock.moment())?;
     let mut conn = db.begin(Class::Operators).await?;
     let ca = authority::rotate_ca(&mut conn, &mut clock.moment(), &seal, &Actor::server(), made).await?;
@@ -92,7 +103,7 @@ pub async fn ca_rotate(config: &Config) -> anyhow::Result<()> {
 /// Adds the operator, or finds the one of that name, and makes a one-time sign-in link; answers with it what changed for one who was there.
 pub async fn sign_in_link(config: &Config, name: &str, role: Option<Role>) -> anyhow::Result<(String, Vec<String>)> {
     let clock = Clock::system();
-    let (db, _) = server::open(config, &clock, config.migrate).await?;
+    let (db, _) = open(config, &clock).await?;
     let mut conn = db.begin(Class::Operators).await?;
     let linked = operators::link(&mut conn, &mut clock.moment(), &Actor::server(), name, role).await?;
     conn.commit().await?;
@@ -103,7 +114,7 @@ pub async fn sign_in_link(config: &Config, name: &str, role: Option<Role>) -> an
 /// Makes an API key.
 pub async fn api_key(config: &Config, name: &str, role: Role) -> anyhow::Result<String> {
     let clock = Clock::system();
-    let (db, _) = server::open(config, &clock, config.migrate).await?;
+    let (db, _) = open(config, &clock).await?;
     let mut conn = db.begin(Class::Operators).await?;
     let key = operators::add_key(&mut conn, &mut clock.moment(), &Actor::server(), name, role).await?;
     conn.commit().await?;

@@ -55,7 +55,8 @@ enum Command {
     },
     /// The whole loop on this machine: server, stand-ins for FCM and APNs, 230 simulated phones, console.
     Demo {
-        /// End by itself after so many seconds, with a failure unless every phone completed the loop.
+        /// End by itself after so many seconds (up to 30 later where phones are still under way), with a failure unless every phone completed
+        /// the loop.
         #[arg(long, value_name = "N")]
         seconds: Option<u64>,
         /// Keep everything in this folder instead of a temporary one.
@@ -221,7 +222,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &file).await?),
         Command::Doctor { json } => return doctor::run(&config(), &Clock::system(), json).await,
         Command::Health { url } => return Ok(local::health(&url).await),
-        Command::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout()),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "muster", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
+        }
         Command::Operator(OperatorCommand::Add { name, role }) => local::operator_add(&config()?, &name, role).await?,
         Command::Push { access, verb } => verb.run(&access.into()).await?,
         Command::Apply { access, folder } => folder.run(&access).await?,

@@ -40,7 +40,7 @@ impl Config {
             let value = value.unwrap_or_else(|| toml::Value::String(variable.text.clone()));
             put(&mut table, variable, value)?;
         }
-        let config = loop {
+        let mut config: Config = loop {
             let misfit = match fitted(&table) {
                 Ok(config) => break config,
                 Err(misfit) => misfit,
@@ -54,6 +54,10 @@ impl Config {
                 None => return Err(told(&misfit, &variables)),
             }
         };
+        // What is not placed elsewhere lies together: key and database.
+        if !table.contains_key("database_url") {
+            config.database_url = format!("sqlite://{}", config.data_dir.join("muster.db").display());
+        }
         config.check()?;
         Ok(config)
     }
@@ -214,6 +218,9 @@ pub(super) mod tests {
         assert_eq!((app.key_id.as_str(), app.team_id.as_str()), ("1234567890", "12345E6789"));
         let config = load("", &[("MUSTER_TRUSTED_PROXIES", "[\"10.0.0.1\"]"), ("MUSTER_MIGRATE", "false")]).unwrap();
         assert!(config.trusted_proxies.len() == 1 && !config.migrate);
+        assert_eq!(load("", &[]).unwrap().database_url, "sqlite://data/muster.db");
+        let config = load("data_dir = \"/var/lib/muster\"", &[]).unwrap();
+        assert_eq!(config.database_url, "sqlite:///var/lib/muster/muster.db", "it lies where the key lies");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who is calling: an API key or a console session.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -91,6 +91,22 @@ pub fn client_address(app: &App, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         return peer;
     }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let mut named = forwarded.flat_map(|line| line.split(',')).filter_map(|part| part.trim().parse::<IpAddr>().ok());
-    named.rfind(|address| !app.config.trusted_proxies.contains(address)).unwrap_or(peer)
+    let named: Vec<&str> = forwarded.flat_map(|line| line.split(',')).collect();
+    let mut client = peer;
+    for part in named.into_iter().rev() {
+        // What cannot be read was written behind the last proxy of ours: whatever stands before it is the client's own word.
+        let Some(address) = address_of(part.trim()) else { break };
+        client = address;
+        if !app.config.trusted_proxies.contains(&address) {
+            break;
+        }
+    }
+    client
+}
+
+/// An address as proxies write it: alone, in brackets, or with a port.
+fn address_of(part: &str) -> Option<IpAddr> {
+    let bare = part.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(part);
+    let alone = bare.parse::<IpAddr>().ok();
+    alone.or_else(|| part.parse::<SocketAddr>().ok().map(|address| address.ip())).map(|address| address.to_canonical())
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::console;
 use crate::error::{Error, Refusal, Trouble, is_full};
 use crate::model::Fault;
+use crate::telemetry::Seldom;
 
 /// Seconds after which a client may try again when the database is away.
 const AWAY_RETRY_AFTER_S: i64 = 5;
@@ -92,7 +93,10 @@ impl From<Error> for Problem {
             Error::Full => full(),
             Error::Database(error) if is_full(&error) => full(),
             Error::Database(error) if matches!(trouble, Trouble::Away | Trouble::Repeat) => {
-                tracing::warn!(%error, "the database does not answer");
+                static TOLD: Seldom = Seldom::new();
+                if TOLD.is_time() {
+                    tracing::warn!(%error, "the database does not answer");
+                }
                 Problem {
                     retry_after_s: Some(AWAY_RETRY_AFTER_S),
                     ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database_away", "the database does not answer; try again")
@@ -139,7 +143,10 @@ pub async fn no_nul(request: Request, next: Next) -> Response {
 
 /// Phones keep what they have to say and come again; somebody must make room meanwhile.
 fn full() -> Problem {
-    tracing::error!("the disk of the database is full: nothing can be written until there is room; reading goes on");
+    static TOLD: Seldom = Seldom::new();
+    if TOLD.is_time() {
+        tracing::error!("the disk of the database is full: nothing can be written until there is room; reading goes on");
+    }
     metrics::counter!("muster_database_full_total").increment(1);
     let detail =
         "the disk of the server's database is full; what was accepted is safe, and everything goes on by itself once there is room";

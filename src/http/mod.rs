@@ -38,9 +38,9 @@ pub fn router(app: App, parts: &[Part]) -> Router {
         router = router.nest("/mdm", mdm());
     }
     if parts.contains(&Part::Mdm) || parts.contains(&Part::Agent) {
-        router = router.merge(enroll());
+        router = router.merge(enroll(&app));
     }
-    router = router.merge(if parts.contains(&Part::Console) { console() } else { bare() });
+    router = router.merge(if parts.contains(&Part::Console) { console(&app) } else { bare(&app) });
     router.layer(middleware::from_fn(error::no_nul)).layer(middleware::from_fn_with_state(app.clone(), trace::request_id)).with_state(app)
 }
 
@@ -64,19 +64,19 @@ fn mdm() -> Router<App> {
 }
 
 /// What a person sees who got an enrollment link.
-fn enroll() -> Router<App> {
+fn enroll(app: &App) -> Router<App> {
     Router::new()
         .route("/enroll/{token}", get(mdm::enroll::show))
         .route("/enroll/{token}/profile.mobileconfig", get(mdm::enroll::profile))
-        .layer(middleware::from_fn(console::layout::headers))
+        .layer(middleware::from_fn_with_state(app.clone(), console::layout::headers))
 }
 
 /// What a listener serves that has no console: pages look alike everywhere, and what is nowhere is told alike.
-fn bare() -> Router<App> {
+fn bare(app: &App) -> Router<App> {
     Router::new()
         .route("/assets/{name}", get(console::assets::asset))
         .fallback(console::layout::missing)
-        .layer(middleware::from_fn(console::layout::headers))
+        .layer(middleware::from_fn_with_state(app.clone(), console::layout::headers))
 }
 
 /// The operator API.
@@ -159,7 +159,7 @@ pub(crate) fn api() -> Router<App> {
 }
 
 /// The console's pages.
-fn console() -> Router<App> {
+fn console(app: &App) -> Router<App> {
     Router::new()
         .route("/assets/{name}", get(console::assets::asset))
         .route("/live", get(console::live::stream))
@@ -193,15 +193,15 @@ fn console() -> Router<App> {
         .route("/settings/password", post(console::settings::password))
         .route("/settings/fcm", post(console::settings::fcm))
         .route("/settings/canary", post(console::settings::try_out))
-        .route("/settings/operators", post(console::settings::add_operator))
+        .route("/settings/operators", get(console::settings::home).post(console::settings::add_operator))
         .route("/settings/operators/{id}/disable", get(console::settings::ask_disable).post(console::settings::disable))
-        .route("/settings/keys", post(console::settings::add_key))
+        .route("/settings/keys", get(console::settings::home).post(console::settings::add_key))
         .route("/settings/keys/{id}/revoke", get(console::settings::ask_revoke).post(console::settings::revoke))
         .route("/settings/mail", get(console::mail::list))
         .route("/settings/mail/{id}/resend", post(console::mail::resend))
         .route("/settings/webhooks", get(console::webhooks::list).post(console::webhooks::create))
         .route("/settings/webhooks/{id}", get(console::webhooks::show))
-        .route("/settings/webhooks/{id}/rotate", post(console::webhooks::rotate))
+        .route("/settings/webhooks/{id}/rotate", get(console::webhooks::home).post(console::webhooks::rotate))
         .route("/settings/webhooks/{id}/enable", post(console::webhooks::enable))
         .route("/settings/webhooks/{id}/redeliver", post(console::webhooks::redeliver))
         .route("/settings/webhooks/{id}/delete", get(console::webhooks::ask_delete).post(console::webhooks::delete))
@@ -222,5 +222,5 @@ fn console() -> Router<App> {
         .fallback(console::layout::missing)
         .method_not_allowed_fallback(console::layout::wrong_method)
         .layer(Extension(console::Console::default()))
-        .layer(middleware::from_fn(console::layout::headers))
+        .layer(middleware::from_fn_with_state(app.clone(), console::layout::headers))
 }

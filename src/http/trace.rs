@@ -1,12 +1,13 @@
 //! A request id through everything: the answer's header, the log, the problem document.
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
 
 use crate::app::App;
+use crate::telemetry::Seldom;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -20,7 +21,13 @@ pub async fn request_id(State(app): State<App>, request: Request, next: Next) ->
     let status = response.status();
     span.in_scope(|| {
         let ms = started.elapsed().as_secs_f64() * 1000.0;
-        if status.is_server_error() { tracing::warn!(%status, ms, "answered") } else { tracing::debug!(%status, ms, "answered") }
+        // A server that sends a fleet away for a while says so once in a while.
+        static SENT_AWAY: Seldom = Seldom::new();
+        if status.is_server_error() && (status != StatusCode::SERVICE_UNAVAILABLE || SENT_AWAY.is_time()) {
+            tracing::warn!(%status, ms, "answered");
+        } else {
+            tracing::debug!(%status, ms, "answered");
+        }
     });
     metrics::counter!("muster_http_requests_total", "path" => path, "status" => status.as_u16().to_string()).increment(1);
     if let Ok(value) = HeaderValue::from_str(&id) {

@@ -17,6 +17,8 @@ use crate::store::{Conn, devices, labels, policies};
 const NAME_CHARS_MAX: usize = 64;
 /// Devices that one call may name.
 const DEVICES_MAX: usize = 10_000;
+/// Devices that the audit names one by one, each way.
+const TOLD_MAX: usize = 100;
 /// Faults that one answer names.
 const FAULTS_MAX: usize = 100;
 /// The name that stands for every device in assignments.
@@ -117,9 +119,16 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
     }
     let mut concerned = found.clone();
     let before = labels::count(conn, label.id).await?;
+    let (mut given, mut taken) = (Vec::new(), Vec::new());
     match how {
-        Membership::Add => labels::add_members(conn, &[label.id], &found, moment.now_ms).await?,
-        Membership::Remove => labels::remove_members(conn, label.id, &found).await?,
+        Membership::Add => {
+            labels::add_members(conn, &[label.id], &found, moment.now_ms).await?;
+            given = found;
+        }
+        Membership::Remove => {
+            labels::remove_members(conn, label.id, &found).await?;
+            taken = found;
+        }
         Membership::Replace => {
             let most = i64::try_from(DEVICES_MAX).unwrap_or(i64::MAX);
             let before = labels::devices(conn, label.id, "", most + 1).await?;
@@ -133,6 +142,8 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
             concerned.retain(|id| before.binary_search(id).is_err());
             labels::remove_members(conn, label.id, &gone).await?;
             labels::add_members(conn, &[label.id], &concerned, moment.now_ms).await?;
+            given.clone_from(&concerned);
+            taken.clone_from(&gone);
             concerned.extend(gone);
         }
     }
@@ -140,7 +151,11 @@ pub async fn change(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
     let after = labels::count(conn, label.id).await?;
     let (before, after) = (json!({"devices": before}), json!({"devices": after}));
     let how = format!("{how:?}").to_lowercase();
-    let data = json!({"name": label.name, "how": how, "devices": concerned.len(), "before": before, "after": after});
+    given.truncate(TOLD_MAX);
+    taken.truncate(TOLD_MAX);
+    let data = json!({
+        "name": label.name, "how": how, "devices": concerned.len(), "before": before, "after": after, "given_to": given, "taken_from": taken,
+    });
     tell(conn, moment, actor, "label.members_changed", data).await?;
     Ok(Given { devices: concerned.len(), unknown_devices: unknown, ambiguous_devices: ambiguous })
 }
@@ -151,11 +166,18 @@ pub async fn delete(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &
     let label = labels::lock(conn, name).await?.ok_or(Error::NotFound("label"))?;
     let members = labels::count(conn, label.id).await?;
     policies::lock(conn).await?;
-    policies::unassign_label(conn, &label.id.to_string()).await?;
+    let unassigned = policies::unassign_label(conn, &label.id.to_string()).await?;
     labels::delete(conn, label.id).await?;
     // A set that still names the label is pointed to what its other labels give.
     settle::recompute(conn, moment).await?;
-    tell(conn, moment, actor, "label.deleted", json!({"name": label.name, "before": {"devices": members}, "after": null})).await
+    tell(
+        conn,
+        moment,
+        actor,
+        "label.deleted",
+        json!({"name": label.name, "before": {"devices": members, "policies": unassigned}, "after": null}),
+    )
+    .await
 }
 
 /// The ids of labels by name.

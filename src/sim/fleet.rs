@@ -174,7 +174,8 @@ fn lively(kind: &Kind, rng: &mut StdRng) -> Habits {
         // An app on iOS is nudged no more often than every 20 minutes, so it cannot afford to miss one in a short run.
         loses_push: if kind.keeps_time() { 0.02 } else { 0.0 },
         duplicates: 0.01,
-        fails: 0.04,
+        // As above.
+        fails: if kind.keeps_time() { 0.04 } else { 0.0 },
         cannot_obey,
         event_every: Some(Duration::from_secs(150)),
         absent_every: Some(Duration::from_secs(400)),

@@ -94,6 +94,13 @@ pub async fn list(conn: &mut Conn, state: &str, before: Option<Id>, rows_max: i6
     Ok(rows)
 }
 
+/// Alarms that are not closed: those that nobody has acknowledged first, the newest of each before the others.
+pub async fn not_closed(conn: &mut Conn, rows_max: i64) -> Result<Vec<AlarmRow>> {
+    let text = "SELECT id, kind, subject, state, detail, opened_at_ms, changed_at_ms, closed_at_ms FROM alarm \
+       WHERE closed_at_ms IS NULL ORDER BY CASE state WHEN 'open' THEN 0 ELSE 1 END, id DESC LIMIT $1";
+    Ok(sqlx::query_as(text).bind(rows_max).fetch_all(conn.raw()).await?)
+}
+
 /// When the alarm of (kind, subject) was opened that is not closed; `None` where there is none.
 pub async fn opened_at_ms(conn: &mut Conn, kind: &str, subject: &str) -> Result<Option<i64>> {
     let at = sqlx::query_scalar("SELECT opened_at_ms FROM alarm WHERE kind = $1 AND subject = $2 AND closed_at_ms IS NULL")

@@ -1,6 +1,6 @@
 //! The database: pools, transactions and the one writer of SQLite.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -43,14 +43,26 @@ pub enum Dialect {
 pub enum OpenError {
     #[error("database_url must begin with sqlite:// or postgres://")]
     Scheme,
-    #[error("the folder of the database cannot be made: {0}")]
-    Folder(std::io::Error),
-    #[error("the file of the database cannot be made: {0}")]
-    File(std::io::Error),
+    #[error("the folder of the database, {0:?}, cannot be made: {1}")]
+    Folder(PathBuf, std::io::Error),
+    #[error("the file of the database, {0:?}, cannot be made: {1}")]
+    File(PathBuf, std::io::Error),
     #[error("the database cannot be opened: {0}")]
-    Connect(#[from] sqlx::Error),
+    Connect(sqlx::Error),
     #[error("the schema cannot be brought up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> OpenError {
+        OpenError::Connect(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for OpenError {
+    fn from(error: sqlx::migrate::MigrateError) -> OpenError {
+        OpenError::Migrate(error)
+    }
 }
 
 /// One database. Cheap to clone.
@@ -238,10 +250,10 @@ impl Conn {
 async fn open_sqlite(path: &str) -> std::result::Result<Db, OpenError> {
     let file = path.split('?').next().unwrap_or(path);
     if let Some(folder) = Path::new(file).parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        files::private_folder(folder).map_err(OpenError::Folder)?;
+        files::private_folder(folder).map_err(|error| OpenError::Folder(folder.into(), error))?;
     }
     // SQLite gives its log and the index of it the mode of the file, which holds devices' data.
-    files::private_empty(Path::new(file)).map_err(OpenError::File)?;
+    files::private_empty(Path::new(file)).map_err(|error| OpenError::File(file.into(), error))?;
     let separator = if path.contains('?') { '&' } else { '?' };
     let options = quiet(&format!("sqlite://{path}{separator}mode=rwc"))?;
     let pages_max = Arc::new(AtomicI64::new(SQLITE_PAGES_MAX));
@@ -288,7 +300,16 @@ async fn open_postgres(url: &str) -> std::result::Result<Db, OpenError> {
             .after_connect(move |conn, _| Box::pin(async move { sqlx::raw_sql(setup).execute(conn).await.map(|_| ()) }))
             .connect_with(options.clone())
     };
-    let (writers, readers) = (pool(POSTGRES_WRITERS_MAX, POSTGRES_WRITER).await?, pool(POSTGRES_READERS_MAX, POSTGRES_READER).await?);
+    let writers = match pool(POSTGRES_WRITERS_MAX, POSTGRES_WRITER).await {
+        Ok(writers) => writers,
+        // The pool only says that it waited in vain; a connection by itself says for what.
+        Err(sqlx::Error::PoolTimedOut) => {
+            let alone = tokio::time::timeout(ACQUIRE_TIMEOUT, AnyConnection::connect_with(&options)).await;
+            return Err(alone.ok().and_then(std::result::Result::err).unwrap_or(sqlx::Error::PoolTimedOut).into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let readers = pool(POSTGRES_READERS_MAX, POSTGRES_READER).await?;
     Ok(Db { dialect: Dialect::Postgres, writers, readers, turns: Turns::default(), seat: Arc::default(), pages_max: Arc::default() })
 }
 

@@ -110,6 +110,12 @@ pub async fn insert_link(conn: &mut Conn, hash: &str, operator_id: Id, now_ms: i
     Ok(())
 }
 
+/// True where there is such a link, used or not.
+pub async fn knows_link(conn: &mut Conn, hash: &str) -> Result<bool> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM sign_in_link WHERE hash = $1").bind(hash).fetch_optional(conn.raw()).await?;
+    Ok(found.is_some())
+}
+
 /// Uses a link up; the operator it was for, once.
 pub async fn use_link(conn: &mut Conn, hash: &str, now_ms: i64) -> Result<Option<Id>> {
     Ok(sqlx::query_scalar(

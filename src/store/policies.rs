@@ -200,10 +200,12 @@ pub async fn assign(conn: &mut Conn, policy: Id, assignments: &[(String, String,
     Ok(())
 }
 
-/// Removes all assignments to a label.
-pub async fn unassign_label(conn: &mut Conn, label_id: &str) -> Result<()> {
+/// Removes all assignments to a label; answers the names of the policies that had them.
+pub async fn unassign_label(conn: &mut Conn, label_id: &str) -> Result<Vec<String>> {
+    let text = "SELECT p.name FROM assignment a JOIN policy p ON p.id = a.policy_id WHERE a.label_id = $1 ORDER BY p.name";
+    let names = sqlx::query_scalar(text).bind(label_id).fetch_all(conn.raw()).await?;
     sqlx::query("DELETE FROM assignment WHERE label_id = $1").bind(label_id).execute(conn.raw()).await?;
-    Ok(())
+    Ok(names)
 }
 
 /// An assignment of a published version, as stacks are computed from them.

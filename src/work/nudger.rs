@@ -23,6 +23,7 @@ use crate::ops::mdm::checkin::magic_name;
 use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender, Trip};
 use crate::store::wakes::{self, Claim, Claimed, Restored, Target};
 use crate::store::{Class, Conn};
+use crate::telemetry::Seldom;
 
 /// How often due wakes are looked for when no bell rings: other processes' changes are seen then.
 const TICK: Duration = Duration::from_millis(200);
@@ -113,7 +114,10 @@ async fn look(app: &App, lanes: Lanes, flights: &Flights, answers: &mpsc::Sender
         Ok(found) => found,
         Err(error) => {
             app.heed(&error);
-            tracing::warn!(%error, "the nudge queue cannot be read; trying again");
+            static TOLD: Seldom = Seldom::new();
+            if TOLD.is_time() {
+                tracing::warn!(%error, "the nudge queue cannot be read; trying again");
+            }
             0
         }
     }
@@ -126,7 +130,10 @@ async fn pass(app: &App, lanes: Lanes, flights: &Flights, answers: &mpsc::Sender
         // An alarm that cannot be written holds up no nudge.
         if let Err(error) = heed_notices(app, sender).await {
             app.heed(&error);
-            tracing::warn!(sender = sender.name(), %error, "what a sender has to tell cannot be written; trying again");
+            static TOLD: Seldom = Seldom::new();
+            if TOLD.is_time() {
+                tracing::warn!(sender = sender.name(), %error, "what a sender has to tell cannot be written; trying again");
+            }
         }
         let (capacity, express) = (sender.capacity().min(CLAIM_MAX), sender.express_capacity().min(CLAIM_MAX));
         if capacity + express > 0 {

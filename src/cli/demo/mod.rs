@@ -29,7 +29,7 @@ const APPS: usize = ANDROIDS / (APP_EVERY - 1);
 const IPHONES: usize = 20;
 const ALL: usize = ANDROIDS + APPS + IPHONES;
 /// The phones' first activations are spread over this time.
-const ARRIVE_WITHIN: Duration = Duration::from_secs(8);
+const ARRIVE_WITHIN: Duration = Duration::from_secs(4);
 /// Its database, in its folder.
 const DATABASE: &str = "muster.db";
 /// Phones that have not been through the loop are named up to this many.
@@ -110,6 +110,9 @@ async fn in_folder(seconds: Option<u64>, folder: &std::path::Path, clock: Clock)
     println!("{completed} of {ALL} phones were admitted, got their policy, were nudged, and finished a task");
     for laggard in laggards.iter().take(NAMED_MAX) {
         println!("  not {laggard}");
+    }
+    if laggards.len() > NAMED_MAX {
+        println!("  and {} more", laggards.len() - NAMED_MAX);
     }
     Ok(if completed == ALL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

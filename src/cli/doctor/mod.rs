@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::{Config, Tls, hide_password};
+use crate::files;
 use crate::http::health::DISK_FULL;
 use crate::http::tls;
 use crate::intake::authority::Authorities;
@@ -172,7 +173,7 @@ async fn server(report: &mut Report, config: &Config) {
             match text.lines().find(|line| line.starts_with(DISK_FULL)) {
                 Some(line) => report.fault("server", line.to_owned()),
                 None if status.is_success() => report.ok("server", format!("one runs on {} and is ready", listener.address)),
-                None => report.fault("server", format!("{url} answers {status}: see its log")),
+                None => report.fault("server", format!("{url} answers {status}: see its log, if it is a Muster's")),
             }
         }
     }
@@ -188,11 +189,35 @@ fn certificate(report: &mut Report, files: &Tls, clock: &Clock) {
     report.ends("tls", &shown.to_string(), chain[0].until_ms(), clock.now_ms());
 }
 
+/// Whether a file is there, or could be made; else what keeps it from that.
+fn there(file: &Path) -> Result<bool, String> {
+    match file.try_exists() {
+        Ok(true) => return Ok(true),
+        Ok(false) => {}
+        Err(error) => return Err(format!("{} cannot be looked at: {error}; run this as the server's user", file.display())),
+    }
+    let mut folder = file.parent().unwrap_or(Path::new(""));
+    while !folder.as_os_str().is_empty() && !folder.exists() {
+        folder = folder.parent().unwrap_or(Path::new(""));
+    }
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    files::can_write(folder).map(|()| false).map_err(|error| {
+        format!(
+            "{} does not exist and cannot be made: {}: {error}; give that folder to the server's user",
+            file.display(),
+            folder.display()
+        )
+    })
+}
+
 /// The key, if there is one: where none is, none is made.
 fn master_key(report: &mut Report, config: &Config) -> Option<Seal> {
     if config.secrets.key.is_none()
         && let Some(file) = Seal::file(config)
-        && !file.exists()
+        && !there(&file).unwrap_or_else(|trouble| {
+            report.fault("master key", trouble);
+            true
+        })
     {
         let detail = format!("{} does not exist", file.display());
         if config.sqlite_file().is_some_and(|file| !file.exists()) {
@@ -204,6 +229,8 @@ fn master_key(report: &mut Report, config: &Config) -> Option<Seal> {
     }
     match Seal::existing(config) {
         Ok(seal) => seal,
+        // That it cannot be read was told.
+        Err(_) if report.0.iter().any(|finding| finding.check == "master key") => None,
         Err(error) => {
             report.fault("master key", error.to_string());
             None
@@ -213,9 +240,18 @@ fn master_key(report: &mut Report, config: &Config) -> Option<Seal> {
 
 async fn database(report: &mut Report, config: &Config) -> Option<Db> {
     let shown = hide_password(&config.database_url);
-    if config.sqlite_file().is_some_and(|file| !file.exists()) {
-        report.note("database", format!("{shown} does not exist: `muster serve` makes it"));
-        return None;
+    if let Some(file) = config.sqlite_file() {
+        match there(&file) {
+            Ok(true) => {}
+            Ok(false) => {
+                report.note("database", format!("{shown} does not exist: `muster serve` makes it"));
+                return None;
+            }
+            Err(trouble) => {
+                report.fault("database", trouble);
+                return None;
+            }
+        }
     }
     let db = match Db::open(&config.database_url).await {
         Ok(db) => db,

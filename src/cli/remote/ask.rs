@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use reqwest::header::LOCATION;
 use reqwest::redirect::Policy;
 use serde_json::Value;
@@ -26,9 +26,11 @@ pub(super) struct Found {
 /// Makes the request; what is no success is an error with every fault that the server named, and so is a success that is no answer of
 /// Muster's. An answer without a body is null.
 pub(super) async fn ask(access: &Access, call: Call) -> anyhow::Result<Value> {
-    let key = access.key.as_deref().context("say who asks: --key or MUSTER_KEY; `muster key add` makes one")?;
+    let key = access.key.as_deref().filter(|key| !key.is_empty()).context(access.asks)?;
     let method = reqwest::Method::from_bytes(call.method.as_bytes())?;
     let url = format!("{}/api/v1{}", access.server.trim_end_matches('/'), call.path);
+    let is_url = reqwest::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some());
+    ensure!(is_url, "{:?} is no address of a server: take http://127.0.0.1:8080 or https://mdm.example.org", access.server);
     // A redirect would turn an order into a question, whose answer looks like success.
     let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(Policy::none()).build()?;
     let mut request = client.request(method, &url).bearer_auth(key).query(&call.query);
@@ -47,8 +49,8 @@ pub(super) async fn ask(access: &Access, call: Call) -> anyhow::Result<Value> {
         let Some(answer) = answer.filter(|answer| answer["detail"].is_string()) else {
             bail!("{url} answers {status}, but not as Muster does")
         };
-        // One fault alone is what `detail` says already.
-        let faults = answer["errors"].as_array().filter(|faults| faults.len() > 1).into_iter().flatten();
+        // `detail` says the first fault.
+        let faults = answer["errors"].as_array().filter(|faults| faults.len() > 1).into_iter().flatten().skip(1);
         let faults: String = faults.map(|fault| format!("\n  {}: {}", shown(&fault["pointer"]), shown(&fault["detail"]))).collect();
         bail!("{status}: {}{faults}", shown(&answer["detail"]));
     }

@@ -3,6 +3,7 @@
 mod apply;
 mod ask;
 mod nouns;
+mod params;
 mod push;
 
 pub use apply::Folder;
@@ -30,6 +31,9 @@ pub struct Access {
     /// An API key; `muster key add` makes one.
     #[arg(long, global = true, env = "MUSTER_KEY", hide_env_values = true, value_name = "KEY")]
     key: Option<String>,
+    /// What is said where there is no key.
+    #[arg(skip = "say who asks: --key or MUSTER_KEY; `muster key add` makes one")]
+    asks: &'static str,
     /// Print the API's JSON.
     #[arg(long, global = true)]
     json: bool,

@@ -2,9 +2,13 @@
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::params::read_params;
 use super::{Call, call, segment};
+use crate::clock::Clock;
+
+const DAY_MS: i64 = 86_400_000;
 
 /// Devices.
 #[derive(Debug, Subcommand)]
@@ -55,15 +59,24 @@ pub enum Job {
     /// Order something: `muster job create lock --device S123 --param message="Call the desk"`.
     Create {
         kind: String,
+        /// Whom it is for, by id, serial number or UDID; once or more.
         #[arg(long = "device", value_name = "DEVICE")]
         devices: Vec<String>,
+        /// All that have this label.
         #[arg(long, conflicts_with = "devices")]
         label: Option<String>,
+        /// Every device.
         #[arg(long, conflicts_with_all = ["devices", "label"])]
         all: bool,
-        /// A parameter; values that read as JSON are taken as such.
+        /// A parameter; values that read as JSON are taken as such, where the kind does not ask for a text.
         #[arg(long = "param", value_name = "NAME=VALUE")]
         params: Vec<String>,
+        /// urgent, change or bulk; the kind's own unless named.
+        #[arg(long)]
+        lane: Option<String>,
+        /// Seconds after which what was not done expires; the kind's own unless named.
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<i64>,
     },
     /// List jobs, newest first.
     List,
@@ -179,10 +192,16 @@ pub enum Token {
     /// Make one; its value is shown once.
     Add {
         name: String,
+        /// Devices that it admits at most.
         #[arg(long)]
         max_uses: Option<i64>,
+        /// Days until it ends; without it ends when it is revoked.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
+        days: Option<i64>,
+        /// A label that its devices get; once or more.
         #[arg(long = "label")]
         labels: Vec<String>,
+        /// The user, by id or e-mail address, whom its devices belong to.
         #[arg(long)]
         user: Option<String>,
     },
@@ -237,19 +256,23 @@ impl Device {
 impl Job {
     pub fn call(self) -> anyhow::Result<Call> {
         Ok(match self {
-            Job::Create { kind, devices, label, all, params } => {
-                let mut map = Map::new();
-                for param in params {
-                    let (name, value) = param.split_once('=').with_context(|| format!("{param:?} is not NAME=VALUE"))?;
-                    map.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value)));
-                }
+            Job::Create { kind, devices, label, all, params, lane, expires_in } => {
+                let pair = |param| str::split_once(param, '=').with_context(|| format!("{param:?} is not NAME=VALUE"));
+                let given = params.iter().map(String::as_str).map(pair).collect::<anyhow::Result<Vec<_>>>()?;
+                let map = read_params(&kind, &given);
                 let target = match (devices.is_empty(), label, all) {
                     (false, None, false) => json!({"devices": devices}),
                     (true, Some(label), false) => json!({"label": label}),
                     (true, None, true) => json!({"all": true}),
                     _ => bail!("say whom: --device (once or more), --label, or --all"),
                 };
-                call("POST", "/jobs").with(json!({"kind": kind, "params": map, "target": target}))
+                let mut body = json!({"kind": kind, "params": map, "target": target});
+                for (name, value) in [("lane", lane.map(Value::from)), ("expires_in_s", expires_in.map(Value::from))] {
+                    if let Some(value) = value {
+                        body[name] = value;
+                    }
+                }
+                call("POST", "/jobs").with(body)
             }
             Job::List => call("GET", "/jobs").table(&["id", "kind", "state", "tasks", "created_by"]),
             Job::Show { job } => call("GET", format!("/jobs/{}", segment(&job))),
@@ -338,8 +361,10 @@ impl Token {
     pub fn call(self) -> Call {
         match self {
             Token::List => call("GET", "/enrollment-tokens").table(&["id", "name", "state", "uses", "max_uses"]),
-            Token::Add { name, max_uses, labels, user } => {
-                call("POST", "/enrollment-tokens").with(json!({"name": name, "max_uses": max_uses, "labels": labels, "user": user}))
+            Token::Add { name, max_uses, days, labels, user } => {
+                let expires_at_ms = days.map(|days| Clock::system().now_ms() + days * DAY_MS);
+                let body = json!({"name": name, "max_uses": max_uses, "expires_at_ms": expires_at_ms, "labels": labels, "user": user});
+                call("POST", "/enrollment-tokens").with(body)
             }
             Token::Show { id } => call("GET", format!("/enrollment-tokens/{}", segment(&id))),
             Token::Revoke { id } => call("POST", format!("/enrollment-tokens/{}/revoke", segment(&id))),

@@ -40,7 +40,8 @@ pub struct PushAccess {
 
 impl From<PushAccess> for Access {
     fn from(access: PushAccess) -> Access {
-        Access { server: access.server, key: access.api_key, json: access.json, limit: ROWS_MAX }
+        let asks = "say who asks: --api-key or MUSTER_KEY; `muster key add` makes one";
+        Access { server: access.server, key: access.api_key, asks, json: access.json, limit: ROWS_MAX }
     }
 }
 

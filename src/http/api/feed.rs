@@ -56,7 +56,8 @@ impl From<&FeedRow> for FeedEntry {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct FeedQuery {
-    /// A cursor of this feed; without one the feed is read from its oldest entry, the stream from now on.
+    /// A cursor of this feed; without one the feed is read from its oldest entry, the stream from now on. `cursor` says the same.
+    #[serde(alias = "cursor")]
     after: Option<String>,
     /// A whole kind (`task.done`) or its first word (`task`).
     kind: Option<String>,

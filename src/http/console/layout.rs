@@ -1,8 +1,8 @@
 //! What every page has around it, who may see it, and how forms come in.
 
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 
@@ -20,14 +20,34 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      base-uri 'none'; frame-ancestors 'none'";
 
 /// Puts the headers on every page of the console.
-pub async fn headers(request: Request, next: Next) -> Response {
+pub async fn headers(State(app): State<App>, request: Request, next: Next) -> Response {
+    let was_told = flash_of(request.headers()).is_some() && request.method() == Method::GET;
     let mut response = next.run(request).await;
+    let is_page = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     let headers = response.headers_mut();
+    // A message is shown once: by the page that was asked for with it.
+    if was_told && is_page {
+        headers.append(header::SET_COOKIE, HeaderValue::from_static("muster_flash=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"));
+    }
+    if app.config.public_url_is_https() {
+        secure(headers);
+    }
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// Behind https the message of [`told`] goes over https alone, as the session's cookie does.
+fn secure(headers: &mut HeaderMap) {
+    if let header::Entry::Occupied(mut cookies) = headers.entry(header::SET_COOKIE) {
+        for cookie in cookies.iter_mut().filter(|cookie| cookie.as_bytes().starts_with(FLASH.as_bytes())) {
+            if let Ok(value) = HeaderValue::from_bytes(&[cookie.as_bytes(), b"; Secure"].concat()) {
+                *cookie = value;
+            }
+        }
+    }
 }
 
 /// A message that the page before left for this one.
@@ -168,13 +188,7 @@ pub async fn wrong_method() -> Response {
 /// A template as an answer, which takes a message that was left for it with it.
 pub fn page(template: &impl askama::Template) -> Response {
     match template.render() {
-        Ok(html) => {
-            let mut response = Html(html).into_response();
-            response
-                .headers_mut()
-                .append(header::SET_COOKIE, HeaderValue::from_static("muster_flash=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"));
-            response
-        }
+        Ok(html) => Html(html).into_response(),
         Err(error) => {
             tracing::error!(%error, "a page could not be rendered");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -27,7 +27,7 @@ use crate::store::{Class, Conn, alarms, console, funnel, liveness, policies, sta
 
 const FEED_SHOWN: i64 = 30;
 const JOBS_SHOWN: i64 = 8;
-const ALARMS_SHOWN: i64 = 10;
+const ALARMS_SHOWN: i64 = 50;
 const POLICIES_MAX: i64 = 500;
 /// Open tasks that are counted by reason; beyond it the page says "or more".
 const TASKS_COUNTED_MAX: i64 = 100_000;
@@ -120,6 +120,8 @@ struct Overview {
     tiles: Vec<Tile>,
     devices: i64,
     alarms: Vec<AlarmLine>,
+    /// How many more stand.
+    more_alarms: i64,
     findings: Vec<FindingLine>,
     reasons: Vec<ReasonLine>,
     reasons_full: bool,
@@ -137,8 +139,7 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
     let sums = shared.overview.get(&app, &mut conn).await?;
     let rows = console::jobs_under_way(&mut conn, JOBS_SHOWN).await?;
     let jobs = jobs::views(&mut conn, rows).await?.iter().map(|job| job_line(job, now_ms)).collect();
-    let alarms = alarms::list(&mut conn, "", None, 50).await?.into_iter().filter(|row| row.closed_at_ms.is_none());
-    let alarms = alarms.take(ALARMS_SHOWN as usize).map(|row| AlarmLine {
+    let alarms = alarms::not_closed(&mut conn, ALARMS_SHOWN).await?.into_iter().map(|row| AlarmLine {
         id: row.id,
         kind: sentence(&row.kind),
         is_open: row.state == "open",
@@ -146,6 +147,7 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
         detail: row.detail,
         opened: When::new(row.opened_at_ms, now_ms),
     });
+    let alarms: Vec<AlarmLine> = alarms.collect();
     let (_, newest) = feed::range(&mut conn).await?;
     let reading = Reading { after: newest - FEED_SHOWN, kind: String::new(), rows_max: FEED_SHOWN };
     let mut rows = feed::read(&mut conn, &reading).await?.rows;
@@ -153,7 +155,8 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
     let shown = Overview {
         tiles: tiles(&sums.devices),
         devices: sums.devices.iter().map(|(_, n)| n).sum(),
-        alarms: alarms.collect(),
+        more_alarms: (alarms::open_count(&mut conn).await? - alarms.len() as i64).max(0),
+        alarms,
         findings: sums.findings.iter().map(finding_line).collect(),
         reasons_full: sums.reasons.iter().map(|(_, n)| n).sum::<i64>() >= TASKS_COUNTED_MAX,
         reasons: sums.reasons.iter().map(|(word, n)| ReasonLine { word: word.clone(), said: reason(word), n: number(*n) }).collect(),

@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::confirm::confirm;
 use super::form::Posted;
 use super::format::{Badge, When, relative, span, who};
-use super::layout::{Frame, Shown, Trouble, Visitor, cookie, page, told};
+use super::layout::{Frame, Shown, Trouble, Visitor, cookie, page, to, told};
 use super::overview::{SenderLine, senders};
 use crate::app::App;
 use crate::change;
@@ -62,6 +62,11 @@ struct Settings {
 /// The page.
 pub async fn show(State(app): State<App>, visitor: Visitor) -> Shown {
     shown(&app, &visitor, None).await
+}
+
+/// Where the answer to a form is asked for again, by a reload or by what keeps it current: the page without what was shown once.
+pub async fn home() -> Response {
+    to("/settings")
 }
 
 /// Sets one's own password and ends one's other sessions.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::http::auth::{self, SESSION_MS};
 use crate::http::error::Problem;
 use crate::http::serve::Peer;
+use crate::model::token::hash;
 use crate::ops::operators;
 use crate::store::{self, Class};
 
@@ -61,14 +62,20 @@ pub async fn link(
         let detail = "this link is opened by going to it, not ahead of that";
         return Err(Trouble(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ahead", detail)));
     }
-    console.throttle.count_address(auth::client_address(&app, peer.ip(), &headers))?;
+    // Links have 256 bits and cannot be guessed: those that lead nowhere are counted, so that they cost a look-up and no more.
+    if !store::operators::knows_link(&mut app.db.read().await?, &hash(&secret)).await? {
+        console.throttle.count_address(auth::client_address(&app, peer.ip(), &headers))?;
+        return Err(link_used());
+    }
     match change!(app, Class::Operators, |conn, moment| operators::open_link(conn, moment, &secret).await)? {
         Some(opened) => Ok(signed_in(&app, &opened)),
-        None => {
-            let detail = "this link was used before or has expired; `muster operator add NAME` makes another";
-            Err(Trouble(Problem::new(StatusCode::FORBIDDEN, "link_used", detail)))
-        }
+        None => Err(link_used()),
     }
+}
+
+fn link_used() -> Trouble {
+    let detail = "this link was used before, has expired, or is another server's; `muster operator add NAME` makes one";
+    Trouble(Problem::new(StatusCode::FORBIDDEN, "link_used", detail))
 }
 
 /// Signs in with name and password.

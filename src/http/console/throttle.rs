@@ -34,7 +34,7 @@ impl Throttle {
     /// Counts a try; refuses where there were too many.
     pub fn count(&self, address: IpAddr, name: &str) -> Result<()> {
         // The address first: one address cannot fill the memory with names.
-        let free = room(&self.addresses) && self.addresses.check_key(&address).is_ok();
+        let free = room(&self.addresses) && self.addresses.check_key(&network_of(address)).is_ok();
         if free && room(&self.names) && self.names.check_key(&name.to_lowercase()).is_ok() {
             return Ok(());
         }
@@ -42,9 +42,17 @@ impl Throttle {
         Err(Error::refused_with("too_many_tries", "too many tries; wait a minute", members))
     }
 
-    /// Counts a try by address alone.
+    /// Counts a try by address alone, one that failed: a link that is good is no guess.
     pub fn count_address(&self, address: IpAddr) -> Result<()> {
         self.count(address, &format!("address {address}"))
+    }
+}
+
+/// Who has one IPv6 address has the 2^64 of its network.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => IpAddr::from((u128::from(address) >> 64 << 64).to_be_bytes()),
+        address => address,
     }
 }
 
@@ -71,5 +79,8 @@ mod tests {
             throttle.count(address(9), &format!("name {n}")).unwrap();
         }
         assert!(throttle.count(address(9), "another").is_err(), "the sixth try from an address, for whomever");
+        let host = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]);
+        assert!((0..5).all(|n| throttle.count_address(host(n)).is_ok()));
+        assert!(throttle.count_address(host(9)).is_err(), "another address of the same network");
     }
 }

@@ -7,7 +7,7 @@ use axum::response::Response;
 use super::confirm::confirm;
 use super::form::{Asked, Posted};
 use super::format::{Badge, When};
-use super::layout::{Frame, Shown, Trouble, Visitor, page, told};
+use super::layout::{Frame, Shown, Trouble, Visitor, page, to, told};
 use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result};
@@ -106,6 +106,11 @@ pub async fn create(State(app): State<App>, posted: Posted) -> Shown {
         Err(error) => Err(error),
     };
     once(&app, &posted.visitor, made).await
+}
+
+/// Where the answer to a form is asked for again: the page without the secret that was shown once.
+pub async fn home() -> Response {
+    to(PLACE)
 }
 
 /// Makes a new secret and shows it this once.

@@ -24,6 +24,8 @@ const REMEMBERED_MS: i64 = 7 * 86_400_000;
 /// A set is counted so far before it is accepted.
 const COUNTED_MAX: i64 = 10_000;
 const KEY_CHARS_MAX: usize = 256;
+/// Devices that the audit names one by one; the job's tasks name all of them.
+const TOLD_MAX: usize = 20;
 /// The longest time that a job may ask for.
 const EXPIRES_IN_S_MAX: i64 = 366 * 86_400;
 
@@ -82,7 +84,10 @@ pub async fn create(
         job.walk.clear();
     }
     jobs::insert(conn, &job).await?;
-    let data = json!({"job_id": id, "kind": kind.name, "target": shown(&new.target), "devices": found.as_ref().map(Vec::len)});
+    let named: Vec<&Id> = found.iter().flatten().take(TOLD_MAX).collect();
+    let data = json!({
+        "job_id": id, "kind": kind.name, "target": shown(&new.target), "devices": found.as_ref().map(Vec::len), "device_ids": named,
+    });
     feed::append(conn, moment, &[Entry { kind: "job.created", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
     if waits {
         budget::tell(conn, moment, actor, &job).await?;
