@@ -27,8 +27,8 @@ const SQLITE: &str = "sqlite://";
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// All settings of `muster serve`. Every one has a default.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// All settings of `muster serve`. Every one has a default. Its Debug hides what is secret.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address of the one plain listener; with `[tls]` it speaks TLS.

@@ -111,8 +111,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_reconnects", "Connections to APNs opened, or tried, in the place of one that ended or failed."),
 ];
 const GAUGES: &[(&str, &str)] = &[
-    ("muster_queue_depth", "Due wakes by lane."),
-    ("muster_queue_oldest_seconds", "Age of the oldest due wake by lane."),
+    ("muster_queue_depth", "Due wakes by provider and lane."),
+    ("muster_queue_oldest_seconds", "Age of the oldest due wake by provider and lane."),
     ("muster_in_flight", "Nudges on the wire."),
     ("muster_concurrency_limit", "Requests that the sender may have in flight."),
     ("muster_connections", "Connections to APNs."),

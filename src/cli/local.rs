@@ -108,7 +108,7 @@ pub async fn sign_in_link(config: &Config, name: &str, role: Option<Role>) -> an
     let linked = operators::link(&mut conn, &mut clock.moment(), &Actor::server(), name, role).await?;
     conn.commit().await?;
     db.close().await;
-    Ok((format!("{}/sign-in/{}", config.public_url.trim_end_matches('/'), linked.secret), linked.changes()))
+    Ok((format!("{}/sign-in/{}", config.public_url.trim_end_matches('/'), linked.secret.reveal()), linked.changes()))
 }
 
 /// Makes an API key.

@@ -87,7 +87,11 @@ fn unknown() -> Problem {
 
 /// The address of the client: the peer's, or, where the peer is a trusted proxy, the last one that it names and that is none itself.
 pub fn client_address(app: &App, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    if !app.config.trusted_proxies.contains(&peer) {
+    behind(&app.config.trusted_proxies, peer, headers)
+}
+
+fn behind(proxies: &[IpAddr], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    if !proxies.contains(&peer) {
         return peer;
     }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
@@ -97,7 +101,7 @@ pub fn client_address(app: &App, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         // What cannot be read was written behind the last proxy of ours: whatever stands before it is the client's own word.
         let Some(address) = address_of(part.trim()) else { break };
         client = address;
-        if !app.config.trusted_proxies.contains(&address) {
+        if !proxies.contains(&address) {
             break;
         }
     }
@@ -109,4 +113,34 @@ fn address_of(part: &str) -> Option<IpAddr> {
     let bare = part.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(part);
     let alone = bare.parse::<IpAddr>().ok();
     alone.or_else(|| part.parse::<SocketAddr>().ok().map(|address| address.ip())).map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_whom_the_last_proxy_of_ours_names_however_it_writes_addresses() {
+        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+        let seen = |peer: &str, forwarded: &str| {
+            let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), forwarded.parse().unwrap())]);
+            behind(&[proxy], peer.parse().unwrap(), &headers).to_string()
+        };
+        assert_eq!(seen("192.0.2.9", "198.51.100.1"), "192.0.2.9", "a stranger's word");
+        for (forwarded, client) in [
+            ("198.51.100.1", "198.51.100.1"),
+            ("203.0.113.7, 198.51.100.1", "198.51.100.1"),
+            ("198.51.100.1, 10.0.0.1", "198.51.100.1"),
+            ("198.51.100.1:4711", "198.51.100.1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("::ffff:198.51.100.1", "198.51.100.1"),
+            // What stands before something unreadable may be the client's own invention.
+            ("203.0.113.7, unknown", "10.0.0.1"),
+            ("203.0.113.7, unknown, 10.0.0.1", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            assert_eq!(seen("10.0.0.1", forwarded), client, "{forwarded:?}");
+        }
+    }
 }

@@ -45,8 +45,14 @@ impl Problem {
 
     /// 422 with the faults.
     pub fn invalid(errors: Vec<Fault>) -> Problem {
-        let detail =
-            errors.first().map_or_else(|| "the request is invalid".to_owned(), |fault| format!("{}: {}", fault.pointer, fault.detail));
+        let detail = errors.first().map_or_else(
+            || "the request is invalid".to_owned(),
+            |fault| match fault.pointer.as_str() {
+                // The whole of it is meant.
+                "" | "?" => fault.detail.clone(),
+                pointer => format!("{pointer}: {}", fault.detail),
+            },
+        );
         Problem { errors, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
     }
 }

@@ -182,7 +182,8 @@ impl<T: DeserializeOwned> FromRequestParts<App> for QueryOf<T> {
         }
         let deserializer = serde_urlencoded::Deserializer::new(form_urlencoded::parse(given.as_bytes()));
         serde_path_to_error::deserialize(deserializer).map(QueryOf).map_err(|error| {
-            let pointer = format!("?{}", error.path());
+            let path = error.path().to_string();
+            let pointer = if path == "." { "?".to_owned() } else { format!("?{path}") };
             Problem::invalid(vec![Fault { pointer, detail: explain(&error.into_inner().to_string()) }])
         })
     }

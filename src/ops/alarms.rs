@@ -62,6 +62,20 @@ mod tests {
             assert!(alarms::list(&mut conn, "open", None, 10).await.unwrap().is_empty());
             open(&mut conn, &mut moment, "push_fault", "fcm", "third").await.unwrap();
             assert_eq!(alarms::list(&mut conn, "", None, 10).await.unwrap().len(), 2);
+            // What stands comes first, however many have come and gone since; what somebody has seen comes behind.
+            open(&mut conn, &mut moment, "push_fault", "apns_app", "").await.unwrap();
+            for n in 0..60 {
+                open(&mut conn, &mut moment, "push_death_rush", &n.to_string(), "").await.unwrap();
+                close(&mut conn, &mut moment, "push_death_rush", &n.to_string()).await.unwrap();
+            }
+            let standing = async |conn: &mut Conn| {
+                let rows = alarms::not_closed(conn, 10).await.unwrap();
+                rows.into_iter().map(|row| row.subject).collect::<Vec<_>>()
+            };
+            assert_eq!(standing(&mut conn).await, ["apns_app", "fcm"]);
+            let newest = alarms::not_closed(&mut conn, 1).await.unwrap()[0].id;
+            alarms::acknowledge(&mut conn, newest, moment.now_ms).await.unwrap();
+            assert_eq!(standing(&mut conn).await, ["fcm", "apns_app"]);
             conn.commit().await.unwrap();
         })
         .await;

@@ -247,7 +247,7 @@ pub async fn has_delivery(conn: &mut Conn, webhook: Id, delivery: Id) -> Result<
 /// How many deliveries wait, and how many endpoints fail or are disabled.
 pub async fn counts(conn: &mut Conn) -> Result<(i64, i64)> {
     let row = sqlx::query_as(
-        "SELECT (SELECT COUNT(*) FROM webhook_delivery WHERE state = 'pending'), \
+        "SELECT (SELECT COUNT(*) FROM webhook w JOIN webhook_delivery d ON d.webhook_id = w.id AND d.state = 'pending'), \
            (SELECT COUNT(*) FROM webhook WHERE state = 'disabled' OR failing_since_ms IS NOT NULL)",
     )
     .fetch_one(conn.raw())

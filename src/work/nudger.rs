@@ -71,6 +71,8 @@ enum Sent {
         /// When it left; where it did not, when it was to leave.
         at_ms: i64,
         address: Address,
+        /// When the channel had registered that address.
+        registered_at_ms: i64,
         platform: String,
     },
 }
@@ -300,7 +302,8 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
     if nudge.again && !matches!(answer, Answer::GivenBack { .. }) {
         metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
     }
-    Sent::Answered { answer, rhythm, high, at_ms: left_ms.unwrap_or(now_ms), address, platform: target.platform }
+    let registered_at_ms = target.push_since_ms;
+    Sent::Answered { answer, rhythm, high, at_ms: left_ms.unwrap_or(now_ms), address, registered_at_ms, platform: target.platform }
 }
 
 /// True for the channel of a user who has not been seen for so long: somebody else may have the Mac now. It is called for its work alone.

@@ -79,16 +79,15 @@ async fn sum_up(app: &App, everything: bool) -> Result<()> {
 async fn look(app: &App) -> Result<()> {
     let now_ms = app.clock.now_ms();
     let mut conn = app.db.read().await?;
-    let mut depths: Vec<Depth> = Vec::new();
     for sender in &app.senders.all() {
-        depths.extend(gauges::depths(&mut conn, sender.name(), now_ms).await?);
-    }
-    for lane in Lane::ALL {
-        let due = depths.iter().filter(|depth| depth.lane == lane);
-        let wakes: i64 = due.clone().map(|depth| depth.wakes).sum();
-        let oldest_ms = due.filter_map(|depth| depth.oldest_ms).min().unwrap_or(now_ms);
-        metrics::gauge!("muster_queue_depth", "lane" => lane.name()).set(wakes as f64);
-        metrics::gauge!("muster_queue_oldest_seconds", "lane" => lane.name()).set((now_ms - oldest_ms) as f64 / 1000.0);
+        let depths: Vec<Depth> = gauges::depths(&mut conn, sender.name(), now_ms).await?;
+        for lane in Lane::ALL {
+            let due = depths.iter().find(|depth| depth.lane == lane);
+            let oldest_ms = due.and_then(|depth| depth.oldest_ms).unwrap_or(now_ms);
+            let labels = [("provider", sender.name().to_owned()), ("lane", lane.name().to_owned())];
+            metrics::gauge!("muster_queue_depth", &labels).set(due.map_or(0, |depth| depth.wakes) as f64);
+            metrics::gauge!("muster_queue_oldest_seconds", &labels).set((now_ms - oldest_ms) as f64 / 1000.0);
+        }
     }
     let expected = gauges::expected(&mut conn).await?;
     metrics::gauge!("muster_armed_devices").set(expected.armed as f64);

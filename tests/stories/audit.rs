@@ -161,6 +161,11 @@ async fn policies(walk: &mut Walk, phone: &str) {
     for method in ["put", "post", "delete"] {
         walk.call(method, "/labels/{name}/devices", "staff", devices.clone(), "label.members_changed", true).await;
     }
+    let told = async || {
+        let items = walk.server.get("/feed?kind=label.members_changed").await["items"].as_array().unwrap().clone();
+        items.len() == 3 && items[0]["data"]["given_to"] == json!([phone]) && items[2]["data"]["taken_from"] == json!([phone])
+    };
+    walk.server.until("the audit says whom it is about", told).await;
     let document = json!({"document": {"cameraAccess": "CAMERA_ACCESS_DISABLED"}});
     walk.call("put", "/policies/{name}", "p", Some(document), "policy.published", true).await;
     let assignments = json!({"assignments": [{"label": "staff", "mode": "include", "rank": 1}]});

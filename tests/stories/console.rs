@@ -106,6 +106,12 @@ async fn the_cookie_is_secure_and_bound_to_the_host_exactly_where_the_address_is
         for attribute in ["; HttpOnly", "; SameSite=Lax", "; Path=/;"] {
             assert!(cookie.contains(attribute), "{cookie}");
         }
+        // The message for the next page too; a page that was not left one sets no cookie.
+        let admin = server.operator("an operator", Role::Admin).await;
+        let told = admin.post("/settings/canary", &[("sender", "nobody")]).await;
+        let cookie = told.cookies().into_iter().find(|cookie| cookie.starts_with("muster_flash=")).expect("a message");
+        assert_eq!(cookie.contains("; Secure"), secure, "{cookie}");
+        assert!(admin.get("/").await.cookies().iter().all(|cookie| !cookie.starts_with("muster_flash=")));
         server.stop().await;
     }
 }
@@ -410,7 +416,7 @@ async fn every_page_is_built_for_those_who_hear_it_and_a_form_that_is_typed_as_a
             assert!(text.contains(&format!("id=\"{id}\"")), "{path}: nothing has the id {id}");
         }
     }
-    for path in ["/sign-out", "/settings/keys", &format!("/devices/{}/sync", device.id)] {
+    for path in ["/sign-out", "/settings/fcm", &format!("/devices/{}/sync", device.id)] {
         let page = anna.get(path).await;
         assert_eq!(page.status, 405, "{path}");
         assert!(page.text.contains("only takes what a form of the console sends") && page.policy().starts_with("default-src"), "{path}");

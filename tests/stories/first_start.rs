@@ -158,3 +158,21 @@ async fn a_demo_does_not_begin_on_what_another_has_kept() {
     assert!(said.contains("kept holds a muster.db already"), "{said}");
     assert_eq!(std::fs::read_dir(bare.path("kept")).unwrap().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_the_output_may_go_and_what_cannot_be_written_is_said() {
+    let bare = Bare::new().await;
+    for args in [&["doctor"][..], &["completion", "bash"], &["serve", "--print-config"], &["key", "add", "unread"]] {
+        let mut command = bare.process.command();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.args(args).stdout(writer).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(141), "{args:?}: {said}");
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = bare.process.command().args(["key", "add", "lost"]).stdout(full).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("standard output cannot be written") && !said.contains("panicked"), "{said}");
+}

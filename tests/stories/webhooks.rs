@@ -313,6 +313,15 @@ async fn only_https_to_public_addresses_can_be_named_and_only_administrators_nam
         let made = server.post("/webhooks", json!({"url": "https://8.8.8.8/hook", "kinds": ["user.*", "task", "*"]})).await.expect(201);
         let id = made["id"].as_str().unwrap();
         server.post(&format!("/webhooks/{id}/redeliver"), json!({})).await.expect(422);
+        // What stands behind the host may be a secret of the receiver's.
+        let viewer = server.post("/keys", json!({"name": "eyes", "role": "viewer"})).await.expect(201);
+        let viewer = viewer["key"].as_str().unwrap();
+        for path in ["/webhooks".to_owned(), format!("/webhooks/{id}")] {
+            let request = server.client.get(format!("{}/api/v1{path}", server.url)).bearer_auth(viewer);
+            let seen = request.send().await.unwrap().text().await.unwrap();
+            assert!(seen.contains("https://8.8.8.8/...") && !seen.contains("hook"), "{seen}");
+            assert!(server.get(&path).await.to_string().contains("https://8.8.8.8/hook"));
+        }
         server.call("DELETE", &format!("/webhooks/{id}"), None).await.expect(204);
         server.call("GET", &format!("/webhooks/{id}"), None).await.expect(404);
         let key = server.post("/keys", json!({"name": "small", "role": "operator"})).await.expect(201);

@@ -13,7 +13,7 @@ pub use nouns::{Device, Event, Job, Label, Policy, Task, Token, User};
 
 use std::io::IsTerminal;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use self::ask::{ask, list};
 const ROWS_MAX: usize = 1_000;
 
 /// Where the server is and who asks.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Args)]
 pub struct Access {
     /// The server.
     #[arg(long, global = true, env = "MUSTER_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
@@ -40,6 +40,12 @@ pub struct Access {
     /// Rows of a list at most.
     #[arg(long, global = true, value_name = "N", default_value_t = ROWS_MAX, value_parser = rows)]
     limit: usize,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 fn rows(text: &str) -> Result<usize, String> {
@@ -76,6 +82,22 @@ impl Call {
         self.columns = columns;
         self
     }
+}
+
+/// Makes an enrollment token for simulated phones; without `own_users` all of them are one user's, who is made where there is none.
+pub async fn simulated_token(server: &str, key: &str, own_users: bool) -> anyhow::Result<String> {
+    const USER: &str = "simulated@example.org";
+    let access = Access { server: server.to_owned(), key: Some(key.to_owned()), asks: "", json: false, limit: ROWS_MAX };
+    let mut token = json!({"name": "simulated"});
+    if !own_users {
+        let known = ask(&access, call("GET", "/users").ask("q", Some(USER.to_owned()))).await?;
+        if known["items"].as_array().is_none_or(|users| users.iter().all(|user| user["email"] != USER)) {
+            ask(&access, call("POST", "/users").with(json!({"email": USER, "name": "Simulated phones"}))).await?;
+        }
+        token["user"] = json!(USER);
+    }
+    let made = ask(&access, call("POST", "/enrollment-tokens").with(token)).await?;
+    made["token"].as_str().map(str::to_owned).context("the server made an enrollment token and did not say it")
 }
 
 /// A value as one segment of a path.

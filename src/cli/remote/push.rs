@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where the server is and who asks; `--key` is the key of a certificate here.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Args)]
 pub struct PushAccess {
     /// The server.
     #[arg(long, global = true, env = "MUSTER_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
@@ -36,6 +36,12 @@ pub struct PushAccess {
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
+}
+
+impl std::fmt::Debug for PushAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PushAccess").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 impl From<PushAccess> for Access {

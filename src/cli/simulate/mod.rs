@@ -6,7 +6,7 @@ mod report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::options::Options;
 use self::report::Report;
+use super::remote::simulated_token;
 use super::stop_on_signal;
 use crate::clock::Clock;
 use crate::sim::swarm::{Carriers, Swarm};
@@ -32,7 +33,14 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     options.check()?;
     let clock = Clock::system();
     let seed = options.seed.unwrap_or_else(|| clock.moment().below(i64::from(u32::MAX)).unsigned_abs());
-    let plan = options.plan(seed);
+    let token = match (&options.token, options.key.as_deref().filter(|key| !key.is_empty())) {
+        (Some(token), _) => token.clone(),
+        (None, Some(key)) => simulated_token(&options.server, key, options.email.is_some()).await?,
+        (None, None) => bail!(
+            "name an enrollment token (--token or MUSTER_ENROLLMENT_TOKEN), or an operator's API key (--key or MUSTER_KEY) to have one made"
+        ),
+    };
+    let plan = options.plan(seed, token);
     let carriers = carriers(&options, &clock).await?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));

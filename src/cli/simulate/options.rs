@@ -16,7 +16,7 @@ const SECONDS_MAX: u64 = 7 * 24 * 3600;
 const AT_ONCE_MAX: usize = 8192;
 
 /// A fleet of simulated phones. Chances are between 0 and 1.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Args)]
 pub struct Options {
     /// The server that the phones come to.
     #[arg(long, value_name = "URL")]
@@ -33,9 +33,12 @@ pub struct Options {
     /// Further iPhones under MDM, enrolled through SCEP.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub apple: usize,
-    /// The enrollment token.
+    /// The enrollment token; without it one is made with --key.
     #[arg(long, env = "MUSTER_ENROLLMENT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    pub token: String,
+    pub token: Option<String>,
+    /// An API key of an operator, with which a token is made where none is given, and without --email a user whose phones they all are.
+    #[arg(long, env = "MUSTER_KEY", hide_env_values = true, value_name = "KEY")]
+    pub key: Option<String>,
     // In a help text clap breaks the line at an n in braces; the name of the value shows it as it is.
     /// The e-mail address of each phone's user, where n in braces stands for the phone's number; needed where the token names no user.
     #[arg(long, value_name = "user{n}@example.org")]
@@ -108,6 +111,12 @@ pub struct Options {
     pub yes_this_is_mine: bool,
 }
 
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("server", &self.server).field("devices", &self.devices).finish_non_exhaustive()
+    }
+}
+
 impl Options {
     /// Refuses what cannot be meant.
     pub fn check(&self) -> anyhow::Result<()> {
@@ -139,11 +148,11 @@ impl Options {
     }
 
     /// The fleet as the options have it.
-    pub fn plan(&self, seed: u64) -> Plan {
+    pub fn plan(&self, seed: u64, enrollment_token: String) -> Plan {
         let time = Duration::from_secs_f64;
         Plan {
             server: self.server.trim_end_matches('/').to_owned(),
-            enrollment_token: self.token.clone(),
+            enrollment_token,
             androids: self.devices,
             apps: self.ios_apps,
             bundle: self.ios_bundle.clone(),

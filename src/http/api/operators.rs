@@ -62,7 +62,7 @@ pub async fn create(
 ) -> Answer<(StatusCode, Json<Invited>)> {
     let linked = change!(app, Class::Operators, |conn, moment| ops::link(conn, moment, &actor, &named.name, Some(named.role)).await)?;
     let row = operators::by_name(&mut app.db.read().await?, &linked.name).await?.ok_or(Error::NotFound("operator"))?;
-    let link = format!("{}/sign-in/{}", app.config.public_url.trim_end_matches('/'), linked.secret);
+    let link = format!("{}/sign-in/{}", app.config.public_url.trim_end_matches('/'), linked.secret.reveal());
     Ok((StatusCode::CREATED, Json(Invited { operator: row.into(), link })))
 }
 

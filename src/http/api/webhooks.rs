@@ -25,6 +25,7 @@ use crate::store::{Class, Conn};
 pub struct Webhook {
     #[schema(value_type = String)]
     pub id: Id,
+    /// Its host alone for viewers: what follows may be a secret.
     pub url: String,
     /// Kinds of the feed that it is told of; empty for all.
     pub kinds: Vec<String>,
@@ -185,18 +186,20 @@ pub async fn create(
 
 /// Webhooks, oldest first.
 #[utoipa::path(get, path = "/api/v1/webhooks", tag = "webhooks", params(PageQuery), responses((status = 200, body = List<Webhook>)))]
-pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<PageQuery>) -> Answer<Json<List<Webhook>>> {
+pub async fn list(State(app): State<App>, Caller(actor): Caller, QueryOf(query): QueryOf<PageQuery>) -> Answer<Json<List<Webhook>>> {
     let limit = page::limit(query.limit)?;
     let after: Option<Id> = page::decode(query.cursor.as_deref())?;
     let after = after.map(|id| id.to_string()).unwrap_or_default();
     let rows = webhooks::list(&mut app.db.read().await?, &after, limit + 1).await?;
-    Ok(Json(List::of(rows, limit, |row| row.id).map(Webhook::from)))
+    let seen = |row: WebhookRow| Webhook { url: ops::url_for(&actor, &row.url), ..Webhook::from(row) };
+    Ok(Json(List::of(rows, limit, |row| row.id).map(seen)))
 }
 
 /// One webhook.
 #[utoipa::path(get, path = "/api/v1/webhooks/{id}", tag = "webhooks", params(("id" = String, Path)), responses((status = 200, body = Webhook)))]
-pub async fn get(State(app): State<App>, Caller(_): Caller, Path(id): Path<String>) -> Answer<Json<Webhook>> {
-    Ok(Json(row(&mut app.db.read().await?, &id).await?.into()))
+pub async fn get(State(app): State<App>, Caller(actor): Caller, Path(id): Path<String>) -> Answer<Json<Webhook>> {
+    let row = row(&mut app.db.read().await?, &id).await?;
+    Ok(Json(Webhook { url: ops::url_for(&actor, &row.url), ..Webhook::from(row) }))
 }
 
 /// Takes a webhook away.

@@ -37,8 +37,15 @@ impl FromRequest<App> for Posted {
 }
 
 /// The fields of a form. Their order is the page's.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Fields(Vec<(String, String)>);
+
+impl std::fmt::Debug for Fields {
+    /// Their names: a password is among the values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
 
 impl Fields {
     /// Reads a body of `application/x-www-form-urlencoded`.

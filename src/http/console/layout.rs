@@ -207,6 +207,8 @@ pub fn told(path: &str, outcome: Result<String, Error>) -> Shown {
     let flash = match outcome {
         Ok(text) => Flash { good: true, text },
         Err(Error::Database(error)) => return Err(Error::Database(error).into()),
+        // Where it is wrong is a field of a form, which has no pointer.
+        Err(Error::Invalid(faults)) if !faults.is_empty() => Flash { good: false, text: faults[0].detail.clone() },
         Err(error) => Flash { good: false, text: Problem::from(error).detail },
     };
     let mut response = to(path);

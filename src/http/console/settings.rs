@@ -115,7 +115,7 @@ pub async fn add_operator(State(app): State<App>, posted: Posted) -> Shown {
     };
     match done {
         Ok(linked) => {
-            let value = format!("{}/sign-in/{}", app.config.public_url.trim_end_matches('/'), linked.secret);
+            let value = format!("{}/sign-in/{}", app.config.public_url.trim_end_matches('/'), linked.secret.reveal());
             let mut said = format!("{} ({}) signs in once by this link, within 15 minutes:", linked.name, linked.role);
             for change in linked.changes() {
                 said.insert_str(0, &format!("{change} "));

@@ -70,7 +70,7 @@ pub async fn list(State(app): State<App>, visitor: Visitor) -> Shown {
 async fn shown(app: &App, visitor: &Visitor, secret: Option<String>) -> std::result::Result<Response, Trouble> {
     let now_ms = app.clock.now_ms();
     let rows = webhooks::list(&mut app.db.read().await?, "", SHOWN_MAX).await?;
-    let lines = rows.into_iter().map(|row| line(row, now_ms)).collect();
+    let lines = rows.into_iter().map(|row| line(visitor, row, now_ms)).collect();
     Ok(page(&Webhooks { secret, lines, frame: visitor.frame("Webhooks") }))
 }
 
@@ -83,7 +83,7 @@ pub async fn show(State(app): State<App>, Path(id): Path<String>, asked: Asked) 
     let found = List::of(found, PAGE_ROWS, |row| row.seq);
     Ok(page(&Webhook {
         disabled: row.disabled_reason.clone(),
-        hook: line(row, now_ms),
+        hook: line(&asked.visitor, row, now_ms),
         next: found.next_cursor.map(|cursor| asked.next(&cursor)),
         lines: found.items.into_iter().map(|row| delivery_line(row, now_ms)).collect(),
         frame: asked.visitor.frame("Webhook"),
@@ -167,11 +167,11 @@ async fn row(conn: &mut Conn, id: &str) -> Result<WebhookRow> {
     webhooks::get(conn, id_of(id)?).await?.ok_or(Error::NotFound("webhook"))
 }
 
-fn line(row: WebhookRow, now_ms: i64) -> HookLine {
+fn line(visitor: &Visitor, row: WebhookRow, now_ms: i64) -> HookLine {
     let kinds: Vec<String> = serde_json::from_str(&row.kinds).unwrap_or_default();
     HookLine {
         id: row.id,
-        url: row.url,
+        url: ops::url_for(visitor.actor(), &row.url),
         kinds: if kinds.is_empty() { "all".into() } else { kinds.join(", ") },
         state: Badge::of(&row.state),
         failing: row.failing_since_ms.map(|since_ms| When::new(since_ms, now_ms)),

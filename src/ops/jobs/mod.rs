@@ -44,7 +44,7 @@ const RETIRE: &str = "retire";
 const REASONS_COUNTED_MAX: i64 = 100_000;
 
 /// A job to be made.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
     pub kind: String,
@@ -57,6 +57,13 @@ pub struct NewJob {
     /// `urgent`, `change` or `bulk`; by its kind where absent.
     #[serde(default)]
     pub lane: Option<Lane>,
+}
+
+impl std::fmt::Debug for NewJob {
+    /// Without its parameters: a PIN or a password may be among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJob").field("kind", &self.kind).field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 /// What a job aims at: exactly one of the three.

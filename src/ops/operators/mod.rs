@@ -27,18 +27,23 @@ const PASSWORD_CHARS_MAX: usize = 256;
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm8$Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE";
 
 /// A session that was just opened: the cookie's secret and the token that forms repeat.
-#[derive(Debug)]
 pub struct Opened {
     pub secret: Secret,
     pub csrf: String,
     pub name: String,
 }
 
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// A one-time sign-in link, and what its making did to the operator.
 #[derive(Debug)]
 pub struct Linked {
     /// What the link ends in.
-    pub secret: String,
+    pub secret: Secret,
     pub name: String,
     /// The role from now on.
     pub role: String,
@@ -75,7 +80,7 @@ pub async fn link(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name: &st
     tell(conn, moment, actor, "operator.linked", data).await?;
     let enabled_again = before.as_ref().is_some_and(|row| row.disabled_at_ms.is_some());
     let was = before.map(|row| row.role).filter(|was| *was != role);
-    Ok(Linked { secret: secret.reveal().to_owned(), name, role, was, enabled_again })
+    Ok(Linked { secret, name, role, was, enabled_again })
 }
 
 /// Opens a one-time link: a session, or `None` where the link was used, has expired or never was.

@@ -16,8 +16,8 @@ async fn a_sign_in_link_opens_one_session_and_only_in_its_time() {
             link(&mut conn, &mut moment, &viewer, "night desk", Some(Role::Viewer)).await.is_err(),
             "only administrators add operators"
         );
-        let secret = link(&mut conn, &mut moment, &admin(), "night desk", Some(Role::Operator)).await.unwrap().secret;
-        let late = link(&mut conn, &mut moment, &admin(), "night desk", Some(Role::Viewer)).await.unwrap().secret;
+        let secret = link(&mut conn, &mut moment, &admin(), "night desk", Some(Role::Operator)).await.unwrap().secret.reveal().to_owned();
+        let late = link(&mut conn, &mut moment, &admin(), "night desk", Some(Role::Viewer)).await.unwrap().secret.reveal().to_owned();
         let opened = open_link(&mut conn, &mut moment, &secret).await.unwrap().unwrap();
         let session = operators::session(&mut conn, &opened.secret.hash(), moment.now_ms).await.unwrap().unwrap();
         assert_eq!((session.name.as_str(), session.role, session.csrf), ("night desk", Role::Viewer, opened.csrf));
@@ -65,7 +65,7 @@ async fn a_password_change_ends_the_other_sessions_and_a_disabled_operator_has_n
         let mut conn = db.begin(Class::Operators).await.unwrap();
         let mut sessions = Vec::new();
         for _ in 0..2 {
-            let secret = link(&mut conn, &mut moment, &admin(), "desk", Some(Role::Viewer)).await.unwrap().secret;
+            let secret = link(&mut conn, &mut moment, &admin(), "desk", Some(Role::Viewer)).await.unwrap().secret.reveal().to_owned();
             sessions.push(open_link(&mut conn, &mut moment, &secret).await.unwrap().unwrap().secret);
         }
         let id = operators::by_name(&mut conn, "desk").await.unwrap().unwrap().id;

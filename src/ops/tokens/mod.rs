@@ -38,7 +38,7 @@ pub struct NewToken {
 }
 
 /// A token as the API shows it; `token` only when it was just made.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub struct Token {
     pub id: Id,
     pub name: String,
@@ -57,6 +57,12 @@ pub struct Token {
     /// The devices it admitted; only when asked for one token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<UseRow>>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Makes a token. Its value is in the answer, once.

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::Id;
 use crate::model::schedule::{GAP_MS, GAP_URGENT_MS, LAZY_MS, PERIOD_S, SPREAD_MS};
 use crate::store::batch::rows_sql;
-use crate::store::{Conn, Sql, rows_json};
+use crate::store::{Conn, Sql, keys_json, rows_json};
 
 /// Where one claimed wake goes on.
 #[derive(Clone, Debug, Serialize)]
@@ -73,26 +73,38 @@ struct Death<'a> {
     bucket: i64,
     channel_id: Id,
     value: &'a str,
+    since_ms: i64,
 }
 
-// Only the address that was tried dies: one that the device registered meanwhile lives.
+/// An address that the provider calls dead or wrong, as it was registered when it was tried.
+#[derive(Clone, Debug)]
+pub struct Died {
+    pub channel_id: Id,
+    pub value: String,
+    pub since_ms: i64,
+}
+
+// Only the address that was tried dies: one that the device registered meanwhile lives, and so does the same one that it registered anew.
 const KILL: Sql = rows_sql!(
     "UPDATE channel AS c SET push_state = $2, push_since_ms = $3, push_registered_ms = c.push_since_ms FROM ",
-    rows(bucket: bigint, channel_id: text, value: text),
-    "WHERE ($4 < 0 OR c.bucket = $4) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_value = r.value AND c.push_state = 'active'"
+    rows(bucket: bigint, channel_id: text, value: text, since_ms: bigint),
+    "WHERE ($4 < 0 OR c.bucket = $4) AND c.bucket = r.bucket AND c.id = r.channel_id AND c.push_value = r.value AND c.push_since_ms = r.since_ms \
+       AND c.push_state = 'active'"
 );
 const MUTE: Sql = rows_sql!(
     "UPDATE wakes AS w SET sender = '', lease_id = NULL, next_due_ms = NULL FROM ",
-    rows(bucket: bigint, channel_id: text, value: text),
+    rows(bucket: bigint, channel_id: text),
     "WHERE ($2 < 0 OR w.bucket = $2) AND w.bucket = r.bucket AND w.channel_id = r.channel_id \
        AND EXISTS (SELECT 1 FROM channel c WHERE ($2 < 0 OR c.bucket = $2) AND c.bucket = r.bucket AND c.id = r.channel_id \
          AND c.push_state IN ('dead', 'quarantined'))"
 );
 
 /// Marks addresses as `state` (`dead` or `quarantined`) and takes their wakes from the sender. Channels before wakes, as everywhere.
-pub async fn kill(conn: &mut Conn, state: &str, addresses: &[(Id, String)], now_ms: i64) -> Result<()> {
-    let mut rows: Vec<Death<'_>> =
-        addresses.iter().map(|(id, value)| Death { bucket: id.bucket(), channel_id: *id, value: value.as_str() }).collect();
+pub async fn kill(conn: &mut Conn, state: &str, addresses: &[Died], now_ms: i64) -> Result<()> {
+    let mut rows: Vec<Death<'_>> = addresses
+        .iter()
+        .map(|one| Death { bucket: one.channel_id.bucket(), channel_id: one.channel_id, value: &one.value, since_ms: one.since_ms })
+        .collect();
     rows.sort_by_key(|row| (row.bucket, row.channel_id));
     let json = rows_json(&rows);
     crate::store::channels_lock(conn, &rows.iter().map(|row| row.channel_id).collect::<Vec<_>>()).await?;
@@ -129,13 +141,12 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
     .fetch_all(conn.raw())
     .await?;
     crate::store::channels_lock(conn, &ids).await?;
-    let dead = |ids: &[Id]| rows_json(&ids.iter().map(|id| Death { bucket: id.bucket(), channel_id: *id, value: "" }).collect::<Vec<_>>());
     // Between the look and the lock a device may have registered anew, or its address may have died: those are left alone.
     let revived: Vec<Id> =
-        sqlx::query_scalar(REVIVE.on(conn.dialect())).bind(dead(&ids)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
+        sqlx::query_scalar(REVIVE.on(conn.dialect())).bind(keys_json(&ids)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
     lock(conn, &revived).await?;
     sqlx::query(UNMUTE.on(conn.dialect()))
-        .bind(dead(&revived))
+        .bind(keys_json(&revived))
         .bind(sender)
         .bind(now_ms)
         .bind(SPREAD_MS)
@@ -153,8 +164,8 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
 const REVIVE: Sql = rows_sql!(
     "UPDATE channel AS c SET push_state = 'active', \
        push_since_ms = CASE WHEN c.push_registered_ms IS NULL THEN $2 ELSE c.push_registered_ms END FROM ",
-    rows(bucket: bigint, channel_id: text, value: text),
-    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND COALESCE(c.push_state, '') = 'quarantined' RETURNING id"
+    rows(bucket: bigint, id: text),
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id AND COALESCE(c.push_state, '') = 'quarantined' RETURNING id"
 );
 // A fleet that comes back together is no herd: what has nothing open waits for its point, what has is called within ten minutes by its
 // phase, the urgent at once; and none before its gap has passed.
@@ -167,6 +178,40 @@ const UNMUTE: Sql = rows_sql!(
        WHEN w.nudged_at_ms IS NOT NULL AND w.nudged_at_ms + CASE WHEN w.gap_ms > $8 THEN w.gap_ms ELSE $8 END > $3 + w.phase_s * $4 / $5 \
          THEN w.nudged_at_ms + CASE WHEN w.gap_ms > $8 THEN w.gap_ms ELSE $8 END \
        ELSE $3 + w.phase_s * $4 / $5 END FROM ",
-    rows(bucket: bigint, channel_id: text, value: text),
-    "WHERE ($9 < 0 OR w.bucket = $9) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.sender = ''"
+    rows(bucket: bigint, id: text),
+    "WHERE ($9 < 0 OR w.bucket = $9) AND w.bucket = r.bucket AND w.channel_id = r.id AND w.sender = ''"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::Class;
+    use crate::store::testing::{devices, each_database};
+
+    #[tokio::test]
+    async fn an_address_that_was_registered_anew_outlives_what_was_said_of_it_before() {
+        each_database(async |db| {
+            let clock = Clock::moved(1_800_000_000_000, 5);
+            let (_, channel_id) = devices(&db, &clock, 1).await[0];
+            let mut conn = db.begin(Class::Nudger).await.unwrap();
+            sqlx::query("UPDATE channel SET push_value = 'address', push_state = 'active', push_since_ms = 2000 WHERE id = $1")
+                .bind(channel_id)
+                .execute(conn.raw())
+                .await
+                .unwrap();
+            for (since_ms, state) in [(1_000, "active"), (2_000, "dead")] {
+                let died = Died { channel_id, value: "address".into(), since_ms };
+                kill(&mut conn, "dead", &[died], clock.now_ms()).await.unwrap();
+                let found: String = sqlx::query_scalar("SELECT push_state FROM channel WHERE id = $1")
+                    .bind(channel_id)
+                    .fetch_one(conn.raw())
+                    .await
+                    .unwrap();
+                assert_eq!(found, state, "tried as registered at {since_ms}");
+            }
+            conn.commit().await.unwrap();
+        })
+        .await;
+    }
+}

@@ -113,11 +113,10 @@ impl World {
                 0..=13 => after_accepted(&rhythm, lane, wake.open_work == 1, wake.step, now_ms),
                 14..=16 => after_failure(&rhythm, lane, wake.step, wake.attempt, None, jitter, now_ms),
                 _ => {
-                    let address = (id, id.to_string());
                     if fate == 17 {
-                        suspect.push(address)
+                        suspect.push(id)
                     } else {
-                        dead.push(address)
+                        dead.push(id)
                     }
                     (model.quarantined, model.dead) = (fate == 17, fate == 18);
                     after_accepted(&rhythm, lane, wake.open_work == 1, wake.step, now_ms)
@@ -141,8 +140,9 @@ impl World {
         let mut conn = self.db.begin(Class::Nudger).await.unwrap();
         answer(&mut conn, &rows).await.unwrap();
         conn.commit().await.unwrap();
-        for (state, addresses) in [("dead", dead), ("quarantined", suspect)] {
+        for (state, ids) in [("dead", dead), ("quarantined", suspect)] {
             let mut conn = self.db.begin(Class::Nudger).await.unwrap();
+            let addresses = died(&mut conn, &ids).await;
             kill(&mut conn, state, &addresses, now_ms).await.unwrap();
             conn.commit().await.unwrap();
         }
@@ -274,14 +274,25 @@ async fn live(db: Db) {
     }
 }
 
+/// The addresses of these channels, as they are registered now.
+pub(super) async fn died(conn: &mut Conn, ids: &[Id]) -> Vec<Died> {
+    let mut addresses = Vec::with_capacity(ids.len());
+    for channel_id in ids.iter().copied() {
+        let text = "SELECT push_value, push_since_ms FROM channel WHERE id = $1";
+        let (value, since_ms) = sqlx::query_as(text).bind(channel_id).fetch_one(conn.raw()).await.unwrap();
+        addresses.push(Died { channel_id, value, since_ms });
+    }
+    addresses
+}
+
 /// A fleet whose addresses were set aside by our own fault comes back: none before its gap, none all at once.
 async fn herd(db: Db) {
     let mut world = World::new(db).await;
     let now_ms = START_MS + 5_000;
     let half: Vec<Id> = world.ids.iter().copied().step_by(2).collect();
     let raises: Vec<Raise> = half.iter().map(|id| Raise { channel_id: *id, lane: Lane::Change }).collect();
-    let addresses: Vec<(Id, String)> = world.ids.iter().map(|id| (*id, id.to_string())).collect();
     let mut conn = world.db.begin(Class::Operators).await.unwrap();
+    let addresses = died(&mut conn, &world.ids).await;
     raise(&mut conn, &raises, START_MS).await.unwrap();
     sqlx::query("UPDATE wakes SET nudged_at_ms = $1").bind(START_MS).execute(conn.raw()).await.unwrap();
     kill(&mut conn, "quarantined", &addresses, START_MS).await.unwrap();

@@ -6,7 +6,7 @@ mod contact;
 #[cfg(test)]
 mod interleavings;
 
-pub use answer::{Answered, Restored, answer, kill, restore};
+pub use answer::{Answered, Died, Restored, answer, kill, restore};
 pub use claim::{Claim, Claimed, Target, claim, due_lanes, due_urgent, postpone, targets};
 pub use contact::{Readdress, Reset, readdress, reset};
 
@@ -116,7 +116,8 @@ mod tests {
             let id = fleet(&db, &Clock::moved(START_MS, 5), 1, 0).await[0].channel_id;
             let since = async || numbers(&db, "SELECT push_since_ms - 1800000000000 FROM channel").await;
             let mut conn = db.begin(Class::Nudger).await.unwrap();
-            kill(&mut conn, "quarantined", &[(id, id.to_string())], START_MS + 5_000).await.unwrap();
+            let addresses = interleavings::died(&mut conn, &[id]).await;
+            kill(&mut conn, "quarantined", &addresses, START_MS + 5_000).await.unwrap();
             conn.commit().await.unwrap();
             assert_eq!(since().await, [5_000]);
             let mut conn = db.begin(Class::Nudger).await.unwrap();

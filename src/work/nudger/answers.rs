@@ -11,7 +11,7 @@ use crate::model::Lane;
 use crate::model::schedule::{LEASE_MS, Next, after_accepted, after_failure};
 use crate::push::Answer;
 use crate::store::Class;
-use crate::store::wakes::{self, Answered};
+use crate::store::wakes::{self, Answered, Died};
 
 /// Answers written back in one statement.
 pub(super) const ANSWERS_MAX: usize = 500;
@@ -48,8 +48,8 @@ pub(super) async fn write_group(app: &App, group: &[Outcome]) -> Result<()> {
     let mut rows = Vec::with_capacity(group.len());
     let (mut dead, mut suspect) = (Vec::new(), Vec::new());
     for outcome in group {
-        if let Sent::Answered { answer, address, .. } = &outcome.sent {
-            let died = (outcome.wake.channel_id, address.value.clone());
+        if let Sent::Answered { answer, address, registered_at_ms, .. } = &outcome.sent {
+            let died = Died { channel_id: outcome.wake.channel_id, value: address.value.clone(), since_ms: *registered_at_ms };
             match answer {
                 Answer::Dead { .. } => dead.push(died),
                 Answer::Suspect { .. } => suspect.push(died),

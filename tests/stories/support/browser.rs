@@ -52,7 +52,7 @@ impl TestServer {
         let mut conn = self.app.db.begin(Class::Operators).await.unwrap();
         let linked = operators::link(&mut conn, &mut moment, &Actor::server(), name, Some(role)).await.unwrap();
         conn.commit().await.unwrap();
-        format!("/sign-in/{}", linked.secret)
+        format!("/sign-in/{}", linked.secret.reveal())
     }
 
     /// The browser of an operator of this role, signed in.
