@@ -88,6 +88,11 @@ async fn a_fleet_that_no_server_admits_ends_with_a_failure_and_none_goes_to_a_st
     let help = String::from_utf8(simulate(&server, "--help").await.stdout).unwrap();
     assert!(help.contains("user{n}@example.org"), "{help}");
 
+    let output = simulate(&server, &format!("--server http://127.0.0.1:{} --token mdt_x --devices 1 --seconds 1", port())).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("does not answer yet") && said.contains("refused"), "{said}");
+    let output = simulate(&server, "--server http://127.0.0.1:1 --devices 3").await;
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("MUSTER_KEY"));
     let output = simulate(&server, "--server https://mdm.example.org --token mdt_x --devices 3").await;
     assert!(!output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("--yes-this-is-mine"));

@@ -18,11 +18,13 @@ use super::remote::simulated_token;
 use super::stop_on_signal;
 use crate::clock::Clock;
 use crate::sim::swarm::{Carriers, Swarm};
-use crate::sim::{apns, fcm};
+use crate::sim::{self, apns, fcm};
 
 /// How often a terminal's bar moves, and how often a line is written where there is no terminal.
 const BAR_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// A server that takes longer to say that it is there is not.
+const HEALTH_MAX: Duration = Duration::from_secs(10);
 /// The MDM topic of the APNs stand-in's certificate.
 const TOPIC: &str = "com.apple.mgmt.External.00000000-0000-4000-8000-000000000001";
 /// The name of the APNs stand-in's key for apps.
@@ -31,6 +33,15 @@ const KEY_ID: &str = "SIMULATED0";
 /// Runs the fleet for its time, or until a signal; fails where phones failed.
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     options.check()?;
+    let health = format!("{}/healthz", options.server.trim_end_matches('/'));
+    // The server may come up when the stand-ins have left what it reads.
+    if let Err(error) = sim::client(HEALTH_MAX).build()?.get(health).send().await {
+        eprintln!(
+            "muster: {} does not answer yet ({:#}); the phones go on trying",
+            options.server,
+            anyhow::Error::from(error.without_url())
+        );
+    }
     let clock = Clock::system();
     let seed = options.seed.unwrap_or_else(|| clock.moment().below(i64::from(u32::MAX)).unsigned_abs());
     let token = match (&options.token, options.key.as_deref().filter(|key| !key.is_empty())) {

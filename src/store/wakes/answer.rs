@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::Id;
 use crate::model::schedule::{GAP_MS, GAP_URGENT_MS, LAZY_MS, PERIOD_S, SPREAD_MS};
 use crate::store::batch::rows_sql;
-use crate::store::{Conn, Sql, keys_json, rows_json};
+use crate::store::{Conn, Sql, rows_json};
 
 /// Where one claimed wake goes on.
 #[derive(Clone, Debug, Serialize)]
@@ -74,6 +74,16 @@ struct Death<'a> {
     channel_id: Id,
     value: &'a str,
     since_ms: i64,
+}
+
+/// Channels by their keys. Not `id`: what a statement returns of its table by that name would be either of two.
+fn keys(ids: &[Id]) -> String {
+    #[derive(Serialize)]
+    struct Key {
+        bucket: i64,
+        channel_id: Id,
+    }
+    rows_json(&ids.iter().map(|id| Key { bucket: id.bucket(), channel_id: *id }).collect::<Vec<_>>())
 }
 
 /// An address that the provider calls dead or wrong, as it was registered when it was tried.
@@ -143,10 +153,10 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
     crate::store::channels_lock(conn, &ids).await?;
     // Between the look and the lock a device may have registered anew, or its address may have died: those are left alone.
     let revived: Vec<Id> =
-        sqlx::query_scalar(REVIVE.on(conn.dialect())).bind(keys_json(&ids)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
+        sqlx::query_scalar(REVIVE.on(conn.dialect())).bind(keys(&ids)).bind(now_ms).bind(-1_i64).fetch_all(conn.raw()).await?;
     lock(conn, &revived).await?;
     sqlx::query(UNMUTE.on(conn.dialect()))
-        .bind(keys_json(&revived))
+        .bind(keys(&revived))
         .bind(sender)
         .bind(now_ms)
         .bind(SPREAD_MS)
@@ -164,8 +174,8 @@ pub async fn restore(conn: &mut Conn, provider: &str, sender: &str, which: Resto
 const REVIVE: Sql = rows_sql!(
     "UPDATE channel AS c SET push_state = 'active', \
        push_since_ms = CASE WHEN c.push_registered_ms IS NULL THEN $2 ELSE c.push_registered_ms END FROM ",
-    rows(bucket: bigint, id: text),
-    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.id AND COALESCE(c.push_state, '') = 'quarantined' RETURNING id"
+    rows(bucket: bigint, channel_id: text),
+    "WHERE ($3 < 0 OR c.bucket = $3) AND c.bucket = r.bucket AND c.id = r.channel_id AND COALESCE(c.push_state, '') = 'quarantined' RETURNING id"
 );
 // A fleet that comes back together is no herd: what has nothing open waits for its point, what has is called within ten minutes by its
 // phase, the urgent at once; and none before its gap has passed.
@@ -178,8 +188,8 @@ const UNMUTE: Sql = rows_sql!(
        WHEN w.nudged_at_ms IS NOT NULL AND w.nudged_at_ms + CASE WHEN w.gap_ms > $8 THEN w.gap_ms ELSE $8 END > $3 + w.phase_s * $4 / $5 \
          THEN w.nudged_at_ms + CASE WHEN w.gap_ms > $8 THEN w.gap_ms ELSE $8 END \
        ELSE $3 + w.phase_s * $4 / $5 END FROM ",
-    rows(bucket: bigint, id: text),
-    "WHERE ($9 < 0 OR w.bucket = $9) AND w.bucket = r.bucket AND w.channel_id = r.id AND w.sender = ''"
+    rows(bucket: bigint, channel_id: text),
+    "WHERE ($9 < 0 OR w.bucket = $9) AND w.bucket = r.bucket AND w.channel_id = r.channel_id AND w.sender = ''"
 );
 
 #[cfg(test)]
