@@ -52,7 +52,7 @@ pub struct Options {
     /// Requests under way at a time.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub at_once: usize,
-    /// The same seed is the same fleet, which is known to the server when it comes again.
+    /// The same seed is the same fleet, which is known to the server when it comes again with the same token.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Phones sync every so many seconds instead of when the server says; iPhones then ask for commands as often.
