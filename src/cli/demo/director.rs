@@ -14,7 +14,7 @@ use crate::sim::fleet::{Fleet, email_of};
 /// How often the director orders something.
 const ORDER_EVERY: Duration = Duration::from_secs(5);
 /// A phone that has not completed the loop this long after the start is asked for again, urgently.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(8);
 /// A demo whose time is over waits so much longer for phones that are under way: a slow machine is no failure.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -77,7 +77,8 @@ impl Director {
         Ok(links)
     }
 
-    /// Orders things until `stop` or the end of `duration`, and of its grace where phones are not through. An order that fails is reported at the end, not at once: the demo goes on.
+    /// Orders things until `stop` or the end of `duration`, and of its grace where phones are not through. An order that fails is reported at
+    /// the end, not at once: the demo goes on.
     pub async fn direct(&self, fleet: &Fleet, stop: &CancellationToken, duration: Option<Duration>) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut round = 0_u64;
