@@ -98,8 +98,8 @@ impl Refusals {
     }
 }
 
-/// Who has one IPv6 address has the 2^64 of its network.
-fn network_of(remote: &str) -> String {
+/// By what a client is counted: its address, or its network (/64) of IPv6, because who has one address there has all 2^64.
+pub fn network_of(remote: &str) -> String {
     match remote.parse() {
         Ok(IpAddr::V6(address)) => {
             let [a, b, c, d, ..] = address.segments();

@@ -152,10 +152,11 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
     let reading = Reading { after: newest - FEED_SHOWN, kind: String::new(), rows_max: FEED_SHOWN };
     let mut rows = feed::read(&mut conn, &reading).await?.rows;
     rows.reverse();
+    let frame = visitor.frame("Overview");
     let shown = Overview {
         tiles: tiles(&sums.devices),
         devices: sums.devices.iter().map(|(_, n)| n).sum(),
-        more_alarms: (alarms::open_count(&mut conn).await? - alarms.len() as i64).max(0),
+        more_alarms: (frame.alarms - alarms.len() as i64).max(0),
         alarms,
         findings: sums.findings.iter().map(finding_line).collect(),
         reasons_full: sums.reasons.iter().map(|(_, n)| n).sum::<i64>() >= TASKS_COUNTED_MAX,
@@ -165,7 +166,7 @@ pub async fn show(State(app): State<App>, Extension(shared): Extension<Console>,
         policies: sums.policies.clone(),
         funnel: sums.funnel.iter().map(stage_line).collect(),
         feed: lines(&mut conn, &rows, now_ms).await?,
-        frame: visitor.frame("Overview"),
+        frame,
     };
     Ok(page(&shown))
 }

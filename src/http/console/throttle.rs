@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::error::{Error, Result};
+use crate::intake::refusals::network_of;
 
-/// Tries a minute, for each name and for each address.
+/// Tries a minute, for each name and for each address (of IPv6: each network).
 const TRIES_PER_MINUTE: NonZeroU32 = match NonZeroU32::new(5) {
     Some(tries) => tries,
     None => NonZeroU32::MIN,
@@ -20,7 +21,7 @@ const RETRY_AFTER_S: i64 = 60;
 #[derive(Debug)]
 pub struct Throttle {
     names: DefaultKeyedRateLimiter<String>,
-    addresses: DefaultKeyedRateLimiter<IpAddr>,
+    addresses: DefaultKeyedRateLimiter<String>,
 }
 
 impl Default for Throttle {
@@ -34,7 +35,7 @@ impl Throttle {
     /// Counts a try; refuses where there were too many.
     pub fn count(&self, address: IpAddr, name: &str) -> Result<()> {
         // The address first: one address cannot fill the memory with names.
-        let free = room(&self.addresses) && self.addresses.check_key(&network_of(address)).is_ok();
+        let free = room(&self.addresses) && self.addresses.check_key(&network_of(&address.to_string())).is_ok();
         if free && room(&self.names) && self.names.check_key(&name.to_lowercase()).is_ok() {
             return Ok(());
         }
@@ -45,14 +46,6 @@ impl Throttle {
     /// Counts a try by address alone, one that failed: a link that is good is no guess.
     pub fn count_address(&self, address: IpAddr) -> Result<()> {
         self.count(address, &format!("address {address}"))
-    }
-}
-
-/// Who has one IPv6 address has the 2^64 of its network.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => IpAddr::from((u128::from(address) >> 64 << 64).to_be_bytes()),
-        address => address,
     }
 }
 

@@ -250,12 +250,12 @@ async fn read(mut response: Response) -> Reply {
 /// come by here.
 fn opened<T, E>(made: Result<T, E>) -> Result<T, E> {
     if made.is_ok() {
-        connected("opened");
+        count_connect("opened");
     }
     made
 }
 
-fn connected(result: &'static str) {
+fn count_connect(result: &'static str) {
     metrics::counter!("muster_connects_total", "provider" => "fcm", "result" => result).increment(1);
 }
 
@@ -274,7 +274,7 @@ fn header_text(headers: &HeaderMap) -> Option<String> {
 
 fn lost(error: &reqwest::Error) -> Verdict {
     if error.is_connect() {
-        connected("failed");
+        count_connect("failed");
         Verdict::Unsent { reason: "connect" }
     } else if error.is_timeout() {
         Verdict::TimedOut
