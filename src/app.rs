@@ -6,7 +6,7 @@ mod room;
 mod tail;
 mod workers;
 
-pub use credentials::{SEALED_PREFIX, senders, take as take_credential};
+pub use credentials::{CredentialFile, SEALED_PREFIX, senders, take as take_credential};
 pub use funnel::{Funnel, Stage};
 pub use room::Room;
 pub use tail::{STREAMS_MAX, Tail, Watch};

@@ -5,30 +5,97 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::App;
 use crate::clock::Clock;
 use crate::config::{ApnsApp, ApnsMdm, Config, Fcm};
 use crate::intake::authority;
 use crate::push::apns::{self, AppKey, Identity};
-use crate::push::{Sender, Senders, fcm};
+use crate::push::{CredentialSource, Sender, Senders, fcm};
 
 /// Sealed credentials are named by this and the name of their sender.
 pub const SEALED_PREFIX: &str = "push/";
 const MDM_PREFIX: &str = "push/apns_mdm/";
 
-/// The senders of the settings. Without a credential a sender waits for one: it can be set by the API at any time. Those of MDM topics
-/// come with their certificates.
+/// The senders of the settings, with the credentials in their files. Without one a sender waits for it: it can be set by the API at any
+/// time. Those of MDM topics come with their certificates.
 pub fn senders(config: &Config, clock: &Clock) -> anyhow::Result<Senders> {
-    let mut senders = vec![
-        Arc::new(fcm_sender(&config.push.fcm.clone().unwrap_or_default(), clock)?),
-        Arc::new(app_sender(&config.push.apns_app.clone().unwrap_or_default(), clock)?),
-    ];
-    let mdm = config.push.apns_mdm.clone().unwrap_or_default();
-    if let Some(sender) = mdm_sender(&mdm, clock)? {
-        senders.push(Arc::new(sender));
+    let push = &config.push;
+    // Settings that cannot work are told at the start, not when a credential comes.
+    let mdm = push.apns_mdm.clone().unwrap_or_default();
+    anyhow::ensure!(
+        mdm.certificate.is_some() == mdm.key.is_some(),
+        "[push.apns_mdm] certificate and key belong together: set both or neither"
+    );
+    Sender::apns_mdm(&wire_of(&mdm), "", clock.clone()).context("[push.apns_mdm]")?;
+    let senders = Senders::from(vec![
+        Arc::new(Sender::fcm(fcm_wire_of(&push.fcm.clone().unwrap_or_default()), clock.clone())?),
+        Arc::new(Sender::apns_app(&app_wire_of(&push.apns_app.clone().unwrap_or_default()), clock.clone()).context("[push.apns_app]")?),
+    ]);
+    for file in files(config) {
+        let json = file.json?;
+        let name = name_of(file.setting, &json).with_context(|| file.shown.clone())?;
+        take(&senders, config, clock, &name, &json, CredentialSource::File).with_context(|| file.shown.clone())?;
+        senders.was_read(file.setting, &json);
     }
-    Ok(Senders::from(senders))
+    Ok(senders)
+}
+
+/// A credential in files that the settings name.
+#[derive(Debug)]
+pub struct CredentialFile {
+    /// The setting: `push.fcm`, `push.apns_app` or `push.apns_mdm`.
+    pub setting: &'static str,
+    /// The setting with its path, as operators are told of it.
+    pub shown: String,
+    /// In the form that [`Sender::replace_credential`] takes.
+    json: anyhow::Result<Vec<u8>>,
+}
+
+impl CredentialFile {
+    /// SHA-256 of what it holds, or of why it cannot be read.
+    pub fn print(&self) -> [u8; 32] {
+        match &self.json {
+            Ok(json) => Sha256::digest(json).into(),
+            Err(error) => Sha256::digest(format!("{error:#}")).into(),
+        }
+    }
+}
+
+fn files(config: &Config) -> Vec<CredentialFile> {
+    let push = &config.push;
+    let mut files = Vec::new();
+    let mut add = |setting, key: &str, path: &Path, json: &dyn Fn() -> anyhow::Result<Vec<u8>>| {
+        let shown = format!("[{setting}] {key} = {}", path.display());
+        let json = json().with_context(|| shown.clone());
+        files.push(CredentialFile { setting, shown, json });
+    };
+    if let Some(path) = push.fcm.as_ref().and_then(|fcm| fcm.service_account.as_ref()) {
+        add("push.fcm", "service_account", path, &|| Ok(std::fs::read(path)?));
+    }
+    if let Some((app, path)) = push.apns_app.as_ref().and_then(|app| Some((app, app.key.as_ref()?))) {
+        add("push.apns_app", "key", path, &|| {
+            let key = std::fs::read_to_string(path)?;
+            let json = json!({"key": key, "key_id": app.key_id, "team_id": app.team_id, "topic": app.topic});
+            Ok(json.to_string().into_bytes())
+        });
+    }
+    if let Some((certificate, key)) = push.apns_mdm.as_ref().and_then(|mdm| mdm.certificate.as_ref().zip(mdm.key.as_ref())) {
+        add("push.apns_mdm", "certificate", certificate, &|| {
+            let key = std::fs::read_to_string(key).with_context(|| format!("key = {}", key.display()))?;
+            Ok(json!({"certificate": std::fs::read_to_string(certificate)?, "key": key}).to_string().into_bytes())
+        });
+    }
+    files
+}
+
+/// The name under which the API would keep it.
+fn name_of(setting: &str, json: &[u8]) -> anyhow::Result<String> {
+    match setting {
+        "push.apns_mdm" => Ok(format!("{MDM_PREFIX}{}", Identity::parse(json)?.topic())),
+        setting => Ok(setting.replace('.', "/")),
+    }
 }
 
 fn fcm_wire_of(settings: &Fcm) -> fcm::Settings {
@@ -40,53 +107,12 @@ fn fcm_wire_of(settings: &Fcm) -> fcm::Settings {
     }
 }
 
-fn fcm_sender(settings: &Fcm, clock: &Clock) -> anyhow::Result<Sender> {
-    let sender = Sender::fcm(fcm_wire_of(settings), clock.clone())?;
-    if let Some(path) = &settings.service_account {
-        let json = std::fs::read(path).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
-        sender.replace_credential(&json).with_context(|| format!("[push.fcm] service_account = {}", path.display()))?;
-    }
-    Ok(sender)
-}
-
 fn app_wire_of(settings: &ApnsApp) -> apns::Settings {
     apns::Settings { endpoint: settings.endpoint.clone(), ca_file: settings.ca_file.clone() }
 }
 
-fn app_sender(settings: &ApnsApp, clock: &Clock) -> anyhow::Result<Sender> {
-    let sender = Sender::apns_app(&app_wire_of(settings), clock.clone()).context("[push.apns_app]")?;
-    if let Some(path) = &settings.key {
-        let key = read(path, "[push.apns_app] key")?;
-        let json = json!({"key": key, "key_id": settings.key_id, "team_id": settings.team_id, "topic": settings.topic});
-        sender.replace_credential(json.to_string().as_bytes()).context("[push.apns_app]")?;
-    }
-    Ok(sender)
-}
-
-fn mdm_sender(settings: &ApnsMdm, clock: &Clock) -> anyhow::Result<Option<Sender>> {
-    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.key) else {
-        anyhow::ensure!(
-            settings.certificate.is_none() && settings.key.is_none(),
-            "[push.apns_mdm] certificate and key belong together: set both or neither"
-        );
-        // Settings that cannot work are told at the start, not when a certificate comes.
-        Sender::apns_mdm(&wire_of(settings), "", clock.clone()).context("[push.apns_mdm]")?;
-        return Ok(None);
-    };
-    let (certificate, key) = (read(certificate, "[push.apns_mdm] certificate")?, read(key, "[push.apns_mdm] key")?);
-    let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).context("[push.apns_mdm]")?;
-    let sender = Sender::apns_mdm(&wire_of(settings), identity.topic(), clock.clone()).context("[push.apns_mdm]")?;
-    let json = json!({"certificate": certificate, "key": key});
-    sender.replace_credential(json.to_string().as_bytes()).context("[push.apns_mdm]")?;
-    Ok(Some(sender))
-}
-
 fn wire_of(settings: &ApnsMdm) -> apns::Settings {
     apns::Settings { endpoint: settings.endpoint.clone(), ca_file: settings.ca_file.clone() }
-}
-
-fn read(path: &Path, setting: &str) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("{setting} = {}", path.display()))
 }
 
 /// Whether a credential could be used under `name` at `now_ms`: everything that [`take`] would find out, before anything is changed.
@@ -108,16 +134,18 @@ pub fn check(config: &Config, now_ms: i64, name: &str, json: &[u8]) -> anyhow::R
     }
 }
 
-/// Takes a credential into use that is sealed under `name`; for an MDM topic without a sender, one is added. On an error everything
-/// stays as it was.
-pub fn take(senders: &Senders, config: &Config, clock: &Clock, name: &str, json: &[u8]) -> anyhow::Result<()> {
-    let sender_name = name.strip_prefix(SEALED_PREFIX).unwrap_or(name);
-    if let Some(sender) = senders.named(sender_name) {
-        return Ok(sender.replace_credential(json)?);
+/// Takes a credential into use that is, or would be, sealed under `name`; for an MDM topic without a sender, one is added. On an error
+/// everything stays as it was.
+pub fn take(senders: &Senders, config: &Config, clock: &Clock, name: &str, json: &[u8], from: CredentialSource) -> anyhow::Result<()> {
+    if let Some(sender) = senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)) {
+        sender.replace_credential(json)?;
+        sender.came_from(from);
+        return Ok(());
     }
     let topic = name.strip_prefix(MDM_PREFIX).context("no sender has this name")?;
     let sender = Sender::apns_mdm(&wire_of(&config.push.apns_mdm.clone().unwrap_or_default()), topic, clock.clone())?;
     sender.replace_credential(json)?;
+    sender.came_from(from);
     senders.add(sender);
     Ok(())
 }
@@ -133,8 +161,28 @@ impl App {
         check(&self.config, self.clock.now_ms(), name, json)
     }
 
-    /// As [`take`], in the running server.
+    /// As [`take`], in the running server, for one that the API has set.
     pub fn use_credential(&self, name: &str, json: &[u8]) -> anyhow::Result<()> {
-        take(&self.senders, &self.config, &self.clock, name, json)
+        take(&self.senders, &self.config, &self.clock, name, json, CredentialSource::Api)
+    }
+
+    /// The files of credentials that the settings name.
+    pub fn credential_files(&self) -> Vec<CredentialFile> {
+        files(&self.config)
+    }
+
+    /// What a file holds, with the name under which the API would keep it; `None` where that was taken, or passed over, before.
+    pub fn fresh_in(&self, file: &CredentialFile) -> anyhow::Result<Option<(String, Vec<u8>)>> {
+        let json = file.json.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        if self.senders.is_read(file.setting, json) {
+            return Ok(None);
+        }
+        let name = name_of(file.setting, json).with_context(|| file.shown.clone())?;
+        Ok(Some((name, json.clone())))
+    }
+
+    /// As [`App::use_credential`], for one of a file.
+    pub fn use_file(&self, name: &str, json: &[u8]) -> anyhow::Result<()> {
+        take(&self.senders, &self.config, &self.clock, name, json, CredentialSource::File)
     }
 }

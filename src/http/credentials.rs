@@ -5,11 +5,9 @@ use std::sync::Arc;
 use crate::app::{App, SEALED_PREFIX};
 use crate::change;
 use crate::clock::Moment;
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
 use crate::ops::{canary, credentials};
-use crate::protocol::pki::Certificate;
 use crate::protocol::pki::chain::Proof;
 use crate::push::apns::Identity;
 use crate::push::{Sender, SenderState};
@@ -66,21 +64,10 @@ pub async fn put_mdm(app: &App, actor: &Actor, bytes: &[u8], forced: bool) -> Re
     actor.require(Role::Admin)?;
     let now_ms = app.clock.now_ms();
     let identity = Identity::current(bytes, now_ms).map_err(|error| Error::invalid("", error.to_string()))?;
-    let mut proof = None;
-    if !forced {
-        let chain: std::result::Result<Vec<_>, _> = identity.chain().map(Certificate::from_der).collect();
-        let chain = chain.map_err(|error| Error::invalid("", error.to_string()))?;
-        proof = Some(credentials::preflight_chain(&chain, &given(&app.config)?, now_ms)?);
-    }
-    credentials::preflight_topic(&mut app.db.read().await?, identity.topic(), forced).await?;
+    let ca_file = app.config.push.apns_mdm.as_ref().and_then(|settings| settings.ca_file.as_deref());
+    let mut conn = app.db.read().await?;
+    let proof = credentials::preflight(&mut conn, identity.chain(), identity.topic(), ca_file, now_ms, forced).await?;
+    drop(conn);
     put(app, actor, &format!("push/apns_mdm/{}", identity.topic()), bytes).await?;
     Ok(proof)
-}
-
-/// The CAs of `[push.apns_mdm] ca_file`: those of a stand-in, which issues its own push certificates.
-pub fn given(config: &Config) -> Result<Vec<Certificate>> {
-    let Some(path) = config.push.apns_mdm.as_ref().and_then(|settings| settings.ca_file.as_ref()) else { return Ok(Vec::new()) };
-    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let parsed = read.and_then(|pem| Certificate::chain_from_pem(&pem).map_err(|error| error.to_string()));
-    parsed.map_err(|error| Error::refused("ca_file_unreadable", format!("[push.apns_mdm] ca_file: {error}")))
 }

@@ -105,6 +105,11 @@ pub fn is_meant(wanted: &str, kind: &str) -> bool {
     }
 }
 
+/// True where the entry says that somebody's credential counts no more: what is open under one has to be asked for again.
+pub fn takes_leave(kind: &str) -> bool {
+    matches!(kind, "key.revoked" | "operator.disabled" | "operator.signed_out_everywhere")
+}
+
 /// True where some entry can be meant by `wanted`.
 pub fn means_any(wanted: &str) -> bool {
     KINDS.iter().any(|kind| is_meant(wanted, kind))
@@ -140,5 +145,6 @@ mod tests {
             assert_eq!(nearest(wanted), near, "{wanted}");
         }
         assert!(KINDS.is_sorted());
+        assert_eq!(KINDS.iter().filter(|kind| takes_leave(kind)).count(), 3);
     }
 }

@@ -1,10 +1,13 @@
-//! Push credentials that are set by the API.
+//! Push credentials: kept when the API sets them, looked at before they are used, followed when their files change.
+
+use std::path::Path;
 
 use serde_json::{Map, json};
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
+use crate::ops::canary;
 use crate::protocol::pki::Certificate;
 use crate::protocol::pki::chain::{self, Proof};
 use crate::seal::Seal;
@@ -23,6 +26,41 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Sea
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
 }
 
+/// A credential was taken from a file that the settings name, in place of another: told, and then tried on one device.
+pub async fn follow_file(conn: &mut Conn, moment: &mut Moment, name: &str) -> Result<()> {
+    let data = json!({"name": name, "from": "file"});
+    feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: None, device_id: None, data }]).await?;
+    canary::order(conn, moment, &Actor::server(), name.strip_prefix("push/").unwrap_or(name), true).await
+}
+
+/// Looks at an MDM push certificate before it is used, unless `forced`: its chain (DER, the certificate first; `ca_file` is the setting of
+/// that name) and its topic. Answers how far its issuer is proved; `None` where nobody looked.
+pub async fn preflight<'a>(
+    conn: &mut Conn,
+    chain: impl Iterator<Item = &'a [u8]>,
+    topic: &str,
+    ca_file: Option<&Path>,
+    now_ms: i64,
+    forced: bool,
+) -> Result<Option<Proof>> {
+    let mut proof = None;
+    if !forced {
+        let chain: std::result::Result<Vec<_>, _> = chain.map(Certificate::from_der).collect();
+        let chain = chain.map_err(|error| Error::invalid("", error.to_string()))?;
+        proof = Some(preflight_chain(&chain, &given(ca_file)?, now_ms)?);
+    }
+    preflight_topic(conn, topic, forced).await?;
+    Ok(proof)
+}
+
+/// The CAs of `[push.apns_mdm] ca_file`: those of a stand-in, which issues its own push certificates.
+pub fn given(ca_file: Option<&Path>) -> Result<Vec<Certificate>> {
+    let Some(path) = ca_file else { return Ok(Vec::new()) };
+    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let parsed = read.and_then(|pem| Certificate::chain_from_pem(&pem).map_err(|error| error.to_string()));
+    parsed.map_err(|error| Error::refused("ca_file_unreadable", format!("[push.apns_mdm] ca_file: {error}")))
+}
+
 /// Looks whether a push certificate is Apple's work, or that of a CA of `given`, and how far that is proved; anything else APNs would
 /// refuse at the handshake.
 pub fn preflight_chain(chain: &[Certificate], given: &[Certificate], now_ms: i64) -> Result<Proof> {
@@ -36,7 +74,7 @@ pub fn preflight_chain(chain: &[Certificate], given: &[Certificate], now_ms: i64
 
 /// Looks whether enrolled devices would not hear pushes to `topic`: a certificate that was replaced instead of renewed has another topic,
 /// and devices hear only the one they enrolled with. Refuses with their number unless `forced`.
-pub async fn preflight_topic(conn: &mut Conn, topic: &str, forced: bool) -> Result<()> {
+async fn preflight_topic(conn: &mut Conn, topic: &str, forced: bool) -> Result<()> {
     let lost = channels::of_other_topics(conn, topic).await?;
     if forced || lost == 0 {
         return Ok(());

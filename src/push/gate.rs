@@ -6,7 +6,6 @@ mod status;
 pub(super) use status::unreached;
 
 use super::Answer;
-use super::aimd::Aimd;
 use super::breaker::{Health, ProviderBreaker};
 use super::fault::{CredentialBreaker, Probe};
 use super::guard::{Fate, Guard, Judgement};
@@ -44,7 +43,6 @@ const THROTTLED_WAIT_MS: i64 = 60_000;
 #[derive(Debug)]
 pub(super) struct Gate {
     pub(super) pace: Pace,
-    pub(super) aimd: Aimd,
     pub(super) retries: RetryBudget,
     provider: ProviderBreaker,
     credential: CredentialBreaker,
@@ -87,10 +85,9 @@ pub(super) struct Refusal {
 }
 
 impl Gate {
-    pub(super) fn new(quota_per_s: u32, concurrency_max: usize, now_ms: i64) -> Gate {
+    pub(super) fn new(quota_per_s: u32, now_ms: i64) -> Gate {
         Gate {
             pace: Pace::new(quota_per_s, now_ms),
-            aimd: Aimd::new(concurrency_max),
             retries: RetryBudget::default(),
             provider: ProviderBreaker::default(),
             credential: CredentialBreaker::default(),
@@ -185,9 +182,8 @@ impl Gate {
         self.end_probes(&leave, now_ms, Probe::Unclear, Probe::Unclear);
     }
 
-    /// The request of `leave` ended with `verdict` after `took_ms`; `jitter` is between 0 and 1. Returns what became of the nudge.
-    pub(super) fn settle(&mut self, leave: Leave, verdict: Verdict, now_ms: i64, took_ms: f64, jitter: f64) -> Answer {
-        let in_flight = self.in_flight;
+    /// The request of `leave` ended with `verdict`; `jitter` is between 0 and 1. Returns what became of the nudge.
+    pub(super) fn settle(&mut self, leave: Leave, verdict: Verdict, now_ms: i64, jitter: f64) -> Answer {
         self.in_flight -= 1;
         let (health, probe, bridge_probe) = verdict.signs();
         let (_, reason) = verdict.labels();
@@ -197,13 +193,6 @@ impl Gate {
         self.outage.heard(now_ms, health, reason);
         if self.provider.finished(now_ms, leave.trial, health) {
             self.pace.restart(now_ms);
-        }
-        match &verdict {
-            Verdict::TimedOut | Verdict::Overloaded { .. } | Verdict::Throttled { .. } | Verdict::Refused { .. } => {
-                self.aimd.strained(now_ms)
-            }
-            _ if health == Health::Good => self.aimd.succeeded(now_ms, took_ms, in_flight),
-            _ => {}
         }
         if leave.epoch == self.epoch {
             self.settle_probes(&leave, &verdict, now_ms, probe, bridge_probe);
@@ -352,26 +341,26 @@ impl Gate {
         latest.map(|at_ms| at_ms.max(now_ms + REOPEN_MS_MIN))
     }
 
-    /// How many more nudges can be sent within `window_ms`, when `held` are waiting or under way already.
-    pub(super) fn capacity(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
+    /// How many more nudges can be sent within `window_ms`, in which the connections have `room` for so many, when `held` are waiting or
+    /// under way already.
+    pub(super) fn capacity(&mut self, now_ms: i64, window_ms: i64, room: usize, held: usize) -> usize {
         if self.closed(now_ms).is_some() {
             return 0;
         }
-        self.slots_within(now_ms, window_ms, held).min(self.pace.free_within(now_ms, window_ms))
+        self.slots(now_ms, room, held).min(self.pace.free_within(now_ms, window_ms))
     }
 
     /// As [`Gate::capacity`] for nudges that overtake those of other lanes; `held` counts their own kind alone.
-    pub(super) fn express_capacity(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
+    pub(super) fn express_capacity(&mut self, now_ms: i64, window_ms: i64, room: usize, held: usize) -> usize {
         if self.closed(now_ms).is_some() {
             return 0;
         }
         let places = i64::from(self.pace.level_per_s()) * window_ms / 1_000;
-        self.slots_within(now_ms, window_ms, held).min(usize::try_from(places).unwrap_or(0).saturating_sub(held))
+        self.slots(now_ms, room, held).min(usize::try_from(places).unwrap_or(0).saturating_sub(held))
     }
 
-    fn slots_within(&mut self, now_ms: i64, window_ms: i64, held: usize) -> usize {
-        let streams = self.aimd.throughput(window_ms).saturating_sub(held);
-        streams.min(self.credential.free(now_ms)).min(self.provider.free(now_ms))
+    fn slots(&mut self, now_ms: i64, room: usize, held: usize) -> usize {
+        room.saturating_sub(held).min(self.credential.free(now_ms)).min(self.provider.free(now_ms))
     }
 
     pub(super) fn put_back(&mut self, notices: impl DoubleEndedIterator<Item = Notice>) {

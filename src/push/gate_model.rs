@@ -51,11 +51,11 @@ fn event() -> impl Strategy<Value = Event> {
 fn opens_again(gate: &mut Gate, mut now_ms: i64) -> bool {
     for _ in 0..20 {
         now_ms += LONG_MS;
-        if gate.capacity(now_ms, 2_000, 0) == 0 {
+        if gate.capacity(now_ms, 2_000, 100, 0) == 0 {
             return false;
         }
         match gate.admit(now_ms, false) {
-            Ok(leave) => assert_eq!(gate.settle(leave, Verdict::Accepted, now_ms, 20.0, 0.5), Answer::Accepted),
+            Ok(leave) => assert_eq!(gate.settle(leave, Verdict::Accepted, now_ms, 0.5), Answer::Accepted),
             Err(_) => return false,
         }
     }
@@ -68,9 +68,9 @@ proptest! {
     #[test]
     fn the_gate_counts_right_stays_shut_and_opens_again(events in prop::collection::vec(event(), 0..120)) {
         let mut now_ms = 1_800_000_000_000;
-        let mut gate = Gate::new(8_000, 400, now_ms);
+        let mut gate = Gate::new(8_000, now_ms);
         let mut flights: Vec<Leave> = Vec::new();
-        prop_assert_eq!(gate.capacity(now_ms, 2_000, 0), 0, "no credential yet");
+        prop_assert_eq!(gate.capacity(now_ms, 2_000, 100, 0), 0, "no credential yet");
         gate.renew(now_ms);
         for event in events {
             match event {
@@ -82,13 +82,13 @@ proptest! {
                             flights.push(leave);
                         }
                         // What is due again at once is not claimed at once.
-                        Err(refusal) => prop_assert!(refusal.due_ms > now_ms || gate.capacity(now_ms, 2_000, 0) == 0),
+                        Err(refusal) => prop_assert!(refusal.due_ms > now_ms || gate.capacity(now_ms, 2_000, 100, 0) == 0),
                     }
                 }
                 Event::Settle { which, verdict } if !flights.is_empty() => {
                     let leave = flights.swap_remove(which % flights.len());
                     let fault = matches!(verdict, Verdict::Config { .. } | Verdict::Unauthenticated { .. } | Verdict::BridgeConfig { .. });
-                    let answer = gate.settle(leave, verdict, now_ms, 20.0, 0.5);
+                    let answer = gate.settle(leave, verdict, now_ms, 0.5);
                     prop_assert!(!fault || matches!(answer, Answer::GivenBack { .. }), "a fault of ours costs no attempt");
                 }
                 Event::Abandon { which } if !flights.is_empty() => {
@@ -101,7 +101,7 @@ proptest! {
             }
             prop_assert_eq!(gate.in_flight(), flights.len());
             if gate.reopens_at_ms(now_ms).is_some() {
-                prop_assert_eq!(gate.capacity(now_ms, 2_000, 0), 0);
+                prop_assert_eq!(gate.capacity(now_ms, 2_000, 100, 0), 0);
             }
             prop_assert!(gate.take_notices().len() <= 64);
         }

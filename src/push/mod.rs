@@ -19,10 +19,11 @@ mod retry_budget;
 mod sender;
 mod senders;
 mod slots;
+mod strange;
 mod verdict;
 
 use crate::model::{Id, Lane};
-pub use notice::{Notice, SenderState, SenderStatus};
+pub use notice::{CredentialSource, Notice, SenderState, SenderStatus};
 pub use sender::{CredentialError, Sender};
 pub use senders::Senders;
 

@@ -76,6 +76,16 @@ pub enum SenderState {
     Unconfigured,
 }
 
+/// Where a credential in use came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialSource {
+    /// A file that the settings name.
+    File,
+    /// Set by the API or at the console; it wins over a file.
+    Api,
+}
+
 /// A sender as the operator sees it.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct SenderStatus {
@@ -97,6 +107,10 @@ pub struct SenderStatus {
     pub pace_per_s: u32,
     /// Age of the access token in seconds.
     pub token_age_s: Option<i64>,
+    /// The provider's last answer since the start that its description does not know: status and words. It was judged by its status.
+    pub strange_answer: Option<String>,
+    /// Where the credential in use came from.
+    pub credential_from: Option<CredentialSource>,
     /// The project of the credential.
     pub project_id: Option<String>,
     /// The APNs topic of the credential.

@@ -9,7 +9,7 @@ use tokio::time::Instant as At;
 use super::apns::{self, Apns, AppKey, Identity};
 use super::fcm::{self, Fcm};
 use super::gate::{Gate, Leave, unreached};
-use super::notice::{Notice, SenderStatus};
+use super::notice::{CredentialSource, Notice, SenderStatus};
 use super::overtaking::Overtaking;
 use super::slots::{Slot, Slots};
 use super::verdict::Verdict;
@@ -38,6 +38,7 @@ pub struct Sender {
     slots: Slots,
     held: AtomicUsize,
     held_urgent: AtomicUsize,
+    credential_from: Mutex<Option<CredentialSource>>,
     clock: Clock,
 }
 
@@ -49,6 +50,24 @@ enum Transport {
         apns: Apns,
         topic: String,
     },
+}
+
+impl Transport {
+    /// Requests that may be under way, over all connections.
+    fn concurrency_limit(&self) -> usize {
+        match self {
+            Transport::Fcm(fcm) => fcm.concurrency_limit(),
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.concurrency_limit(),
+        }
+    }
+
+    /// How many requests the limits of the connections let through in `window_ms`, going by the answer times seen.
+    fn throughput(&self, window_ms: i64) -> usize {
+        match self {
+            Transport::Fcm(fcm) => fcm.throughput(window_ms),
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.throughput(window_ms),
+        }
+    }
 }
 
 /// Why a credential cannot be used; never shows a secret.
@@ -69,7 +88,7 @@ impl Sender {
 
     /// As [`Sender::fcm`], with another limit on the time that an answer may take.
     pub fn fcm_within(settings: fcm::Settings, timeout: Duration, clock: Clock) -> Result<Sender, fcm::SettingsError> {
-        let gate = Gate::new(settings.quota_per_s, settings.concurrency_max as usize, clock.now_ms());
+        let gate = Gate::new(settings.quota_per_s, clock.now_ms());
         Ok(Sender::new("fcm".into(), Transport::Fcm(Fcm::new(settings, timeout, clock.clone())?), gate, clock))
     }
 
@@ -99,7 +118,7 @@ impl Sender {
     }
 
     fn new(name: String, transport: Transport, gate: Gate, clock: Clock) -> Sender {
-        let slots = Slots::new(gate.aimd.limit());
+        let slots = Slots::new(transport.concurrency_limit());
         Sender {
             name,
             transport,
@@ -108,6 +127,7 @@ impl Sender {
             slots,
             held: AtomicUsize::new(0),
             held_urgent: AtomicUsize::new(0),
+            credential_from: Mutex::default(),
             clock,
         }
     }
@@ -138,7 +158,8 @@ impl Sender {
             }
             if nudge.again && !urgent {
                 if let Err(due_ms) = gate.retries.admit(now_ms) {
-                    metrics::counter!("muster_retry_budget_exhausted", "provider" => self.name.clone()).increment(1);
+                    let lane = nudge.lane.name();
+                    metrics::counter!("muster_retry_budget_exhausted", "provider" => self.name.clone(), "lane" => lane).increment(1);
                     return Answer::GivenBack { reason: "retry_budget".into(), due_ms };
                 }
             } else {
@@ -170,18 +191,22 @@ impl Sender {
         let (result, reason) = verdict.labels();
         metrics::counter!("muster_nudges_total", "provider" => self.name.clone(), "lane" => nudge.lane.name(), "result" => result, "reason" => reason)
             .increment(1);
-        metrics::histogram!("muster_send_seconds", "provider" => self.name.clone()).record(took_s);
-        request.settle(verdict, took_s * 1_000.0)
+        metrics::histogram!("muster_send_seconds", "provider" => self.name.clone(), "lane" => nudge.lane.name()).record(took_s);
+        request.settle(verdict)
     }
 
     /// How many more nudges may be claimed now, to be sent within the next 2 s: 0 while paused, broken or without a credential.
     pub fn capacity(&self) -> usize {
         let held = self.held.load(Ordering::Relaxed);
         let now_ms = self.clock.now_ms();
+        let room = self.transport.throughput(CLAIM_WINDOW_MS);
+        let limit = self.transport.concurrency_limit();
+        // Connections open and end also while nothing is answered.
+        self.slots.set_limit(limit);
         let mut gate = self.gate();
-        let capacity = gate.capacity(now_ms, CLAIM_WINDOW_MS, held);
+        let capacity = gate.capacity(now_ms, CLAIM_WINDOW_MS, room, held);
         metrics::gauge!("muster_in_flight", "provider" => self.name.clone()).set(gate.in_flight() as f64);
-        metrics::gauge!("muster_concurrency_limit", "provider" => self.name.clone()).set(gate.aimd.limit() as f64);
+        metrics::gauge!("muster_concurrency_limit", "provider" => self.name.clone()).set(limit as f64);
         metrics::gauge!("muster_breaker_state", "provider" => self.name.clone()).set(gate.breaker_state(now_ms));
         let reopens_s = gate.reopens_at_ms(now_ms).map_or(0.0, |at_ms| at_ms as f64 / 1_000.0);
         metrics::gauge!("muster_paused_until", "provider" => self.name.clone()).set(reopens_s);
@@ -191,7 +216,9 @@ impl Sender {
                 fcm.token_age_s(now_ms)
             }
             Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => {
-                apns.show();
+                if gate.closed(now_ms).is_none() {
+                    apns.keep_warm();
+                }
                 apns.token_age_s(now_ms)
             }
         };
@@ -203,7 +230,8 @@ impl Sender {
 
     /// How many urgent nudges may be claimed now, also where nudges of other lanes fill the next 2 s already: they overtake them.
     pub fn express_capacity(&self) -> usize {
-        self.gate().express_capacity(self.clock.now_ms(), EXPRESS_WINDOW_MS, self.held_urgent.load(Ordering::Relaxed))
+        let room = self.transport.throughput(EXPRESS_WINDOW_MS);
+        self.gate().express_capacity(self.clock.now_ms(), EXPRESS_WINDOW_MS, room, self.held_urgent.load(Ordering::Relaxed))
     }
 
     /// Unix milliseconds at which a sender that is paused or at fault tries again; `None` while it sends.
@@ -215,14 +243,18 @@ impl Sender {
     pub fn status(&self) -> SenderStatus {
         let now_ms = self.clock.now_ms();
         let mut status = self.gate().status(self.name(), now_ms);
+        status.concurrency_limit = self.transport.concurrency_limit();
+        status.credential_from = *self.credential_from.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.transport {
             Transport::Fcm(fcm) => {
                 status.token_age_s = fcm.token_age_s(now_ms);
                 status.project_id = fcm.project_id();
+                status.strange_answer = fcm.strange();
             }
             Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => {
                 status.token_age_s = apns.token_age_s(now_ms);
                 status.topic = apns.topic();
+                status.strange_answer = apns.strange();
                 status.credential_ends_at_ms = apns.ends_at_ms();
             }
         }
@@ -278,6 +310,11 @@ impl Sender {
         Ok(())
     }
 
+    /// Notes where the credential in use came from.
+    pub fn came_from(&self, source: CredentialSource) {
+        *self.credential_from.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -290,7 +327,7 @@ impl std::fmt::Debug for Sender {
 }
 
 fn apns_gate(clock: &Clock) -> Gate {
-    Gate::new(apns::QUOTA_PER_S, apns::CONCURRENCY_MAX, clock.now_ms())
+    Gate::new(apns::QUOTA_PER_S, clock.now_ms())
 }
 
 /// Counts a nudge that waits or is under way.
@@ -317,17 +354,14 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn settle(mut self, verdict: Verdict, took_ms: f64) -> Answer {
+    fn settle(mut self, verdict: Verdict) -> Answer {
         let now_ms = self.sender.clock.now_ms();
         let jitter = if matches!(verdict, Verdict::Accepted) { 0.0 } else { self.sender.clock.moment().below(1_000) as f64 / 1_000.0 };
-        let mut gate = self.sender.gate();
-        let answer = match self.leave.take() {
-            Some(leave) => gate.settle(leave, verdict, now_ms, took_ms, jitter),
+        self.sender.slots.set_limit(self.sender.transport.concurrency_limit());
+        match self.leave.take() {
+            Some(leave) => self.sender.gate().settle(leave, verdict, now_ms, jitter),
             None => Answer::GivenBack { reason: "shutdown".into(), due_ms: now_ms },
-        };
-        // Under the gate's lock, so that a later limit is not overwritten by an earlier one.
-        self.sender.slots.set_limit(gate.aimd.limit());
-        answer
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use sha2::{Digest, Sha256};
+
 use super::Sender;
 
 /// Looked at anew by every pass of a worker; nothing is ever taken away.
@@ -11,6 +13,8 @@ pub struct Senders {
     list: RwLock<Vec<Arc<Sender>>>,
     /// The versions of the credentials that operators brought to this process, by the names under which they are kept.
     brought: Mutex<HashMap<String, i64>>,
+    /// SHA-256 of the credentials that were last read from files, by their settings.
+    read: Mutex<HashMap<&'static str, [u8; 32]>>,
 }
 
 impl Senders {
@@ -45,6 +49,20 @@ impl Senders {
         self.lock_brought().get(kept_as) == Some(&version)
     }
 
+    /// Notes that this credential was read from the file of a setting.
+    pub fn was_read(&self, setting: &'static str, json: &[u8]) {
+        self.lock_read().insert(setting, Sha256::digest(json).into());
+    }
+
+    /// True where it is the one that was read last.
+    pub fn is_read(&self, setting: &str, json: &[u8]) -> bool {
+        self.lock_read().get(setting).is_some_and(|print| *print == <[u8; 32]>::from(Sha256::digest(json)))
+    }
+
+    fn lock_read(&self) -> MutexGuard<'_, HashMap<&'static str, [u8; 32]>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_brought(&self) -> MutexGuard<'_, HashMap<String, i64>> {
         self.brought.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,6 +70,6 @@ impl Senders {
 
 impl From<Vec<Arc<Sender>>> for Senders {
     fn from(senders: Vec<Arc<Sender>>) -> Senders {
-        Senders { list: RwLock::new(senders), brought: Mutex::default() }
+        Senders { list: RwLock::new(senders), ..Senders::default() }
     }
 }

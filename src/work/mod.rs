@@ -5,6 +5,7 @@ pub mod calendar;
 pub mod canary;
 pub mod checkpoints;
 pub mod clocks;
+pub mod credential_files;
 pub mod credentials;
 pub mod expiry;
 pub mod feed_tail;
@@ -90,6 +91,7 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
     workers.spawn("room", room::run(app.clone(), stop.clone()));
     workers.spawn("observer", observer::run(app.clone(), stop.clone()));
     workers.spawn("credentials", credentials::run(app.clone(), stop.clone()));
+    workers.spawn("credential_files", credential_files::run(app.clone(), stop.clone()));
     workers.spawn("canary", canary::run(app.clone(), stop.clone()));
     workers.spawn("webhooks", webhooks::run(app.clone(), stop.clone()));
     workers.spawn("mail", mail::run(app.clone(), stop.clone()));

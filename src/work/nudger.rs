@@ -267,7 +267,7 @@ async fn spread_late(app: &App, sender: &Sender, late: &[(Lane, i64)], now_ms: i
         let mut conn = app.db.begin(Class::Nudger).await?;
         let rows = wakes::postpone(&mut conn, sender.name(), *lane, SPREAD_MAX, now_ms).await?;
         conn.commit().await?;
-        metrics::counter!("muster_nudges_postponed_total").increment(rows);
+        metrics::counter!("muster_nudges_postponed_total", "provider" => sender.name().to_owned(), "lane" => lane.name()).increment(rows);
         spread += usize::try_from(rows).unwrap_or(0);
     }
     Ok(spread)
@@ -279,7 +279,7 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
     let rhythm = Rhythm { phase_s: wake.phase_s, lazy: wake.lazy == 1, gap_ms: wake.gap_ms, last_serving_ms: target.last_serving_ms };
     let idle = lane == Lane::Periodic && target.open_work == 0;
     if target.next_due_ms.is_some() || (idle && (rhythm.came_for_its_point(now_ms) || is_away(&target, now_ms))) {
-        metrics::counter!("muster_nudges_saved_total").increment(1);
+        metrics::counter!("muster_nudges_saved_total", "provider" => sender.name().to_owned(), "lane" => lane.name()).increment(1);
         return Sent::Saved { rhythm };
     }
     let today = now_ms / DAY_MS;
@@ -300,7 +300,7 @@ async fn fly(app: &App, sender: &Sender, wake: &Claimed, target: Target) -> Sent
     let span = tracing::info_span!("nudge", sender = sender.name(), lane = lane.name());
     let Trip { answer, left_ms } = sender.send(&nudge).instrument(span).await;
     if nudge.again && !matches!(answer, Answer::GivenBack { .. }) {
-        metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned()).increment(1);
+        metrics::counter!("muster_retries_total", "provider" => sender.name().to_owned(), "lane" => lane.name()).increment(1);
     }
     let registered_at_ms = target.push_since_ms;
     Sent::Answered { answer, rhythm, high, at_ms: left_ms.unwrap_or(now_ms), address, registered_at_ms, platform: target.platform }

@@ -1,5 +1,7 @@
 //! The APNs sender against the stand-in: what goes over the wire, what becomes of each answer, and how streams and credentials are used.
 
+mod faults;
+
 use std::sync::Arc;
 use std::time::Duration;
 

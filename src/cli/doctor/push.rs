@@ -8,11 +8,10 @@ use super::Report;
 use crate::app::{self, SEALED_PREFIX};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::credentials;
-use crate::ops::credentials::preflight_chain;
+use crate::ops::credentials::{given, preflight_chain};
 use crate::protocol::pki::Certificate;
 use crate::push::apns::Identity;
-use crate::push::{SenderState, Senders};
+use crate::push::{CredentialSource, SenderState, Senders};
 use crate::seal::Seal;
 use crate::store::{Conn, alarms, gauges, sealed};
 use crate::work::nudger::FAULT;
@@ -93,7 +92,7 @@ async fn unseal(
     for (name, _) in sealed::versions(conn, SEALED_PREFIX).await? {
         let Some(text) = sealed::get(conn, &name).await? else { continue };
         let opened = seal.open(&name, &text).map_err(anyhow::Error::from);
-        let taken = opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json).map(|()| json));
+        let taken = opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json, CredentialSource::Api).map(|()| json));
         match taken {
             Ok(json) => {
                 if let Ok(identity) = Identity::parse(&json) {
@@ -109,7 +108,8 @@ async fn unseal(
 /// Who issued a push certificate. Somebody may have insisted on one that is not Apple's, so this is no fault.
 fn chain(report: &mut Report, config: &Config, clock: &Clock, identity: &Identity) {
     let chain: Result<Vec<_>, _> = identity.chain().map(Certificate::from_der).collect();
-    let looked = match (chain, credentials::given(config)) {
+    let ca_file = config.push.apns_mdm.as_ref().and_then(|settings| settings.ca_file.as_deref());
+    let looked = match (chain, given(ca_file)) {
         (Ok(chain), Ok(given)) => preflight_chain(&chain, &given, clock.now_ms()).map_err(|error| error.to_string()),
         (Err(error), _) => Err(error.to_string()),
         (_, Err(error)) => Err(error.to_string()),

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use super::layout::{Trouble, Visitor};
 use crate::app::{App, Watch};
 use crate::error::Error;
+use crate::model::feed_kind;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A stream ends after this time and the browser comes again by itself, so that the end of a session is noticed.
+/// A stream ends after this time, and when anybody's leave is taken away; the browser comes again by itself and shows its session anew.
 const LIFE: Duration = Duration::from_secs(600);
 /// When to come back where all places are taken.
 const RETRY_AFTER_S: i64 = 15;
@@ -26,12 +27,13 @@ struct Course {
     watch: Watch,
     until: Instant,
     begun: bool,
+    ended: bool,
 }
 
 /// The stream. Nothing is caught up: a page that was away looks at everything again when `hello` comes.
 pub async fn stream(State(app): State<App>, _visitor: Visitor) -> Result<Response, Trouble> {
     let watch = app.feed_tail.watch().ok_or(Error::Busy { retry_after_s: RETRY_AFTER_S })?;
-    let course = Course { watch, until: Instant::now() + LIFE, begun: false };
+    let course = Course { watch, until: Instant::now() + LIFE, begun: false, ended: false };
     let events = stream::unfold(course, |mut course| async { course.next().await.map(|event| (Ok::<_, Infallible>(event), course)) });
     Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
 }
@@ -42,6 +44,9 @@ impl Course {
             self.begun = true;
             return Some(Event::default().event("hello").data("{}"));
         }
+        if self.ended {
+            return None;
+        }
         let entry = tokio::select! {
             () = self.watch.ended.cancelled() => return None,
             () = tokio::time::sleep_until(self.until) => return None,
@@ -49,6 +54,7 @@ impl Course {
         };
         match entry {
             Ok(entry) => {
+                self.ended = feed_kind::takes_leave(&entry.kind);
                 let data = json!({"kind": entry.kind, "device_id": entry.device_id});
                 Some(Event::default().event("entry").data(data.to_string()))
             }

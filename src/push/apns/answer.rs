@@ -4,10 +4,13 @@ use serde::Deserialize;
 
 use super::connection::Reply;
 use crate::push::retry_after;
+use crate::push::strange;
 use crate::push::verdict::Verdict;
 
 /// How much of an unknown reason is shown to the operator.
 const REASON_CHARS_MAX: usize = 80;
+/// How much of a body is looked at for words of a proxy.
+const BODY_BYTES_SHOWN: usize = 1_024;
 const DEVICE_WAIT_MS: i64 = 60_000;
 const INTERNAL_WAIT_MS: i64 = 30_000;
 /// A timestamp below this is in seconds, whatever Apple's documentation says: in milliseconds it would be in 1973.
@@ -24,6 +27,8 @@ struct Body {
 pub(super) struct Said {
     status: u16,
     pub(super) reason: String,
+    /// What came instead of Apple's JSON.
+    raw: String,
     /// Unix milliseconds since when the token is dead.
     dead_since_ms: Option<i64>,
     retry_after: Option<String>,
@@ -38,7 +43,12 @@ pub(super) fn read(reply: &Reply, address: &str) -> Said {
     let stamp = body.timestamp.and_then(|number| number.as_i64().or_else(|| number.as_f64().map(|stamp| stamp as i64)));
     let dead_since_ms = stamp.map(|stamp| if (0..SECONDS_BELOW).contains(&stamp) { stamp * 1_000 } else { stamp });
     let html = reply.body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<');
-    Said { status: reply.status, reason, dead_since_ms, retry_after: reply.retry_after.clone(), html }
+    let raw = if reason.is_empty() {
+        strange::words(&String::from_utf8_lossy(&reply.body[..reply.body.len().min(BODY_BYTES_SHOWN)]), address)
+    } else {
+        String::new()
+    };
+    Said { status: reply.status, reason, raw, dead_since_ms, retry_after: reply.retry_after.clone(), html }
 }
 
 /// A reason that is named in the last words of a connection.
@@ -62,6 +72,12 @@ impl Said {
             return if self.html { Verdict::Failed { reason: "html", wait_ms: INTERNAL_WAIT_MS } } else { Verdict::Accepted };
         }
         self.by_reason(registered_at_ms, now_ms).unwrap_or_else(|| self.by_status(registered_at_ms, now_ms))
+    }
+
+    /// The words of an answer that Apple's table does not have.
+    pub(super) fn strange(&self) -> Option<(u16, &str)> {
+        let known = self.status == 200 || self.by_reason(0, 0).is_some();
+        (!known).then(|| (self.status, if self.reason.is_empty() { self.raw.as_str() } else { self.reason.as_str() }))
     }
 
     fn by_reason(&self, registered_at_ms: i64, now_ms: i64) -> Option<Verdict> {
@@ -184,6 +200,18 @@ mod tests {
             assert!(matches!(of(429, body, 0), Verdict::DeviceThrottled { .. }), "{body}");
             assert!(matches!(of(410, body, 0), Verdict::Suspect(_)), "{body}");
         }
+    }
+
+    #[test]
+    fn words_that_are_not_in_the_table_are_kept() {
+        let said = |status, body: &str| {
+            let reply = Reply { status, retry_after: None, body: body.as_bytes().to_vec(), whole: true };
+            read(&reply, "abcdef").strange().map(|(status, words)| format!("{status} {words}"))
+        };
+        assert_eq!(said(200, ""), None);
+        assert_eq!(said(410, r#"{"reason":"Unregistered","timestamp":1}"#), None);
+        assert_eq!(said(429, r#"{"reason":"SlowDown"}"#).as_deref(), Some("429 SlowDown"));
+        assert_eq!(said(503, "<html>\nabcdef away").as_deref(), Some("503 <html> ... away"));
     }
 
     #[test]

@@ -9,19 +9,26 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong, Reason};
 use http::Request;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::answer;
 use super::pool::Pool;
 use super::tls::Target;
+use crate::push::aimd::Limit;
 use crate::push::verdict::Verdict;
 
 /// Name, TCP, TLS and the first frames together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing happened for so long is asked whether it lives.
 const IDLE: Duration = Duration::from_secs(3_600);
+/// TCP asks so soon on a quiet connection, and so often until it gives it up.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const PONG_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests in flight on one connection at most, whatever the peer would take.
+pub(super) const IN_FLIGHT_MAX: usize = 2_000;
 /// Answers are read up to this length; the rest is not looked at.
 const ANSWER_BYTES_MAX: usize = 65_536;
 
@@ -48,18 +55,34 @@ pub(super) enum Lost {
 pub(super) struct Connection {
     requests: SendRequest<Bytes>,
     in_flight: AtomicUsize,
+    limit: Limit,
     opened: AtomicUsize,
     draining: AtomicBool,
     answered: AtomicBool,
 }
 
 impl Connection {
-    /// Resolves the name anew, so that connections land on different servers, and shakes hands.
-    pub(super) async fn open(target: &Target, tls: Arc<rustls::ClientConfig>, pool: Weak<Pool>) -> Result<Arc<Connection>, Verdict> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, shake_hands(target, tls, pool)).await {
+    /// Resolves the name anew, so that connections land on different servers, and shakes hands. It begins with `start` requests in flight.
+    pub(super) async fn open(
+        target: &Target,
+        tls: Arc<rustls::ClientConfig>,
+        pool: Weak<Pool>,
+        start: usize,
+    ) -> Result<Arc<Connection>, Verdict> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, shake_hands(target, tls, pool, start)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Verdict::Unsent { reason: "connect_timeout" }),
         }
+    }
+
+    /// How many requests may be in flight, by what the answers show.
+    pub(super) fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// True where another request may leave on it, by the peer's word and by what the answers show.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight() < self.streams_max().min(self.limit.now())
     }
 
     /// Streams that may be open at once, by the peer's word.
@@ -146,6 +169,11 @@ impl Stream {
         Ok(Reply { status: head.status.as_u16(), retry_after, body, whole })
     }
 
+    /// What became of the request, after `took_ms`, for the limit of its connection.
+    pub(super) fn heard(&self, verdict: &Verdict, now_ms: i64, took_ms: f64) {
+        self.connection.limit.heard(verdict, now_ms, took_ms, self.connection.in_flight());
+    }
+
     /// The connection may be dead without having ended: no more streams on it.
     pub(super) fn suspect(&self) {
         self.connection.drain();
@@ -168,15 +196,23 @@ fn lost(error: &h2::Error) -> Lost {
     if error.reason() == Some(Reason::REFUSED_STREAM) { Lost::Refused } else { Lost::Broken }
 }
 
-async fn shake_hands(target: &Target, tls: Arc<rustls::ClientConfig>, pool: Weak<Pool>) -> Result<Arc<Connection>, Verdict> {
+async fn shake_hands(
+    target: &Target,
+    tls: Arc<rustls::ClientConfig>,
+    pool: Weak<Pool>,
+    start: usize,
+) -> Result<Arc<Connection>, Verdict> {
     let unsent = |reason| Verdict::Unsent { reason };
     let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|_| unsent("connect"))?;
     tcp.set_nodelay(true).map_err(|_| unsent("connect"))?;
+    // Below HTTP/2, where Apple counts PINGs: routers on the way keep the connection, and a peer that is gone is noticed.
+    let alive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_EVERY);
+    SockRef::from(&tcp).set_tcp_keepalive(&alive).map_err(|_| unsent("connect"))?;
     if target.plain {
-        return speak(tcp, pool).await;
+        return speak(tcp, pool, start).await;
     }
     match tokio_rustls::TlsConnector::from(tls).connect(target.name.clone(), tcp).await {
-        Ok(stream) => speak(stream, pool).await,
+        Ok(stream) => speak(stream, pool, start).await,
         Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(alert)) => {
                 Verdict::Config { code: "tls_alert", detail: format!("APNs ended the TLS handshake: {alert:?}") }
@@ -190,7 +226,10 @@ async fn shake_hands(target: &Target, tls: Arc<rustls::ClientConfig>, pool: Weak
     }
 }
 
-async fn speak<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: T, pool: Weak<Pool>) -> Result<Arc<Connection>, Verdict> {
+async fn speak<T>(stream: T, pool: Weak<Pool>, start: usize) -> Result<Arc<Connection>, Verdict>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut builder = h2::client::Builder::new();
     // Until the peer says how many streams it takes, one.
     builder.initial_max_send_streams(1).enable_push(false);
@@ -199,6 +238,7 @@ async fn speak<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: T, po
     let connection = Arc::new(Connection {
         requests,
         in_flight: AtomicUsize::new(0),
+        limit: Limit::new(start, IN_FLIGHT_MAX),
         opened: AtomicUsize::new(0),
         draining: AtomicBool::new(false),
         answered: AtomicBool::new(false),

@@ -12,11 +12,12 @@ mod tls;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
 use super::Nudge;
+use super::strange::Strange;
 use super::verdict::Verdict;
 use crate::clock::Clock;
 use connection::Lost;
@@ -32,7 +33,7 @@ pub const ENDPOINT: &str = "https://api.push.apple.com";
 /// Apple names no quota; this is what one process sends at most.
 pub const QUOTA_PER_S: u32 = 20_000;
 /// Requests in flight at most, over all connections.
-pub const CONCURRENCY_MAX: usize = 4_000;
+const CONCURRENCY_MAX: usize = 4_000;
 /// An answer that takes longer is not waited for.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that the peer never looked at are sent again at once, but not without end.
@@ -90,6 +91,7 @@ pub enum CredentialError {
 pub(super) struct Apns {
     target: Arc<Target>,
     current: RwLock<Option<Arc<Current>>>,
+    strange: Strange,
     clock: Clock,
     timeout: Duration,
 }
@@ -106,7 +108,7 @@ struct Current {
 
 impl Apns {
     pub(super) fn new(settings: &Settings, timeout: Duration, clock: Clock) -> Result<Apns, SettingsError> {
-        Ok(Apns { target: Arc::new(Target::new(settings)?), current: RwLock::new(None), clock, timeout })
+        Ok(Apns { target: Arc::new(Target::new(settings)?), current: RwLock::new(None), strange: Strange::default(), clock, timeout })
     }
 
     /// Sends with this certificate from now on. The connections of the one before end with their last answers.
@@ -142,11 +144,21 @@ impl Apns {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Shows the connections and what their peers allow, which changes while they are open.
-    pub(super) fn show(&self) {
+    /// Keeps connections open while nothing is sent, and shows what their peers allow, which changes meanwhile.
+    pub(super) fn keep_warm(&self) {
         if let Some(current) = self.current() {
-            current.pool.show_now();
+            current.pool.keep_warm();
         }
+    }
+
+    /// Requests that may be under way, over all connections.
+    pub(super) fn concurrency_limit(&self) -> usize {
+        self.current().map_or(0, |current| current.pool.concurrency_limit()).clamp(1, CONCURRENCY_MAX)
+    }
+
+    /// How many requests the limits of the connections let through in `window_ms`.
+    pub(super) fn throughput(&self, window_ms: i64) -> usize {
+        self.current().map_or(0, |current| current.pool.throughput(window_ms))
     }
 
     /// The topic of the credential in use.
@@ -157,6 +169,11 @@ impl Apns {
     /// Unix milliseconds at which the certificate in use ends.
     pub(super) fn ends_at_ms(&self) -> Option<i64> {
         self.current()?.ends_at_ms
+    }
+
+    /// The last answer that Apple's table does not have.
+    pub(super) fn strange(&self) -> Option<String> {
+        self.strange.last()
     }
 
     pub(super) fn token_age_s(&self, now_ms: i64) -> Option<i64> {
@@ -201,6 +218,10 @@ impl Apns {
                 Err(verdict) => return verdict,
             };
             *is_out = true;
+            let started = Instant::now();
+            let heard = |verdict: &Verdict| {
+                stream.heard(verdict, self.clock.now_ms(), started.elapsed().as_secs_f64() * 1_000.0);
+            };
             let reply = match tokio::time::timeout(self.timeout, stream.send(head, body.clone())).await {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(Lost::Refused)) => {
@@ -208,7 +229,9 @@ impl Apns {
                     refusals += 1;
                     metrics::counter!("muster_refused_stream_total", "provider" => current.pool.name().to_owned()).increment(1);
                     if refusals > REFUSALS_MAX {
-                        return Verdict::Refused { reason: "refused_stream" };
+                        let verdict = Verdict::Refused { reason: "refused_stream" };
+                        heard(&verdict);
+                        return verdict;
                     }
                     continue;
                 }
@@ -219,11 +242,15 @@ impl Apns {
                 }
                 Err(_) => {
                     // The peer may be gone without a word: whoever comes next opens another connection.
+                    heard(&Verdict::TimedOut);
                     stream.suspect();
                     return Verdict::TimedOut;
                 }
             };
             let said = answer::read(&reply, &nudge.address.value);
+            if let Some((status, words)) = said.strange() {
+                self.strange.note(current.pool.name(), status, words, now_ms);
+            }
             match said.reason.as_str() {
                 "ExpiredProviderToken" if !minted => {
                     let renewed = current.token.as_ref().zip(token).is_some_and(|(tokens, used)| tokens.renew(&used, now_ms));
@@ -251,6 +278,7 @@ impl Apns {
                 Verdict::Bug { reason, detail } => Verdict::Bug { reason, detail: format!("{detail}; apns-id {id}") },
                 verdict => verdict,
             };
+            heard(&verdict);
             if matches!(verdict, Verdict::Config { .. }) {
                 current.pool.drain();
             }

@@ -1,4 +1,4 @@
-//! The connections under one credential: two while there is something to send, more while all are full, none in haste after a failure.
+//! The connections under one credential: two that are kept open, more while all are full, none in haste after a failure.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::connection::{Connection, Lost, Stream};
 use super::tls::Target;
+use crate::push::aimd::START;
 use crate::push::verdict::Verdict;
 
 const CONNECTIONS_MIN: usize = 2;
@@ -16,6 +17,9 @@ const SATURATED: Duration = Duration::from_secs(1);
 /// Apple takes rapid reconnects for an attack: the wait after a failure, doubled up to the maximum.
 const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A failure after good times is tried over so often, if it came quickly, before those who wait hear of it: one lost packet is no outage.
+const TRIES: u32 = 3;
+const QUICKLY: Duration = Duration::from_secs(2);
 
 /// Share it in an `Arc`.
 pub(super) struct Pool {
@@ -39,6 +43,8 @@ struct State {
     failed: Option<(Instant, Verdict)>,
     /// Connections that end or failed and in whose place none was opened yet.
     missing: usize,
+    /// With how many requests in flight the next connection begins, if the one in whose place it comes has carried more.
+    heritage: usize,
 }
 
 impl Pool {
@@ -74,39 +80,61 @@ impl Pool {
             return Some(Err(Verdict::Refused { reason: "credential_replaced" }));
         }
         state.let_go();
-        let roomy = state.connections.iter().filter(|connection| connection.in_flight() < connection.streams_max());
+        let roomy = state.connections.iter().filter(|connection| connection.has_room());
         let taken = roomy.min_by_key(|connection| connection.in_flight()).map(|connection| connection.take(self));
-        let backoff = (BACKOFF * 2_u32.saturating_pow(state.failures.saturating_sub(1).min(10))).min(BACKOFF_MAX);
-        let resting = state.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < backoff);
         if taken.is_some() {
             state.saturated_since = None;
         } else if !state.connections.is_empty() {
             state.saturated_since.get_or_insert_with(Instant::now);
         }
-        let open = state.connections.len();
-        let wanted = open < CONNECTIONS_MIN || state.saturated_since.is_some_and(|since| since.elapsed() >= SATURATED);
-        if wanted && open < CONNECTIONS_MAX && !state.opening && !resting {
-            state.opening = true;
-            state.saturated_since = None;
-            if state.missing > 0 {
-                state.missing -= 1;
-                metrics::counter!("muster_reconnects", "provider" => self.name.clone()).increment(1);
-            }
-            self.open();
-        }
+        self.open_if_wanted(&mut state);
         match taken {
             Some(stream) => Some(Ok(stream)),
-            None if open == 0 && !state.opening => {
+            None if state.connections.is_empty() && !state.opening => {
                 Some(Err(state.failed.as_ref().map_or(Verdict::Unsent { reason: "connect" }, |(_, verdict)| verdict.clone())))
             }
             None => None,
         }
     }
 
-    fn open(self: &Arc<Pool>) {
+    /// Opens connections also while nothing is sent, so that the next nudge finds one, and shows what is open.
+    pub(super) fn keep_warm(self: &Arc<Pool>) {
+        let mut state = self.state();
+        state.let_go();
+        self.open_if_wanted(&mut state);
+        self.show(&state);
+    }
+
+    fn open_if_wanted(self: &Arc<Pool>, state: &mut State) {
+        let open = state.connections.len();
+        let wanted = open < CONNECTIONS_MIN || state.saturated_since.is_some_and(|since| since.elapsed() >= SATURATED);
+        if !wanted || open >= CONNECTIONS_MAX || state.opening || state.retired || state.is_resting() {
+            return;
+        }
+        state.opening = true;
+        state.saturated_since = None;
+        if state.missing > 0 {
+            state.missing -= 1;
+            metrics::counter!("muster_reconnects", "provider" => self.name.clone()).increment(1);
+        }
+        let start = START.max(std::mem::take(&mut state.heritage));
+        self.open(start, if state.failures == 0 { TRIES } else { 1 });
+    }
+
+    fn open(self: &Arc<Pool>, start: usize, tries: u32) {
         let pool = self.clone();
         tokio::spawn(async move {
-            let opened = Connection::open(&pool.target, pool.tls.clone(), pool.this.clone()).await;
+            let mut tried = 1;
+            let opened = loop {
+                let began = Instant::now();
+                let opened = Connection::open(&pool.target, pool.tls.clone(), pool.this.clone(), start).await;
+                let again = matches!(opened, Err(Verdict::Unsent { .. })) && tried < tries && began.elapsed() < QUICKLY;
+                if !again || pool.state().retired {
+                    break opened;
+                }
+                tokio::time::sleep(BACKOFF * tried).await;
+                tried += 1;
+            };
             {
                 let mut state = pool.state();
                 state.opening = false;
@@ -184,9 +212,14 @@ impl Pool {
         self.bell.notify_one();
     }
 
-    /// Shows the present state.
-    pub(super) fn show_now(&self) {
-        self.show(&self.state());
+    /// Requests that may be in flight, over all connections; those that will be opened count as they begin.
+    pub(super) fn concurrency_limit(&self) -> usize {
+        self.state().sum(|connection| connection.limit().now())
+    }
+
+    /// How many requests the limits of the connections let through in `window_ms`.
+    pub(super) fn throughput(&self, window_ms: i64) -> usize {
+        self.state().sum(|connection| connection.limit().throughput(window_ms))
     }
 
     /// A pool that has been replaced says nothing more: the one in its place has the same name.
@@ -207,9 +240,26 @@ impl Pool {
 impl State {
     /// Forgets the connections that open no more streams: others take their place.
     fn let_go(&mut self) {
-        let before = self.connections.len();
-        self.connections.retain(|connection| !connection.is_draining());
+        let (before, mut carried) = (self.connections.len(), 0);
+        self.connections.retain(|connection| {
+            if connection.is_draining() {
+                carried = carried.max(connection.limit().now());
+            }
+            !connection.is_draining()
+        });
         self.missing += before - self.connections.len();
+        self.heritage = self.heritage.max(carried / 2);
+    }
+
+    fn sum(&self, of: impl Fn(&Connection) -> usize) -> usize {
+        let to_come = CONNECTIONS_MIN.saturating_sub(self.connections.len()) * START;
+        self.connections.iter().map(|connection| of(connection)).sum::<usize>() + to_come
+    }
+
+    /// A failure was so short a while ago that nothing is opened yet.
+    fn is_resting(&self) -> bool {
+        let backoff = (BACKOFF * 2_u32.saturating_pow(self.failures.saturating_sub(1).min(10))).min(BACKOFF_MAX);
+        self.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < backoff)
     }
 
     fn fail(&mut self, verdict: Verdict) {

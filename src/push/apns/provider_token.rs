@@ -98,3 +98,31 @@ impl ProviderToken {
         Ok(token)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use p256::pkcs8::EncodePrivateKey;
+
+    use super::*;
+
+    #[test]
+    fn a_thousand_requests_that_were_called_expired_together_make_one_new_token() {
+        let pem = p256::SecretKey::from_slice(&[7; 32]).unwrap().to_pkcs8_pem(p256::pkcs8::LineEnding::LF).unwrap();
+        let key = AppKey { key: pem.to_string(), key_id: "KEY0000001".into(), team_id: "TEAM000001".into(), topic: "org.example".into() };
+        let tokens = ProviderToken::new(&key).unwrap();
+        let now_ms = 1_800_000_000_000;
+        let used = tokens.get(now_ms).unwrap();
+        let later_ms = now_ms + REST_MS;
+        // Each has the old token in its hand; all come at once.
+        let renewed: Vec<bool> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| (0..125).map(|_| tokens.renew(&used, later_ms)).collect::<Vec<_>>())).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(renewed.len() == 1_000 && renewed.iter().all(|renewed| *renewed), "each tries again");
+        let fresh = tokens.get(later_ms).unwrap();
+        assert!(!Arc::ptr_eq(&fresh, &used) && fresh.minted_at_ms == later_ms);
+        assert!(!tokens.renew(&fresh, later_ms + 1), "one that is called expired again is a wrong clock");
+        assert!(Arc::ptr_eq(&tokens.get(later_ms + 1).unwrap(), &fresh), "and none was minted after it");
+    }
+}

@@ -6,10 +6,15 @@ use serde::Deserialize;
 use super::INTERNAL_WAIT_MS;
 use super::wire::Reply;
 use crate::push::retry_after;
+use crate::push::strange::{self, Strange};
 use crate::push::verdict::Verdict;
 
 /// How much of FCM's message is shown to the operator.
 const DETAIL_CHARS_MAX: usize = 300;
+/// How much of a body is looked at for words of a proxy.
+const BODY_BYTES_SHOWN: usize = 1_024;
+/// FCM's word for a request, or an address, that it cannot read.
+pub(super) const INVALID_ARGUMENT: &str = "INVALID_ARGUMENT";
 /// The shortest wait of a device whose own rate is exceeded.
 const DEVICE_WAIT_MS: i64 = 60_000;
 
@@ -54,8 +59,9 @@ struct Said<'a> {
     now_ms: i64,
 }
 
-/// The class of `reply` to a push to `address`, which is removed from every text that is kept.
-pub(super) fn read(reply: &Reply, address: &str, now_ms: i64) -> Verdict {
+/// The class of `reply` to a push to `address`, which is removed from every text that is kept. What FCM's description does not know is
+/// noted in `strange`.
+pub(super) fn read(reply: &Reply, address: &str, now_ms: i64, strange: &Strange) -> Verdict {
     if reply.status == 200 {
         // A page in place of FCM's answer comes from something in between.
         return match reply.body.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -65,7 +71,11 @@ pub(super) fn read(reply: &Reply, address: &str, now_ms: i64) -> Verdict {
     }
     let error = if reply.whole { serde_json::from_slice::<Body>(&reply.body).unwrap_or_default().error } else { Error::default() };
     let said = Said { error, reply, address, now_ms };
-    said.by_error_code().or_else(|| said.by_status()).unwrap_or_else(|| said.by_http())
+    let known = said.by_error_code();
+    if known.is_none() && let Some(words) = said.strange() {
+        strange.note("fcm", reply.status, &words, now_ms);
+    }
+    known.or_else(|| said.by_status()).unwrap_or_else(|| said.by_http())
 }
 
 impl Said<'_> {
@@ -116,15 +126,29 @@ impl Said<'_> {
         }
     }
 
+    /// FCM's words where they are none that we know: an error code, a status, or no error at all.
+    fn strange(&self) -> Option<String> {
+        let code = self.error.details.iter().map(|detail| detail.error_code.as_str()).find(|code| !code.is_empty());
+        if code.is_none() && self.by_status().is_some() {
+            return None;
+        }
+        let text = match (code, self.error.status.as_str()) {
+            (Some(code), _) => format!("{code} {}", self.error.message),
+            (None, "") => String::from_utf8_lossy(&self.reply.body[..self.reply.body.len().min(BODY_BYTES_SHOWN)]).into_owned(),
+            (None, status) => format!("{status} {}", self.error.message),
+        };
+        Some(strange::words(&text, self.address))
+    }
+
     /// About the address only if the answer says so; else the request is wrong.
     fn invalid_argument(&self) -> Verdict {
         let names_address = |violation: &Violation| matches!(violation.field.as_str(), "message.token" | "message.fid");
         let address = self.error.details.iter().flat_map(|detail| &detail.field_violations).any(names_address)
             || self.error.message.contains("not a valid FCM registration token");
         if address {
-            Verdict::Suspect("INVALID_ARGUMENT")
+            Verdict::Suspect(INVALID_ARGUMENT)
         } else {
-            Verdict::Bug { reason: "INVALID_ARGUMENT", detail: self.detail("FCM calls the request malformed") }
+            Verdict::Bug { reason: INVALID_ARGUMENT, detail: self.detail("FCM calls the request malformed") }
         }
     }
 
@@ -182,7 +206,23 @@ mod tests {
     }
 
     fn of(status: u16, body: &str) -> Verdict {
-        read(&reply(status, body), "secret-address", 0)
+        read(&reply(status, body), "secret-address", 0, &Strange::default())
+    }
+
+    #[test]
+    fn words_that_nobody_described_are_kept_and_the_described_ones_are_not() {
+        let strange = Strange::default();
+        let say = |status, body: &str| {
+            read(&reply(status, body), "secret-address", 0, &strange);
+            strange.last()
+        };
+        assert_eq!(say(503, r#"{"error":{"status":"UNAVAILABLE","message":"x"}}"#), None);
+        assert_eq!(say(404, r#"{"error":{"details":[{"errorCode":"UNREGISTERED"}]}}"#), None);
+        let new = r#"{"error":{"status":"UNAVAILABLE","message":"not secret-address","details":[{"errorCode":"NEW_THING"}]}}"#;
+        assert_eq!(say(503, new).as_deref(), Some("503: NEW_THING not ..."));
+        assert_eq!(say(500, r#"{"error":{"status":"ODD","message":"m"}}"#).as_deref(), Some("500: ODD m"));
+        assert_eq!(say(502, "<html>\nbad gateway").as_deref(), Some("502: <html> bad gateway"));
+        assert_eq!(say(429, "").as_deref(), Some("429 without a word"));
     }
 
     #[test]

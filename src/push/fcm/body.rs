@@ -14,6 +14,8 @@ const BODY_BYTES_TYPICAL: usize = 512;
 #[derive(Serialize)]
 struct Body<'a> {
     message: Message<'a>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    validate_only: bool,
 }
 
 #[derive(Serialize)]
@@ -72,6 +74,15 @@ struct Aps {
 
 /// The JSON body for `nudge` at `now_ms` (Unix milliseconds).
 pub(super) fn of(nudge: &Nudge, now_ms: i64) -> Vec<u8> {
+    with(nudge, now_ms, false)
+}
+
+/// The same, to be looked at by FCM and delivered to nobody.
+pub(super) fn for_a_look(nudge: &Nudge, now_ms: i64) -> Vec<u8> {
+    with(nudge, now_ms, true)
+}
+
+fn with(nudge: &Nudge, now_ms: i64, validate_only: bool) -> Vec<u8> {
     let value = nudge.address.value.as_str();
     let ttl_s = ((nudge.expires_at_ms.saturating_sub(now_ms)) / 1_000).clamp(TTL_S_MIN, TTL_S_MAX);
     let android = || Android {
@@ -98,7 +109,7 @@ pub(super) fn of(nudge: &Nudge, now_ms: i64) -> Vec<u8> {
     };
     let mut body = Vec::with_capacity(BODY_BYTES_TYPICAL);
     // Strings and numbers only: this cannot fail.
-    let _ = serde_json::to_writer(&mut body, &Body { message });
+    let _ = serde_json::to_writer(&mut body, &Body { message, validate_only });
     body
 }
 

@@ -3,6 +3,7 @@
 mod account;
 mod answer;
 mod body;
+mod canary;
 mod token;
 mod wire;
 
@@ -11,10 +12,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::Nudge;
+use super::strange::Strange;
 use super::verdict::Verdict;
 use crate::clock::Clock;
 pub use account::CredentialError;
 use account::ServiceAccount;
+use canary::Canary;
 use token::{MintError, Tokens};
 pub use wire::SettingsError;
 use wire::Wire;
@@ -61,6 +64,7 @@ pub(super) struct Fcm {
     endpoint: String,
     wire: Arc<Wire>,
     credential: RwLock<Option<Arc<Credential>>>,
+    strange: Strange,
     clock: Clock,
     /// Bounds one nudge on the wire: fetching a token, sending, and once more of both after a 401.
     deadline: Duration,
@@ -71,13 +75,14 @@ struct Credential {
     url: reqwest::Url,
     account: Arc<ServiceAccount>,
     tokens: Arc<Tokens>,
+    canary: Canary,
 }
 
 fn credential(endpoint: &str, json: &[u8]) -> Result<Credential, CredentialError> {
     let account = ServiceAccount::parse(json)?;
     let url = format!("{}/v1/projects/{}/messages:send", endpoint.trim_end_matches('/'), account.project_id);
     let url = reqwest::Url::parse(&url).map_err(|_| CredentialError::Invalid("project_id"))?;
-    Ok(Credential { url, account: Arc::new(account), tokens: Arc::new(Tokens::default()) })
+    Ok(Credential { url, account: Arc::new(account), tokens: Arc::new(Tokens::default()), canary: Canary::default() })
 }
 
 impl Fcm {
@@ -85,7 +90,7 @@ impl Fcm {
         let deadline = timeout * 2;
         let wire = Arc::new(Wire::new(&settings, timeout, clock.now_ms())?);
         let endpoint = settings.endpoint.trim_end_matches('/').to_owned();
-        Ok(Fcm { endpoint, wire, credential: RwLock::new(None), clock, deadline })
+        Ok(Fcm { endpoint, wire, credential: RwLock::new(None), strange: Strange::default(), clock, deadline })
     }
 
     pub(super) fn replace(&self, json: &[u8]) -> Result<(), CredentialError> {
@@ -98,8 +103,23 @@ impl Fcm {
         self.credential().map(|credential| credential.account.project_id.clone())
     }
 
+    /// The last answer that FCM's description does not know.
+    pub(super) fn strange(&self) -> Option<String> {
+        self.strange.last()
+    }
+
     pub(super) fn token_age_s(&self, now_ms: i64) -> Option<i64> {
         self.credential()?.tokens.age_s(now_ms)
+    }
+
+    /// Requests that may be under way, over all connections.
+    pub(super) fn concurrency_limit(&self) -> usize {
+        self.wire.concurrency_limit()
+    }
+
+    /// How many requests the limits of the connections let through in `window_ms`.
+    pub(super) fn throughput(&self, window_ms: i64) -> usize {
+        self.wire.throughput(window_ms)
     }
 
     pub(super) async fn deliver(&self, nudge: &Nudge) -> Verdict {
@@ -120,15 +140,29 @@ impl Fcm {
                 Err(MintError::Refused(detail)) => return Verdict::Config { code: "invalid_grant", detail },
                 Err(MintError::Unavailable(reason)) => return Verdict::Unsent { reason },
             };
-            let reply = self.wire.post(&credential.url, &token.header, body.clone(), self.clock.now_ms()).await;
-            let verdict = match reply {
-                Ok(reply) => answer::read(&reply, &nudge.address.value, self.clock.now_ms()),
-                Err(verdict) => verdict,
+            let send = async |body, address: &str| {
+                let now_ms = self.clock.now_ms();
+                let judge = |reply: &wire::Reply| answer::read(reply, address, now_ms, &self.strange);
+                self.wire.post(&credential.url, &token.header, body, now_ms, judge).await
             };
-            match verdict {
+            match send(body.clone(), &nudge.address.value).await {
                 Verdict::Unauthenticated { .. } if !retried => {
                     retried = true;
                     credential.tokens.drop_if(&token);
+                }
+                Verdict::Accepted => {
+                    credential.canary.accepted(nudge, self.clock.now_ms());
+                    return Verdict::Accepted;
+                }
+                Verdict::Bug { reason: answer::INVALID_ARGUMENT, detail } => {
+                    let now_ms = self.clock.now_ms();
+                    let look = async |trial: Nudge| {
+                        send(body::for_a_look(&trial, now_ms).into(), &trial.address.value).await == Verdict::Accepted
+                    };
+                    if credential.canary.passes(nudge, now_ms, look).await {
+                        return Verdict::Suspect(answer::INVALID_ARGUMENT);
+                    }
+                    return Verdict::Bug { reason: answer::INVALID_ARGUMENT, detail };
                 }
                 verdict => return verdict,
             }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::NaiveDateTime;
@@ -11,6 +11,7 @@ use reqwest::{Certificate, Client, Response, Url};
 use tower::util::MapResultLayer;
 
 use super::Settings;
+use crate::push::aimd::{Limit, START};
 use crate::push::verdict::Verdict;
 
 /// FCM allows 100 streams a connection; this is how many connections are kept over TLS.
@@ -26,7 +27,8 @@ const CONNECTION_AGE_SPREAD_MS: i64 = 5 * 60_000;
 const REPLACE_EVERY_MS: i64 = 10_000;
 /// FCM ends idle connections after four minutes.
 const IDLE: Duration = Duration::from_secs(200);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Name, TCP and TLS may take this part of the time of an answer.
+const CONNECT_SHARE: u32 = 2;
 /// Answers are read up to this length; the rest is not looked at.
 const ANSWER_BYTES_MAX: usize = 65_536;
 /// The connection ended before there was an answer.
@@ -62,7 +64,7 @@ pub(super) struct Wire {
     roots: Vec<Certificate>,
     plain: bool,
     timeout: Duration,
-    idle_max: usize,
+    concurrency_max: usize,
     lines: Vec<Line>,
 }
 
@@ -70,6 +72,7 @@ pub(super) struct Wire {
 struct Line {
     current: RwLock<Current>,
     under_way: AtomicUsize,
+    limit: Limit,
 }
 
 struct Current {
@@ -125,29 +128,44 @@ impl Wire {
         };
         let concurrency_max = settings.concurrency_max as usize;
         let plain = endpoint.scheme() == "http";
-        let mut wire = Wire { roots, plain, timeout, idle_max: concurrency_max, lines: Vec::new() };
+        let mut wire = Wire { roots, plain, timeout, concurrency_max, lines: Vec::new() };
         // HTTP/1.1 opens as many connections as it needs by itself.
         let count = if plain { 1 } else { concurrency_max.div_ceil(STREAMS_PER_CONNECTION).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) };
         for nth in 0..count {
             let client = wire.client().map_err(SettingsError::Tls)?;
             let spread_ms = CONNECTION_AGE_SPREAD_MS * nth as i64 / count as i64;
             let current = Current { client, built_at_ms: now_ms, replace_at_ms: now_ms + CONNECTION_AGE_MS + spread_ms };
-            wire.lines.push(Line { current: RwLock::new(current), under_way: AtomicUsize::new(0) });
+            let limit = Limit::new(START, if plain { concurrency_max } else { STREAMS_PER_CONNECTION });
+            wire.lines.push(Line { current: RwLock::new(current), under_way: AtomicUsize::new(0), limit });
         }
         Ok(wire)
     }
 
-    /// Posts one message; an answer of any status is `Ok`. What was under way on an HTTP/2 connection that ended goes once more at once, on
-    /// another: a nudge may come twice, and the end of a connection says nothing about its phone.
-    pub(super) async fn post(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64) -> Result<Reply, Verdict> {
-        let answer = self.post_once(url, bearer, body.clone(), now_ms).await;
-        if self.plain || answer.as_ref().err() != Some(&LOST) {
-            return answer;
+    /// Posts one message; `judge` reads an answer of any status. What was under way on an HTTP/2 connection that ended goes once more at
+    /// once, on another: a nudge may come twice, and the end of a connection says nothing about its phone.
+    pub(super) async fn post(
+        &self,
+        url: &Url,
+        bearer: &HeaderValue,
+        body: Bytes,
+        now_ms: i64,
+        judge: impl Fn(&Reply) -> Verdict,
+    ) -> Verdict {
+        let verdict = self.post_once(url, bearer, body.clone(), now_ms, &judge).await;
+        if self.plain || verdict != LOST {
+            return verdict;
         }
-        self.post_once(url, bearer, body, now_ms).await
+        self.post_once(url, bearer, body, now_ms, &judge).await
     }
 
-    async fn post_once(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64) -> Result<Reply, Verdict> {
+    async fn post_once(
+        &self,
+        url: &Url,
+        bearer: &HeaderValue,
+        body: Bytes,
+        now_ms: i64,
+        judge: &impl Fn(&Reply) -> Verdict,
+    ) -> Verdict {
         let taken = self.take(now_ms);
         let request = taken
             .client
@@ -155,16 +173,38 @@ impl Wire {
             .header(AUTHORIZATION, bearer)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
-        match request.send().await {
-            Ok(response) => Ok(read(response).await),
-            Err(error) => {
-                let verdict = lost(&error);
-                if verdict == Verdict::TimedOut && !self.plain {
-                    taken.line.suspect(now_ms);
-                }
-                Err(verdict)
-            }
+        let started = Instant::now();
+        let verdict = match request.send().await {
+            Ok(response) => judge(&read(response).await),
+            Err(error) => lost(&error),
+        };
+        if verdict == Verdict::TimedOut && !self.plain {
+            taken.line.suspect(now_ms);
         }
+        let took = started.elapsed();
+        let under_way = taken.line.under_way.load(Ordering::Relaxed);
+        taken.line.limit.heard(&verdict, now_ms + took.as_millis() as i64, took.as_secs_f64() * 1_000.0, under_way);
+        verdict
+    }
+
+    /// Requests that may be under way, over all connections.
+    pub(super) fn concurrency_limit(&self) -> usize {
+        self.in_use().map(|line| line.limit.now()).sum::<usize>().min(self.concurrency_max)
+    }
+
+    /// How many requests they let through in `window_ms`.
+    pub(super) fn throughput(&self, window_ms: i64) -> usize {
+        self.in_use().map(|line| line.limit.throughput(window_ms)).sum()
+    }
+
+    /// The connections that count: the least number, those that have been in use, and one more where all before it carry what they can.
+    fn in_use(&self) -> impl Iterator<Item = &Line> {
+        let mut full = true;
+        self.lines.iter().enumerate().filter_map(move |(nth, line)| {
+            let counts = nth < CONNECTIONS_MIN || full || line.limit.now() > START;
+            full = full && line.limit.now() >= STREAMS_TYPICAL;
+            counts.then_some(line)
+        })
     }
 
     /// Posts an OAuth assertion.
@@ -182,7 +222,7 @@ impl Wire {
     /// The first connection with room, or the least busy one; renewed if it is old. Requests on the old one finish there.
     fn take(&self, now_ms: i64) -> Taken<'_> {
         let load = |line: &&Line| line.under_way.load(Ordering::Relaxed);
-        let roomy = self.lines.iter().find(|line| load(line) < STREAMS_TYPICAL);
+        let roomy = self.lines.iter().find(|line| load(line) < line.limit.now().min(STREAMS_TYPICAL));
         let line = roomy.or_else(|| self.lines.iter().min_by_key(load)).unwrap_or(&self.lines[0]);
         line.under_way.fetch_add(1, Ordering::Relaxed);
         let current = line.current.read().unwrap_or_else(PoisonError::into_inner);
@@ -207,9 +247,9 @@ impl Wire {
         let builder = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(self.timeout)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(self.timeout / CONNECT_SHARE)
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(self.idle_max)
+            .pool_max_idle_per_host(self.concurrency_max)
             .connector_layer(MapResultLayer::new(opened));
         if self.plain {
             return builder.http1_only().no_proxy().tls_certs_only(self.roots.clone()).build();

@@ -40,9 +40,11 @@ impl Gate {
             paused_until_ms: reopens_ms,
             bridge_fault: self.bridge.fault().map(|fault| format!("{}: {}", fault.code, fault.detail)),
             in_flight: self.in_flight,
-            concurrency_limit: self.aimd.limit(),
+            concurrency_limit: 0,
             pace_per_s: self.pace.level_per_s(),
             token_age_s: None,
+            strange_answer: None,
+            credential_from: None,
             project_id: None,
             topic: None,
             credential_ends_at_ms: None,
@@ -62,21 +64,21 @@ mod tests {
 
     #[test]
     fn the_breaker_is_open_while_a_credential_is_at_fault_also_where_nothing_is_due() {
-        let mut gate = Gate::new(1_000, 100, 0);
+        let mut gate = Gate::new(1_000, 0);
         gate.renew(0);
         assert_eq!(gate.breaker_state(0), 0.0);
         let leave = gate.admit(0, false).unwrap();
-        gate.settle(leave, Verdict::Config { code: "PERMISSION_DENIED", detail: String::new() }, 0, 1.0, 0.0);
+        gate.settle(leave, Verdict::Config { code: "PERMISSION_DENIED", detail: String::new() }, 0, 0.0);
         for now_ms in [0, 59_000, 60_000, 3_600_000] {
             assert_eq!(gate.breaker_state(now_ms), 2.0, "at {now_ms}");
         }
         // While the probe is on the wire, and after it failed.
         let probe = gate.admit(3_600_000, false).unwrap();
         assert_eq!(gate.breaker_state(3_600_000), 2.0);
-        gate.settle(probe, Verdict::Config { code: "PERMISSION_DENIED", detail: String::new() }, 3_600_100, 1.0, 0.0);
+        gate.settle(probe, Verdict::Config { code: "PERMISSION_DENIED", detail: String::new() }, 3_600_100, 0.0);
         assert_eq!(gate.breaker_state(7_200_000), 2.0);
         let probe = gate.admit(7_200_000, false).unwrap();
-        gate.settle(probe, Verdict::Accepted, 7_200_100, 1.0, 0.0);
+        gate.settle(probe, Verdict::Accepted, 7_200_100, 0.0);
         assert_eq!(gate.breaker_state(7_200_100), 0.0);
     }
 }

@@ -146,6 +146,7 @@ async fn suffer(fault: Option<Fault>) -> Option<Outcome> {
         }
         Fault::Close => Some(Outcome::Close),
         Fault::Reset => Some(Outcome::Reset),
+        Fault::ResetStream(code) => Some(Outcome::ResetStream(code)),
         Fault::GoAway | Fault::Dismissed { .. } => None,
         Fault::Hang => std::future::pending().await,
         Fault::Slow(by_ms) => {

@@ -19,6 +19,9 @@ pub enum Fault {
     Close,
     /// The connection is reset (RST) without an answer.
     Reset,
+    /// RST_STREAM without an answer, with this code of RFC 9113 section 7: 7 REFUSED_STREAM, 2 INTERNAL_ERROR. On HTTP/1.1 the connection
+    /// closes.
+    ResetStream(u32),
     /// The request is taken and never answered.
     Hang,
     /// The ordinary course, so many milliseconds later.

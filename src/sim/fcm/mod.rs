@@ -66,6 +66,7 @@ struct Inner {
     counts: Counters,
     captures: Mutex<Vec<Captured>>,
     capturing: AtomicBool,
+    stalling: AtomicBool,
     delay_ms: AtomicU64,
     loss_per_million: AtomicI64,
     token_life_s: AtomicI64,
@@ -135,6 +136,7 @@ impl StandIn {
             counts: Counters::default(),
             captures: Mutex::default(),
             capturing: AtomicBool::new(false),
+            stalling: AtomicBool::new(false),
             delay_ms: AtomicU64::new(0),
             loss_per_million: AtomicI64::new(0),
             token_life_s: AtomicI64::new(TOKEN_LIFE_S),
@@ -152,6 +154,7 @@ impl StandIn {
         let counts = self.inner.clone();
         let connected = move || {
             counts.counts.connections.fetch_add(1, Ordering::Relaxed);
+            if counts.stalling.load(Ordering::Relaxed) { 0 } else { serve::STREAM_WINDOW_BYTES }
         };
         tokio::spawn(serve::run(listener, self.listening.tls.clone(), stop, connected, move |request| inner.clone().handle(request)));
     }
@@ -164,9 +167,14 @@ impl StandIn {
     /// Listens again on the same port.
     pub async fn accept_connections(&self) -> io::Result<()> {
         self.refuse_connections();
-        let listener = serve::listen(self.listening.addr).await?;
+        let listener = serve::listen_again(self.listening.addr).await?;
         self.serve(listener);
         Ok(())
+    }
+
+    /// While on, no body gets through on connections that are made (HTTP/2): their windows stay at 0.
+    pub fn stall_new_connections(&self, on: bool) {
+        self.inner.stalling.store(on, Ordering::Relaxed);
     }
 
     /// The base URL: what goes into the setting `push.fcm.endpoint`.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -80,14 +81,24 @@ pub(super) enum Outcome {
     Dismissal(Response<Answer>, u32, &'static str),
     Close,
     Reset,
+    /// RST_STREAM with this code.
+    ResetStream(u32),
 }
 
-/// Serves until `stop`; every connection ends with it and is counted in `connections`.
+/// Why a stream is reset: hyper looks for the code behind the error of a service.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream is reset")]
+struct StreamReset(#[source] h2::Error);
+
+/// The ordinary window of a stream (RFC 9113, 6.9.2).
+pub(super) const STREAM_WINDOW_BYTES: u32 = 65_535;
+
+/// Serves until `stop`, with which every connection ends. `connected` is asked of each connection how large the windows of its streams are.
 pub(super) async fn run<S, F>(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     stop: CancellationToken,
-    connections: impl Fn(),
+    connected: impl Fn() -> u32,
     service: S,
 ) where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -103,7 +114,7 @@ pub(super) async fn run<S, F>(
                 Err(_) => { tokio::task::yield_now().await; continue }
             },
         };
-        connections();
+        let window = connected();
         let _ = stream.set_nodelay(true);
         let reset = Arc::new(AtomicBool::new(false));
         let stream = Resettable { stream, reset: reset.clone() };
@@ -111,10 +122,10 @@ pub(super) async fn run<S, F>(
         tokio::spawn(async move {
             let served = async {
                 match acceptor {
-                    None => serve(stream, reset, service).await,
+                    None => serve(stream, window, reset, service).await,
                     Some(acceptor) => {
                         if let Ok(stream) = acceptor.accept(stream).await {
-                            serve(stream, reset, service).await;
+                            serve(stream, window, reset, service).await;
                         }
                     }
                 }
@@ -127,14 +138,14 @@ pub(super) async fn run<S, F>(
     }
 }
 
-async fn serve<I, S, F>(stream: I, reset: Arc<AtomicBool>, service: S)
+async fn serve<I, S, F>(stream: I, window: u32, reset: Arc<AtomicBool>, service: S)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http2().max_concurrent_streams(STREAMS_MAX).initial_connection_window_size(WINDOW_BYTES);
+    builder.http2().max_concurrent_streams(STREAMS_MAX).initial_connection_window_size(WINDOW_BYTES).initial_stream_window_size(window);
     let leaving = Arc::new(Notify::new());
     let leave = leaving.clone();
     let last = LastWords::default();
@@ -163,6 +174,7 @@ where
                     reset.store(true, Ordering::SeqCst);
                     Err(io::ErrorKind::ConnectionReset.into())
                 }
+                Outcome::ResetStream(code) => Err(io::Error::other(StreamReset(h2::Reason::from(code).into()))),
             }
         }
     });
@@ -181,6 +193,17 @@ where
 /// Listens on `addr`.
 pub(super) async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(addr).await
+}
+
+/// As [`listen`], where the listener before may not have let go of the port yet.
+pub(super) async fn listen_again(addr: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..100 {
+        match listen(addr).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(Duration::from_millis(10)).await,
+            outcome => return outcome,
+        }
+    }
+    listen(addr).await
 }
 
 /// A connection that ends with RST instead of FIN once its flag is set.

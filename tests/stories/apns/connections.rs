@@ -60,6 +60,8 @@ async fn a_refused_stream_goes_again_at_once_and_a_broken_one_waits_as_a_counted
         (Fault::ResetStream(7), false),
         (Fault::ResetStream(2), true),
         (Fault::ResetAfterHeaders(500), true),
+        // It was taken, as far as can be told: the phone does not come and is called again.
+        (Fault::ResetAfterHeaders(200), true),
         (Fault::Close, true),
         (Fault::Reset, true),
         (Fault::reason(500, "InternalServerError"), true),

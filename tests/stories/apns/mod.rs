@@ -5,6 +5,7 @@ mod apart;
 mod clocks;
 mod connections;
 mod credentials;
+mod files;
 mod outage;
 mod streams;
 mod table;

@@ -259,3 +259,31 @@ async fn a_mass_death_stops_the_sender_and_loses_no_address() {
     assert_eq!(fcm.send(&nudges[0]).await, Answer::Accepted);
     assert_eq!(fcm.sender.take_notices(), [Notice::Recovered]);
 }
+
+#[tokio::test]
+async fn a_request_that_fcm_takes_for_another_phone_is_no_bug_of_ours_and_the_trial_reaches_nobody() {
+    let fcm = Fcm::start().await;
+    let good = fcm.device();
+    let mut phone = fcm.stand_in.connect(&good.address.value);
+    assert_eq!(fcm.send(&good).await, Answer::Accepted);
+    phone.recv().await.unwrap();
+    fcm.stand_in.capture(true);
+    for n in 0..3 {
+        let bad = fcm.device();
+        fcm.stand_in.faults().set(Scope::Address(bad.address.value.clone()), Times::Next(1), Fault::invalid_argument());
+        assert_eq!(fcm.send(&bad).await, Answer::Suspect { reason: "INVALID_ARGUMENT".into() }, "{n}");
+    }
+    let bodies: Vec<serde_json::Value> =
+        fcm.stand_in.take_captured().iter().filter_map(|request| serde_json::from_slice(&request.body).ok()).collect();
+    let trials: Vec<_> = bodies.iter().filter(|body| body["validate_only"] == true).collect();
+    assert_eq!(trials.len(), 1, "what it showed holds for a minute: {bodies:?}");
+    assert_eq!(trials[0]["message"]["token"], good.address.value.as_str());
+    assert!(phone.try_recv().is_err(), "a trial is not delivered");
+    assert_eq!((fcm.sender.take_notices(), fcm.sender.status().state), (vec![], SenderState::Ok));
+    // Called malformed for the other phone too, it is ours.
+    fcm.clock.advance(60_000);
+    assert_eq!(fcm.send(&good).await, Answer::Accepted);
+    fcm.stand_in.faults().set(Scope::Send, Times::Next(2), Fault::invalid_argument());
+    assert!(matches!(fcm.send(&fcm.device()).await, Answer::GivenBack { reason, .. } if reason == "INVALID_ARGUMENT"));
+    assert!(matches!(&fcm.sender.take_notices()[..], [Notice::Bug { .. }]));
+}

@@ -89,7 +89,11 @@ async fn each_row_of_the_table_and_each_broken_answer_has_its_effect_and_no_othe
         (Fault::unregistered(), Class::Dead),
         (Fault::invalid_token(), Class::SetAside),
         (Fault::sender_id_mismatch(), Class::SetAside),
+        // Nothing has been accepted yet that could show whether the request or the address is wrong.
         (Fault::invalid_argument(), Class::Ours),
+        // The same request passes for another phone: it is this one's address.
+        (Fault::invalid_argument(), Class::SetAside),
+        (Fault::empty(400), Class::Ours),
         (Fault::permission_denied(), Class::Stops),
         (Fault::project_not_found(), Class::Stops),
         (Fault::html(404), Class::Stops),

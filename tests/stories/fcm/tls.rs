@@ -130,3 +130,59 @@ async fn a_connection_that_went_dead_is_replaced_after_a_timeout() {
     assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
     assert_eq!(tls.connections(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_reset_costs_its_own_nudge_at_most_and_a_refused_one_not_even_that() {
+    let tls = Tls::start(Duration::from_secs(20)).await;
+    assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
+    // REFUSED_STREAM says that nobody has looked at it: it goes again at once.
+    tls.fcm.stand_in.faults().set(Scope::Send, Times::Next(1), Fault::ResetStream(7));
+    assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
+    // INTERNAL_ERROR, twice, since the first is tried over.
+    let broken = tls.fcm.device();
+    tls.fcm.stand_in.faults().set(Scope::Address(broken.address.value.clone()), Times::Next(2), Fault::ResetStream(2));
+    let mut nudges: Vec<Nudge> = (0..20).map(|_| tls.fcm.device()).collect();
+    nudges.push(broken);
+    let mut answers = tls.fcm.send_all(nudges).await;
+    assert!(matches!(answers.pop(), Some(Answer::Failed { reason, .. }) if reason == "connection_lost"));
+    assert!(answers.iter().all(|answer| *answer == Answer::Accepted), "{answers:?}");
+    assert_eq!(tls.connections(), 1, "the others went on the same connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_stalls_is_left_for_another_connection_and_blames_no_token() {
+    let tls = Tls::start(Duration::from_secs(2)).await;
+    // The access token comes over a connection with windows: only the nudges' own has none.
+    assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
+    tls.fcm.stand_in.refuse_connections();
+    tls.fcm.stand_in.accept_connections().await.unwrap();
+    tls.fcm.stand_in.stall_new_connections(true);
+    let answer = tls.fcm.send(&tls.fcm.device()).await;
+    assert!(matches!(&answer, Answer::Failed { reason, .. } if reason == "timeout"), "{answer:?}");
+    tls.fcm.stand_in.stall_new_connections(false);
+    tls.fcm.clock.advance(10_000);
+    assert!(matches!(tls.fcm.send(&tls.fcm.device()).await, Answer::Failed { .. }), "the last one on it, after which it is given up");
+    for _ in 0..5 {
+        assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
+    }
+    assert_eq!(tls.fcm.sender.take_notices(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_takes_connections_and_never_shakes_hands_gives_nudges_back_and_shuts_the_sender_for_a_while() {
+    let tls = Tls::start(Duration::from_secs(20)).await;
+    // Connections are taken by the kernel and lie there.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", silent.local_addr().unwrap());
+    let settings = Settings { endpoint, ca_file: Some(tls.folder.path().join("ca.pem")), ..Settings::default() };
+    let sender = Sender::fcm_within(settings, Duration::from_secs(2), tls.fcm.clock.clone()).unwrap();
+    let mut account: serde_json::Value = serde_json::from_slice(&tls.fcm.stand_in.service_account()).unwrap();
+    account["token_uri"] = serde_json::json!(format!("{}/token", tls.fcm.stand_in.endpoint()));
+    sender.replace_credential(account.to_string().as_bytes()).unwrap();
+    let sends: Vec<_> = (0..40).map(|_| tls.fcm.device()).collect();
+    let answers = futures_util::future::join_all(sends.iter().map(|nudge| sender.send(nudge))).await;
+    for trip in &answers {
+        assert!(matches!(&trip.answer, Answer::GivenBack { reason, .. } if ["connect", "breaker_open"].contains(&reason.as_str())), "{trip:?}");
+    }
+    assert_eq!((sender.status().state, sender.capacity()), (muster::push::SenderState::Paused, 0));
+}

@@ -149,6 +149,11 @@ impl Apns {
         self.server.post("/jobs", json!({"kind": kind, "params": params, "target": {"devices": devices}})).await.expect(202);
     }
 
+    /// Puts another text into one of the files that the settings name: `mdm.pem`, `mdm.key`, `app.p8`.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
     /// Puts another MDM push certificate in the place of the present one, through the operator API.
     pub async fn replace_certificate(&self, certificate: &PushCertificate) -> super::server::Reply {
         self.server.put("/push/apns-mdm", json!({"certificate": certificate.certificate, "key": certificate.key})).await

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::http::auth::Caller;
 use crate::http::error::Answer;
 use crate::http::extract::QueryOf;
+use crate::model::feed_kind;
 use crate::store::feed::{self, FeedRow, Reading};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -25,7 +26,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const PAGE_ROWS: i64 = 200;
 /// When to come back where all places are taken.
 const RETRY_AFTER_S: i64 = 15;
-/// A stream ends after this time, so that a key that was revoked meanwhile is asked for again.
+/// A stream ends after this time, whatever happens.
 const LIFE: Duration = Duration::from_secs(3600);
 /// When a client that was told to reconnect comes back by itself.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -42,11 +43,16 @@ struct Course {
     behind: bool,
     ended: bool,
     until: Instant,
+    /// Unix milliseconds at which the caller's credential was looked at.
+    asked_at_ms: i64,
+    /// A credential was taken away since: whose it was is found out by asking for this one's again.
+    ask_again: bool,
 }
 
 /// The feed as it grows: `id` is the cursor, `event` the kind, `data` the entry. Begins behind `Last-Event-ID`, else behind `after`,
 /// else now. A comment every 15 s keeps the connection; `event: reconnect` tells a client
-/// to come again: it was too slow, or the stream is an hour old.
+/// to come again: it was too slow, the stream is an hour old, or a key or an operator's leave was taken away and each has to show its own
+/// again.
 #[utoipa::path(
     get, path = "/api/v1/feed/stream", tag = "feed", params(FeedQuery),
     responses((status = 200, description = "server-sent events", body = String, content_type = "text/event-stream"),
@@ -63,7 +69,9 @@ pub async fn stream(
     let watch = app.feed_tail.watch().ok_or(Error::Busy { retry_after_s: RETRY_AFTER_S })?;
     let after = start(&mut app.db.read().await?, last.or(query.after.as_deref()), |_, newest| newest).await?;
     let kind = query.kind.unwrap_or_default();
-    let course = Course { app, watch, kind, after, ready: VecDeque::new(), behind: true, ended: false, until: Instant::now() + LIFE };
+    let (asked_at_ms, until) = (app.clock.now_ms(), Instant::now() + LIFE);
+    let ready = VecDeque::new();
+    let course = Course { app, watch, kind, after, ready, behind: true, ended: false, until, asked_at_ms, ask_again: false };
     let events = stream::unfold(course, |mut course| async { course.next().await.map(|event| (Ok::<_, Infallible>(event), course)) });
     // nginx would keep events back until its buffer is full.
     Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))))
@@ -77,6 +85,9 @@ impl Course {
             }
             if self.ended {
                 return None;
+            }
+            if self.ask_again {
+                return Some(self.reconnect());
             }
             if self.behind {
                 self.catch_up().await;
@@ -126,6 +137,7 @@ impl Course {
 
     fn take(&mut self, row: &FeedRow) {
         self.after = row.seq;
+        self.ask_again |= row.at_ms >= self.asked_at_ms && feed_kind::takes_leave(&row.kind);
         let wanted = self.kind.is_empty() || row.kind.strip_prefix(&self.kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         if wanted {
             let entry = FeedEntry::from(row);

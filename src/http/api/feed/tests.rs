@@ -226,3 +226,23 @@ async fn events_and_findings_are_listed_by_device_and_kind() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_stream_ends_when_a_key_is_taken_away_so_that_everybody_shows_theirs_again() {
+    each_database(async |db| {
+        let server = Server::new(&db).await;
+        // One that was taken away before the stream began ends nothing.
+        server.tell(&["key.revoked"]).await;
+        server.clock.advance(1_000);
+        let before = server.get("/feed").await.1["items"][0]["cursor"].as_str().unwrap().to_owned();
+        let mut events = server.stream("/feed/stream?kind=task", Some(&before)).await;
+        server.tell(&["task.done"]).await;
+        assert_eq!(events.next().await.unwrap().1, "task.done");
+        // Also where entries of that kind are not asked for.
+        server.tell(&["task.failed", "key.revoked"]).await;
+        assert_eq!(events.next().await.unwrap().1, "task.failed");
+        assert_eq!(events.next().await.unwrap().1, "reconnect");
+        assert!(events.next().await.is_none());
+    })
+    .await;
+}

@@ -1,0 +1,51 @@
+//! Answers in words that we do not know: judged by their status, and kept so that somebody can read them.
+
+use std::sync::{Mutex, PoisonError};
+
+/// The same words are logged once in this time.
+const TOLD_EVERY_MS: i64 = 600_000;
+/// How much of them is kept.
+pub(super) const CHARS_MAX: usize = 120;
+
+/// The last such answer of a sender.
+#[derive(Debug, Default)]
+pub(super) struct Strange(Mutex<Option<(String, i64)>>);
+
+impl Strange {
+    /// Notes the words of `provider`, which hold no address and are short.
+    pub(super) fn note(&self, provider: &str, status: u16, words: &str, now_ms: i64) {
+        let text = if words.is_empty() { format!("{status} without a word") } else { format!("{status}: {words}") };
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(said, at_ms)| *said != text || now_ms - at_ms >= TOLD_EVERY_MS) {
+            tracing::warn!(provider, answer = text, "an answer that is not in the provider's description; it is judged by its status");
+            *last = Some((text, now_ms));
+        }
+    }
+
+    /// What was said last.
+    pub(super) fn last(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(text, _)| text.clone())
+    }
+}
+
+/// What is kept of `text`: short, without control characters and without `address`.
+pub(super) fn words(text: &str, address: &str) -> String {
+    let text = if address.is_empty() { text.to_owned() } else { text.replace(address, "...") };
+    let clean: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+    clean.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_short_and_holds_no_address() {
+        assert_eq!(words("<html>\n  bad\tabcdef \u{0}", "abcdef"), "<html> bad ...");
+        assert_eq!(words(&"x".repeat(9_000), "").len(), CHARS_MAX);
+        let strange = Strange::default();
+        strange.note("fcm", 500, "NewThing", 0);
+        strange.note("fcm", 502, "", 0);
+        assert_eq!(strange.last().as_deref(), Some("502 without a word"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Credentials in files that the settings name, and what happens when the files change under a running server.
+
+use std::time::Duration;
+
+use muster::sim::apns::PushCertificate;
+
+use crate::support::apns::Apns;
+use crate::support::apple::TOPIC;
+use crate::support::server::START_MS;
+
+const OTHER_TOPIC: &str = "com.apple.mgmt.External.0a0a0a0a-1111-4222-8333-444455556666";
+const DAY_MS: i64 = 86_400_000;
+
+/// Puts a certificate and its key in the place of those in the files.
+fn write(world: &Apns, certificate: &PushCertificate) {
+    world.write("mdm.key", &certificate.key);
+    world.write("mdm.pem", &certificate.certificate);
+}
+
+async fn ends_at_ms(world: &Apns) -> i64 {
+    world.sender("apns_mdm").await["credential_ends_at_ms"].as_i64().unwrap()
+}
+
+/// What the open alarm about a file says; empty where none is open.
+async fn told(world: &Apns) -> String {
+    let alarms = world.server.get("/alarms?state=open").await;
+    let of_file = alarms["items"].as_array().unwrap().iter().find(|alarm| alarm["kind"] == "push_file_refused");
+    of_file.map_or(String::new(), |alarm| format!("{}: {}", alarm["subject"].as_str().unwrap(), alarm["detail"].as_str().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wrong_one_is_refused_with_what_would_be_lost() {
+    let world = Apns::start().await;
+    let mut managed = world.managed("MDM").await;
+    assert_eq!(world.sender("apns_mdm").await["credential_from"], "file");
+    let called = async |managed: &mut crate::support::apns::Managed| {
+        world.server.advance(60_000);
+        while managed.pushes.try_recv().is_ok() {}
+        world.locate(&[&managed.id]).await;
+        assert!(tokio::time::timeout(Duration::from_secs(60), managed.pushes.recv()).await.unwrap().is_some());
+    };
+    called(&mut managed).await;
+    // Renewed: in use within seconds, on connections of its own, and tried on one device.
+    let renewed = world.apns.issue_certificate_until(TOPIC, START_MS + 300 * DAY_MS).unwrap();
+    let connections = world.apns.counts().connections;
+    write(&world, &renewed);
+    world.server.until("the renewed one is in use", async || ends_at_ms(&world).await == renewed.not_after_ms).await;
+    called(&mut managed).await;
+    assert!(world.apns.counts().connections > connections, "the former certificate's connections are not used on");
+    let audit = world.server.get("/audit?kind=push.credential_set").await;
+    assert_eq!((&audit["items"][0]["data"]["from"], audit["items"].as_array().unwrap().len()), (&"file".into(), 1), "{audit}");
+    assert!(world.sender("apns_mdm").await["canary"].is_object());
+    // Made anew instead of renewed.
+    write(&world, &world.apns.issue_certificate(OTHER_TOPIC).unwrap());
+    world.server.until("it is told", async || told(&world).await.contains("1 enrolled devices listen to another topic")).await;
+    let words = told(&world).await;
+    assert!(words.starts_with("push.apns_mdm: [push.apns_mdm] certificate = ") && words.contains("the credential in use stays"), "{words}");
+    assert_eq!(ends_at_ms(&world).await, renewed.not_after_ms);
+    called(&mut managed).await;
+    // A key that does not belong to it.
+    world.write("mdm.pem", &renewed.certificate);
+    world.server.until("that is told", async || told(&world).await.contains("the key does not belong to the certificate")).await;
+    world.write("mdm.key", "no key at all");
+    world.server.until("so is that", async || told(&world).await.contains("the key is missing or not in PEM form")).await;
+    // Right again.
+    write(&world, &renewed);
+    world.server.until("the alarm ends", async || told(&world).await.is_empty()).await;
+    called(&mut managed).await;
+    // The API's wins, and what then comes in the file is not used.
+    let brought = world.apns.issue_certificate_until(TOPIC, START_MS + 200 * DAY_MS).unwrap();
+    world.replace_certificate(&brought).await.expect(200);
+    write(&world, &world.apns.issue_certificate_until(TOPIC, START_MS + 100 * DAY_MS).unwrap());
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let sender = world.sender("apns_mdm").await;
+    assert_eq!((&sender["credential_from"], &sender["credential_ends_at_ms"]), (&"api".into(), &brought.not_after_ms.into()));
+    assert!(told(&world).await.is_empty());
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_of_an_app_is_followed_as_well() {
+    let world = Apns::start().await;
+    let mut phone = world.iphone("one").await;
+    world.write("app.p8", "-----BEGIN PRIVATE KEY-----\nhalf of it");
+    world.server.until("it is told", async || told(&world).await.starts_with("push.apns_app: ")).await;
+    assert!(!told(&world).await.contains("half of it"));
+    world.locate(&[&phone.device.id]).await;
+    world.nudged_after_ms(&mut phone, 30_000, 60 * 60_000).await;
+    let key = world.apns.issue_key(crate::support::apns::KEY_ID, &[crate::support::apns::APP]).unwrap();
+    world.write("app.p8", &key.p8);
+    world.server.until("the alarm ends", async || told(&world).await.is_empty()).await;
+    assert_eq!(world.sender("apns_app").await["state"], "ok");
+    world.server.stop().await;
+}
