@@ -166,6 +166,21 @@ impl App {
         take(&self.senders, &self.config, &self.clock, name, json, CredentialSource::Api)
     }
 
+    /// Stops using the credential that the API had set under `name`. Where a file of the settings holds one it is taken within seconds.
+    pub fn drop_credential(&self, name: &str) {
+        if let Some(sender) = self.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)) {
+            sender.remove_credential();
+        }
+        let setting: Vec<&str> = name.split('/').take(2).collect();
+        self.senders.read_again(&setting.join("."));
+    }
+
+    /// True where a file of the settings holds a credential that the API would keep under `name`.
+    pub fn has_file(&self, name: &str) -> bool {
+        let holds = |file: &CredentialFile| file.json.as_ref().is_ok_and(|json| name_of(file.setting, json).is_ok_and(|held| held == name));
+        files(&self.config).iter().any(holds)
+    }
+
     /// The files of credentials that the settings name.
     pub fn credential_files(&self) -> Vec<CredentialFile> {
         files(&self.config)

@@ -24,6 +24,18 @@ pub async fn put(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Result<(
     app.use_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))
 }
 
+/// Takes the credential of `sender` away that the API has set. Refuses where devices are called with it, unless a file of the settings takes
+/// its place or it is `forced`.
+pub async fn remove(app: &App, actor: &Actor, sender: &str, forced: bool) -> Result<()> {
+    actor.require(Role::Admin)?;
+    let name = format!("{SEALED_PREFIX}{sender}");
+    let forced = forced || app.has_file(&name);
+    let version = change!(app, Class::Operators, |conn, moment| credentials::remove(conn, moment, actor, sender, forced).await)?;
+    app.senders.was_brought(&name, version);
+    app.drop_credential(&name);
+    Ok(())
+}
+
 /// Seals a credential, and orders its canary with it; answers its version.
 async fn store(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, bytes: &[u8]) -> Result<i64> {
     credentials::put(conn, moment, actor, seal, name, bytes).await?;

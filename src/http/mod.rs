@@ -129,9 +129,10 @@ pub(crate) fn api() -> Router<App> {
         .route("/policies/{name}/convergence", get(api::policies::convergence))
         // The server
         .route("/push", get(api::push::get))
-        .route("/push/fcm", put(api::push::put_fcm))
-        .route("/push/apns-app", put(api::push::put_apns_app))
+        .route("/push/fcm", put(api::push::put_fcm).delete(api::push::delete_fcm))
+        .route("/push/apns-app", put(api::push::put_apns_app).delete(api::push::delete_apns_app))
         .route("/push/apns-mdm", put(api::push::put_apns_mdm))
+        .route("/push/apns-mdm/{topic}", delete(api::push::delete_apns_mdm))
         .route("/push/{name}/canary", post(api::push::post_canary))
         .route("/overview", get(api::push::overview))
         .route("/operators", get(api::operators::list).post(api::operators::create).delete(api::operators::delete_named))

@@ -73,6 +73,7 @@ pub const KINDS: &[&str] = &[
     "policy.published",
     "push.canary_ended",
     "push.canary_ordered",
+    "push.credential_removed",
     "push.credential_set",
     "task.awaiting_approval",
     "task.cancelled",

@@ -12,7 +12,10 @@ use crate::protocol::pki::Certificate;
 use crate::protocol::pki::chain::{self, Proof};
 use crate::seal::Seal;
 use crate::store::feed::{self, Entry};
-use crate::store::{Conn, channels, sealed};
+use crate::store::{Conn, channels, gauges, sealed};
+
+/// Devices that are counted before a credential is taken away.
+const COUNTED_MAX: i64 = 1_000;
 
 /// Keeps a credential, sealed under its name.
 pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Seal, name: &str, secret: &[u8]) -> Result<()> {
@@ -26,11 +29,34 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Sea
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
 }
 
+/// Forgets the credential that the API has set for `sender`. Refuses with the number of devices that would not be called any more, unless
+/// `forced`.
+pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, sender: &str, forced: bool) -> Result<i64> {
+    actor.require(Role::Admin)?;
+    let name = format!("push/{sender}");
+    let called = if forced { 0 } else { gauges::devices_of(conn, sender, COUNTED_MAX).await? };
+    if sealed::get(conn, &name).await?.is_none() {
+        return Err(Error::NotFound("credential that was set by the API"));
+    }
+    if called > 0 {
+        let many = if called >= COUNTED_MAX { format!("{called} devices or more") } else { format!("{called} devices") };
+        let detail = format!("{many} are called with it and no file takes its place; with ?force=true it is taken away all the same");
+        let members = Map::from_iter([("devices".to_owned(), json!(called))]);
+        return Err(Error::refused_with("credential_needed", detail, members));
+    }
+    let before = sealed::version(conn, &name).await?;
+    sealed::remove(conn, &name, moment.now_ms).await?;
+    let data = json!({"name": name, "before": {"version": before}, "after": null});
+    feed::append(conn, moment, &[Entry { kind: "push.credential_removed", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
+    sealed::version(conn, &name).await
+}
+
 /// A credential was taken from a file that the settings name, in place of another: told, and then tried on one device.
 pub async fn follow_file(conn: &mut Conn, moment: &mut Moment, name: &str) -> Result<()> {
-    let data = json!({"name": name, "from": "file"});
-    feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: None, device_id: None, data }]).await?;
-    canary::order(conn, moment, &Actor::server(), name.strip_prefix("push/").unwrap_or(name), true).await
+    let (data, actor) = (json!({"name": name, "from": "file"}), Actor::server());
+    let entry = Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data };
+    feed::append(conn, moment, &[entry]).await?;
+    canary::order(conn, moment, &actor, name.strip_prefix("push/").unwrap_or(name), true).await
 }
 
 /// Looks at an MDM push certificate before it is used, unless `forced`: its chain (DER, the certificate first; `ca_file` is the setting of

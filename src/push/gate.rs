@@ -124,6 +124,13 @@ impl Gate {
         self.pace.restart(now_ms);
     }
 
+    /// There is no credential any more: nothing is at fault, and nothing is sent.
+    pub(super) fn unconfigure(&mut self, now_ms: i64) {
+        self.renew(now_ms);
+        self.configured = false;
+        self.outage = Outage::default();
+    }
+
     /// Whether anything may be sent at all; asked before a nudge waits for its place.
     pub(super) fn closed(&mut self, now_ms: i64) -> Option<Refusal> {
         if !self.configured {

@@ -310,6 +310,16 @@ impl Sender {
         Ok(())
     }
 
+    /// Sends nothing from now on, until another credential comes. Requests under way finish.
+    pub fn remove_credential(&self) {
+        match &self.transport {
+            Transport::Fcm(fcm) => fcm.remove(),
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.remove(&self.name),
+        }
+        *self.credential_from.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.gate().unconfigure(self.clock.now_ms());
+    }
+
     /// Notes where the credential in use came from.
     pub fn came_from(&self, source: CredentialSource) {
         *self.credential_from.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);

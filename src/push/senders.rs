@@ -44,6 +44,11 @@ impl Senders {
         self.lock_brought().insert(kept_as.to_owned(), version);
     }
 
+    /// True where some version of it was.
+    pub fn is_brought(&self, kept_as: &str) -> bool {
+        self.lock_brought().contains_key(kept_as)
+    }
+
     /// True where it was: whoever follows what is stored need not begin with it once more.
     pub fn is_in_use(&self, kept_as: &str, version: i64) -> bool {
         self.lock_brought().get(kept_as) == Some(&version)
@@ -57,6 +62,11 @@ impl Senders {
     /// True where it is the one that was read last.
     pub fn is_read(&self, setting: &str, json: &[u8]) -> bool {
         self.lock_read().get(setting).is_some_and(|print| *print == <[u8; 32]>::from(Sha256::digest(json)))
+    }
+
+    /// Forgets that a credential was read from a file: what is there is looked at anew.
+    pub fn read_again(&self, setting: &str) {
+        self.lock_read().remove(setting);
     }
 
     fn lock_read(&self) -> MutexGuard<'_, HashMap<&'static str, [u8; 32]>> {

@@ -35,12 +35,19 @@ pub async fn version(conn: &mut Conn, name: &str) -> Result<i64> {
     Ok(version.unwrap_or(0))
 }
 
-/// A sealed secret.
+/// A sealed secret; `None` also where one was taken away.
 pub async fn get(conn: &mut Conn, name: &str) -> Result<Option<String>> {
-    Ok(sqlx::query_scalar("SELECT sealed FROM sealed WHERE name = $1").bind(name).fetch_optional(conn.raw()).await?)
+    Ok(sqlx::query_scalar("SELECT sealed FROM sealed WHERE name = $1 AND sealed <> ''").bind(name).fetch_optional(conn.raw()).await?)
 }
 
-/// The secrets whose names begin with `prefix`, with their versions, by name.
+/// Takes a secret away; false where there is none. Its version goes up and stays, for who follows it.
+pub async fn remove(conn: &mut Conn, name: &str, now_ms: i64) -> Result<bool> {
+    let removed =
+        sqlx::query("UPDATE sealed SET sealed = '', version = version + 1, updated_at_ms = $2 WHERE name = $1 AND sealed <> ''");
+    Ok(removed.bind(name).bind(now_ms).execute(conn.raw()).await?.rows_affected() > 0)
+}
+
+/// The secrets whose names begin with `prefix`, with their versions, by name; those too that were taken away.
 pub async fn versions(conn: &mut Conn, prefix: &str) -> Result<Vec<(String, i64)>> {
     let found = sqlx::query_as("SELECT name, version FROM sealed WHERE substr(name, 1, length($1)) = $1 ORDER BY name LIMIT 1000");
     Ok(found.bind(prefix).fetch_all(conn.raw()).await?)

@@ -93,7 +93,7 @@ async fn follow(app: &App, file: &CredentialFile) -> Result<std::result::Result<
     };
     let mut conn = app.db.read().await?;
     // One that the API has set wins: the file is noted and not used.
-    if sealed::version(&mut conn, &name).await? > 0 {
+    if sealed::get(&mut conn, &name).await?.is_some() {
         app.senders.was_read(file.setting, &json);
         return Ok(Ok(()));
     }

@@ -61,7 +61,14 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
         if seen.get(&name) == Some(&version) || app.senders.is_in_use(&name, version) {
             continue;
         }
-        let Some(text) = sealed::get(&mut conn, &name).await? else { continue };
+        let Some(text) = sealed::get(&mut conn, &name).await? else {
+            // It was taken away. One that was never in use here is none to be dropped.
+            if seen.contains_key(&name) || app.senders.is_brought(&name) {
+                app.drop_credential(&name);
+            }
+            seen.insert(name, version);
+            continue;
+        };
         match app.seal.open(&name, &text) {
             Ok(secret) => {
                 if let Err(error) = app.use_credential(&name, &secret) {

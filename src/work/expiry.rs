@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::ops::alarms;
 use crate::ops::ca::Pair;
 use crate::ops::ca::authority;
+use crate::push::SenderState;
 use crate::store::{Class, alarms as store};
 
 /// Days before the end at which the alarm is opened and told anew.
@@ -38,8 +39,12 @@ pub async fn pass(app: &App) -> Result<()> {
     let now_ms = app.clock.now_ms();
     let mut told = Vec::new();
     for sender in app.senders.all() {
-        let Some(ends_at_ms) = sender.status().credential_ends_at_ms else { continue };
-        told.push((PUSH, sender.name().to_owned(), push_certificate(sender.name(), ends_at_ms - now_ms)));
+        let status = sender.status();
+        let detail = status.credential_ends_at_ms.and_then(|ends_at_ms| push_certificate(sender.name(), ends_at_ms - now_ms));
+        // A topic whose certificate was taken away is told of by another alarm.
+        if status.credential_ends_at_ms.is_some() || status.state == SenderState::Unconfigured {
+            told.push((PUSH, sender.name().to_owned(), detail));
+        }
     }
     if let Some(ca) = device_ca_in_use(app).await? {
         let ends_at_ms = ca.certificate().until_ms();

@@ -251,6 +251,9 @@ async fn a_second_process_follows_a_credential_that_is_set_at_the_first() {
     std::fs::write(&ca, apns.ca()).unwrap();
     let change = |config: &mut Config| {
         config.push.apns_mdm = Some(ApnsMdm { endpoint: apns.endpoint(), ca_file: Some(ca.clone()), ..ApnsMdm::default() });
+        if let Some(fcm) = &mut config.push.fcm {
+            fcm.service_account = None;
+        }
     };
     let one = TestServer::at(&url, None, change).await;
     let other = TestServer::beside(&url, None, one.clock.clone(), one.fcm.clone(), change).await;
@@ -275,6 +278,21 @@ async fn a_second_process_follows_a_credential_that_is_set_at_the_first() {
     let ends = async |server: &TestServer| server.get("/push").await["senders"][2]["credential_ends_at_ms"].as_i64();
     assert_eq!(ends(&one).await, Some(renewed.not_after_ms));
     other.until("the other process has the renewed one", async || ends(&other).await == Some(renewed.not_after_ms)).await;
+    // One that is taken away is used by neither, though a device would be called with it.
+    let phone = one.phone("called").await;
+    let refused = one.delete("/push/fcm").await.expect(409);
+    assert_eq!((&refused["code"], &refused["devices"]), (&json!("credential_needed"), &json!(1)));
+    one.delete("/push/fcm?force=true").await.expect(204);
+    for server in [&one, &other] {
+        server.until("it is used no more", async || server.get("/push").await["senders"][0]["state"] == "unconfigured").await;
+        assert_eq!(server.get("/push").await["senders"][0]["credential_from"], Value::Null);
+    }
+    let task = one.post("/jobs", json!({"kind": "locate", "target": {"devices": [phone.id]}})).await.expect(202);
+    let tasks = one.get(&format!("/jobs/{}/tasks", task["id"].as_str().unwrap())).await;
+    assert_eq!(tasks["items"][0]["reason"], "push_unconfigured", "{tasks}");
+    one.delete("/push/fcm").await.expect(404);
+    one.put("/push/fcm", serde_json::from_slice(&one.fcm.service_account()).unwrap()).await.expect(200);
+    other.until("another one is followed", async || other.get("/push").await["senders"][0]["state"] == "ok").await;
     // And its canary waits until all have followed.
     assert_eq!(one.get("/push").await["senders"][2]["canary"]["state"], "waiting");
     one.stop().await;

@@ -80,6 +80,14 @@ pub enum Push {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         wait: u64,
     },
+    /// Take a credential away that was set by the API; one in a file of the server's settings takes its place.
+    Remove {
+        /// fcm, apns-app, or the topic of an MDM push certificate.
+        sender: String,
+        /// Take it away although devices are called with it.
+        #[arg(long)]
+        force: bool,
+    },
     /// Put an MDM push certificate into use, after a look at key, chain, end and topic.
     Install {
         /// The certificate that Apple's portal gave out, PEM.
@@ -125,6 +133,13 @@ impl Push {
                 files.make()?;
                 eprint!("{}", explained(&files, Some((&topic, ends_at_ms))));
                 told(access, &json!({"key": files.key, "request": files.out, "topic": topic, "ends_at_ms": ends_at_ms}))
+            }
+            Push::Remove { sender, force } => {
+                let path = match sender.as_str() {
+                    "fcm" | "apns-app" => format!("/push/{sender}"),
+                    topic => format!("/push/apns-mdm/{}", segment(topic)),
+                };
+                run(access, call("DELETE", if force { format!("{path}?force=true") } else { path })).await
             }
             Push::Canary { sender, wait } => canary(access, &sender, Duration::from_secs(wait)).await,
             Push::Install { certificate, key, force } => {

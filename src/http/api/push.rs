@@ -133,12 +133,13 @@ pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Req
     get(State(app.clone()), Caller(actor)).await
 }
 
-/// What a push certificate may be forced into.
+/// What may be forced.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Forced {
-    /// Takes the certificate although enrolled devices have another topic, or another CA than Apple's issued it.
+    /// Takes the certificate although enrolled devices have another topic, or another CA than Apple's issued it; takes a credential away
+    /// although devices are called with it.
     #[serde(default)]
     force: bool,
 }
@@ -170,6 +171,33 @@ pub async fn put_apns_mdm(
     let proof = credentials::put_mdm(&app, &actor, &bytes, forced.force).await?;
     let Json(status) = get(State(app.clone()), Caller(actor)).await?;
     Ok(Json(PushStatus { preflight: Some(Preflight::of(proof)), ..status }))
+}
+
+/// Takes the service account away that the API has set. One in a file of the settings takes its place within seconds; otherwise nothing is
+/// called by FCM any more, which is refused while devices are, unless `?force=true`.
+#[utoipa::path(delete, path = "/api/v1/push/fcm", tag = "push", params(Forced), responses((status = 204, description = "taken away"), (status = 404, description = "the API has set none"), (status = 409, description = "credential_needed, with the number of devices")))]
+pub async fn delete_fcm(State(app): State<App>, Caller(actor): Caller, QueryOf(forced): QueryOf<Forced>) -> Answer<StatusCode> {
+    credentials::remove(&app, &actor, "fcm", forced.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The same of the key of background pushes.
+#[utoipa::path(delete, path = "/api/v1/push/apns-app", tag = "push", params(Forced), responses((status = 204, description = "taken away"), (status = 404, description = "the API has set none"), (status = 409, description = "credential_needed, with the number of devices")))]
+pub async fn delete_apns_app(State(app): State<App>, Caller(actor): Caller, QueryOf(forced): QueryOf<Forced>) -> Answer<StatusCode> {
+    credentials::remove(&app, &actor, "apns_app", forced.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The same of the MDM push certificate of a topic.
+#[utoipa::path(delete, path = "/api/v1/push/apns-mdm/{topic}", tag = "push", params(("topic" = String, Path), Forced), responses((status = 204, description = "taken away"), (status = 404, description = "the API has set none for this topic"), (status = 409, description = "credential_needed, with the number of devices")))]
+pub async fn delete_apns_mdm(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    Path(topic): Path<String>,
+    QueryOf(forced): QueryOf<Forced>,
+) -> Answer<StatusCode> {
+    credentials::remove(&app, &actor, &format!("apns_mdm/{topic}"), forced.force).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A service account has more names than the server reads.

@@ -129,6 +129,14 @@ impl Apns {
         Ok(())
     }
 
+    /// Sends nothing from now on. The connections end with their last answers.
+    pub(super) fn remove(&self, name: &str) {
+        metrics::gauge!("muster_credential_expiry_timestamp", "provider" => name.to_owned()).set(0.0);
+        if let Some(before) = self.current.write().unwrap_or_else(PoisonError::into_inner).take() {
+            before.pool.retire();
+        }
+    }
+
     fn pool(&self, name: &str, tls: Arc<rustls::ClientConfig>) -> Arc<Pool> {
         Pool::new(name.to_owned(), self.target.clone(), tls)
     }

@@ -99,6 +99,10 @@ impl Fcm {
         Ok(())
     }
 
+    pub(super) fn remove(&self) {
+        *self.credential.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     pub(super) fn project_id(&self) -> Option<String> {
         self.credential().map(|credential| credential.account.project_id.clone())
     }

@@ -62,6 +62,6 @@ async fn a_token_that_expires_under_a_burst_is_minted_anew_exactly_once_and_ever
     let tokens: HashSet<&str> = captured.iter().filter_map(|request| request.header("authorization")).collect();
     assert_eq!(tokens.len(), 2, "the first token and one more");
     assert_eq!(world.sender("apns_app").await["state"], "ok");
-    assert!(world.open_alarms().await.is_empty());
+    assert_eq!(world.open_alarms().await, <[String; 0]>::default());
     world.server.stop().await;
 }

@@ -47,8 +47,11 @@ async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wro
     world.server.until("the renewed one is in use", async || ends_at_ms(&world).await == renewed.not_after_ms).await;
     called(&mut managed).await;
     assert!(world.apns.counts().connections > connections, "the former certificate's connections are not used on");
-    let audit = world.server.get("/audit?kind=push.credential_set").await;
-    assert_eq!((&audit["items"][0]["data"]["from"], audit["items"].as_array().unwrap().len()), (&"file".into(), 1), "{audit}");
+    let audited = async || {
+        let audit = world.server.get("/audit?kind=push.credential_set").await;
+        audit["items"][0]["data"]["from"] == "file" && audit["items"].as_array().unwrap().len() == 1
+    };
+    world.server.until("the audit has it, once", audited).await;
     assert!(world.sender("apns_mdm").await["canary"].is_object());
     // Made anew instead of renewed.
     write(&world, &world.apns.issue_certificate(OTHER_TOPIC).unwrap());
@@ -74,6 +77,14 @@ async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wro
     let sender = world.sender("apns_mdm").await;
     assert_eq!((&sender["credential_from"], &sender["credential_ends_at_ms"]), (&"api".into(), &brought.not_after_ms.into()));
     assert!(told(&world).await.is_empty());
+    // Taken away, the file's is used, without anybody insisting: it takes its place.
+    let filed = world.apns.issue_certificate_until(TOPIC, START_MS + 90 * DAY_MS).unwrap();
+    write(&world, &filed);
+    world.server.delete(&format!("/push/apns-mdm/{TOPIC}")).await.expect(204);
+    world.server.until("the file's is in use", async || world.sender("apns_mdm").await["credential_from"] == "file").await;
+    assert_eq!(ends_at_ms(&world).await, filed.not_after_ms);
+    called(&mut managed).await;
+    world.server.delete(&format!("/push/apns-mdm/{TOPIC}")).await.expect(404);
     world.server.stop().await;
 }
 

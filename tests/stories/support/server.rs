@@ -30,6 +30,8 @@ pub struct TestServer {
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
     _folder: Option<tempfile::TempDir>,
+    /// The credentials of the settings lie in it.
+    _home: tempfile::TempDir,
 }
 
 /// What a request came back with.
@@ -123,7 +125,7 @@ impl TestServer {
         conn.commit().await.unwrap();
         let client = muster::sim::client(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
         let client = client.tls_danger_accept_invalid_certs(config.tls.is_some()).build().unwrap();
-        TestServer { url, clock, fcm, app, key, client, config, stop, running, _folder: folder }
+        TestServer { url, clock, fcm, app, key, client, config, stop, running, _folder: folder, _home: home }
     }
 
     /// Any request of the operator API with the test's admin key.
@@ -142,6 +144,10 @@ impl TestServer {
 
     pub async fn post(&self, path: &str, body: Value) -> Reply {
         self.call("POST", path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.call("DELETE", path, None).await
     }
 
     pub async fn put(&self, path: &str, body: Value) -> Reply {
