@@ -129,6 +129,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("muster_overdue_devices", "Of these, channels nudged three times or more in vain."),
     ("muster_stale_devices", "Channels whose document is behind the policies in force."),
     ("muster_devices", "Devices by state."),
+    ("muster_servers", "Servers that share the database."),
     ("muster_headroom_ratio", "How much of its pace each sender may use, by the room that the server has for contacts: 1 is all of it."),
     ("muster_intake_backlog", "Contacts waiting for a commit."),
     ("muster_feed_unsequenced", "Feed entries that have no number yet."),

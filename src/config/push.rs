@@ -71,7 +71,7 @@ pub struct Fcm {
     pub endpoint: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Messages per second at most: four fifths of the project's quota.
+    /// Messages per second at most, of all servers on one database together: four fifths of the project's quota.
     pub quota_per_s: u32,
     /// Requests in flight at most.
     pub concurrency_max: u32,

@@ -105,6 +105,8 @@ pub struct SenderStatus {
     pub concurrency_limit: usize,
     /// Sends a second that the ramp has reached.
     pub pace_per_s: u32,
+    /// Sends a second at most: of FCM's quota the part of this server among those that share its database.
+    pub quota_per_s: u32,
     /// Age of the access token in seconds.
     pub token_age_s: Option<i64>,
     /// The provider's last answer since the start that its description does not know: status and words. It was judged by its status.

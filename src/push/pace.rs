@@ -13,6 +13,8 @@ const SLICE_MS: u32 = 100;
 /// Hands out the instants at which sends may leave.
 #[derive(Debug)]
 pub struct Pace {
+    /// What all servers may send together.
+    quota_per_s: u32,
     max_per_s: u32,
     level_per_s: u32,
     /// How much of the level may be used, in thousandths.
@@ -28,6 +30,7 @@ impl Pace {
     pub fn new(max_per_s: u32, now_ms: i64) -> Pace {
         let max_per_s = max_per_s.max(1);
         Pace {
+            quota_per_s: max_per_s,
             max_per_s,
             level_per_s: max_per_s.min(FLOOR_PER_S),
             share: WHOLE,
@@ -40,7 +43,18 @@ impl Pace {
 
     /// Begins the climb again: after an outage, a pause or a new credential.
     pub fn restart(&mut self, now_ms: i64) {
-        *self = Pace { share: self.share, ..Pace::new(self.max_per_s, now_ms) };
+        *self = Pace { share: self.share, quota_per_s: self.quota_per_s, ..Pace::new(self.max_per_s, now_ms) };
+    }
+
+    /// The ceiling from now on is this server's part of the quota, which so many share.
+    pub fn divide(&mut self, servers: u32) {
+        self.max_per_s = (self.quota_per_s / servers.max(1)).max(1);
+        self.level_per_s = self.level_per_s.min(self.max_per_s);
+    }
+
+    /// The ceiling, sends a second.
+    pub fn max_per_s(&self) -> u32 {
+        self.max_per_s
     }
 
     /// How much of the level may be used from now on, in thousandths, at least one and at most all: the provider is not the only one who

@@ -291,6 +291,13 @@ impl Sender {
         self.gate().pace.set_share(permille);
     }
 
+    /// So many servers send under this credential: a quota is divided among them. Apple names none.
+    pub fn share_quota(&self, servers: u32) {
+        if matches!(self.transport, Transport::Fcm(_)) {
+            self.gate().pace.divide(servers);
+        }
+    }
+
     /// Puts a credential in the place of the present one, at run time. The JSON is FCM's service account, `{"key", "key_id", "team_id",
     /// "topic"}` of an app, or `{"certificate", "key"}` of MDM. Requests under way finish with the old one; its tokens, its connections
     /// and any fault are dropped. On an error everything stays as it was.

@@ -62,6 +62,24 @@ pub async fn holds_lease(conn: &mut Conn, name: &str, holder: &str, until_ms: i6
     Ok(held.is_some())
 }
 
+/// Says that the server process `process` is there until `lives_ms` from now; answers how many are, itself included.
+pub async fn present(conn: &mut Conn, process: &str, now_ms: i64, lives_ms: i64) -> Result<u32> {
+    take_lease(conn, &server(process), process, now_ms, now_ms + lives_ms).await?;
+    // Of those that were killed nothing is left behind.
+    sqlx::query("DELETE FROM lease WHERE name LIKE 'server/%' AND until_ms <= $1").bind(now_ms).execute(conn.raw()).await?;
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lease WHERE name LIKE 'server/%'").fetch_one(conn.raw()).await?;
+    Ok(u32::try_from(count).unwrap_or(1).max(1))
+}
+
+/// The server process is there no more.
+pub async fn left(conn: &mut Conn, process: &str) -> Result<()> {
+    drop_lease(conn, &server(process), process).await
+}
+
+fn server(process: &str) -> String {
+    format!("server/{process}")
+}
+
 /// Gives the lease back, so that another process need not wait for it to run out.
 pub async fn drop_lease(conn: &mut Conn, name: &str, holder: &str) -> Result<()> {
     sqlx::query("DELETE FROM lease WHERE name = $1 AND holder = $2").bind(name).bind(holder).execute(conn.raw()).await?;

@@ -190,6 +190,15 @@ pub async fn insert_key(conn: &mut Conn, key: &NewKey) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
+/// The names of the API keys that stand and that `maker` made, or a key of theirs did; at most `most`.
+pub async fn keys_of(conn: &mut Conn, maker: &str, most: i64) -> Result<Vec<String>> {
+    let sql = "WITH RECURSIVE made(name) AS ( \
+                 SELECT name FROM api_key WHERE created_by = $1 \
+                 UNION SELECT k.name FROM api_key k JOIN made m ON k.created_by = 'key:' || m.name) \
+               SELECT name FROM api_key WHERE revoked_at_ms IS NULL AND name IN (SELECT name FROM made) ORDER BY name LIMIT $2";
+    Ok(sqlx::query_scalar(sql).bind(maker).bind(most).fetch_all(conn.raw()).await?)
+}
+
 /// A key as it is shown.
 #[derive(Clone, Debug, sqlx_macros::FromRow, serde::Serialize, utoipa::ToSchema)]
 pub struct KeyRow {

@@ -13,6 +13,7 @@ pub mod headroom;
 pub mod mail;
 pub mod nudger;
 pub mod observer;
+pub mod peers;
 pub mod retention;
 pub mod room;
 pub mod sequencer;
@@ -86,7 +87,10 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
     workers.spawn("headroom", headroom::run(app.clone(), stop.clone()));
     match app.db.dialect() {
         Dialect::Sqlite => workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone())),
-        Dialect::Postgres => workers.spawn("statistics", statistics::run(app.clone(), stop.clone())),
+        Dialect::Postgres => {
+            workers.spawn("statistics", statistics::run(app.clone(), stop.clone()));
+            workers.spawn("peers", peers::run(app.clone(), stop.clone()));
+        }
     }
     workers.spawn("room", room::run(app.clone(), stop.clone()));
     workers.spawn("observer", observer::run(app.clone(), stop.clone()));

@@ -130,7 +130,11 @@ pub async fn add_operator(State(app): State<App>, posted: Posted) -> Shown {
 pub async fn ask_disable(State(app): State<App>, visitor: Visitor, Path(id): Path<String>) -> Shown {
     let id: Id = id.parse().map_err(|_| Error::NotFound("operator"))?;
     let operator = operators::get(&mut app.db.read().await?, id).await?.ok_or(Error::NotFound("operator"))?;
-    let text = format!("{} is signed out everywhere and can no longer sign in.", operator.name);
+    let mut text = format!("{} is signed out everywhere and can no longer sign in.", operator.name);
+    let keys = operators::keys_of(&mut app.db.read().await?, &format!("operator:{}", operator.name), ops::KEYS_TOLD_MAX).await?;
+    if !keys.is_empty() {
+        text += &format!(" API keys that they made go on working until you revoke them: {}.", keys.join(", "));
+    }
     Ok(confirm(&visitor, "Disable this operator?", &text, &format!("/settings/operators/{id}/disable"), "Disable", "/settings"))
 }
 

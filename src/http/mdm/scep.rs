@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result as Outcome};
 use crate::intake::authority;
+use crate::intake::refusals::first_of_network;
 use crate::ops::ca::Authority;
 use crate::ops::ca::issue::{self, Read};
 use crate::protocol::apple::scep::{self, FailInfo, Kind, MESSAGE_BYTES_MAX};
@@ -72,7 +73,7 @@ pub async fn operation(
     Extension(gate): Extension<Arc<Gate>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    gate.count(client_address(&app, peer.ip(), request.headers()))?;
+    gate.count(first_of_network(client_address(&app, peer.ip(), request.headers())))?;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let operation = query.split('&').find_map(|pair| pair.strip_prefix("operation=")).unwrap_or_default();
     match operation {

@@ -163,7 +163,11 @@ async fn spare_last_admin(conn: &mut Conn, operator: &OperatorRow) -> Result<()>
     Ok(())
 }
 
-/// Disables an operator and ends all sessions. The last administrator stays.
+/// Names of keys that are told where an operator is disabled.
+pub const KEYS_TOLD_MAX: i64 = 50;
+
+/// Disables an operator and ends all sessions. The last administrator stays, and so do the keys that the operator made: programs use them.
+/// They are told, for somebody to look at.
 pub async fn disable(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<()> {
     actor.require(Role::Admin)?;
     let operator = operators::get(conn, id).await?.ok_or(Error::NotFound("operator"))?;
@@ -172,7 +176,9 @@ pub async fn disable(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id
     operators::delete_sessions(conn, id, "").await?;
     let shown = |enabled: bool| json!({"role": operator.role, "enabled": enabled});
     let before = shown(operator.disabled_at_ms.is_none());
-    tell(conn, moment, actor, "operator.disabled", json!({"id": id, "name": operator.name, "before": before, "after": shown(false)})).await
+    let keys = operators::keys_of(conn, &format!("operator:{}", operator.name), KEYS_TOLD_MAX).await?;
+    let data = json!({"id": id, "name": operator.name, "keys_that_stand": keys, "before": before, "after": shown(false)});
+    tell(conn, moment, actor, "operator.disabled", data).await
 }
 
 /// Makes an API key; its value is the answer, once.

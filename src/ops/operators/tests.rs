@@ -164,3 +164,27 @@ async fn who_made_a_key_is_found_behind_every_key_that_it_was_made_with() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_operator_who_is_disabled_leaves_keys_behind_that_are_told() {
+    each_database(async |db| {
+        let mut moment = Moment::fixed(1_000_000, 1);
+        let mut conn = db.begin(Class::Operators).await.unwrap();
+        for name in ["leaver", "boss"] {
+            link(&mut conn, &mut moment, &admin(), name, Some(Role::Admin)).await.unwrap();
+        }
+        let by = |name: &str| Actor { name: name.into(), ..admin() };
+        for (maker, key) in [("operator:leaver", "a"), ("key:a", "b"), ("key:b", "c"), ("operator:boss", "d"), ("operator:leaver", "e")] {
+            let made = make_key(&mut conn, &mut moment, &by(maker), key, Role::Operator).await.unwrap();
+            if key == "e" {
+                revoke_key(&mut conn, &mut moment, &admin(), made.id).await.unwrap();
+            }
+        }
+        let leaver = operators::by_name(&mut conn, "leaver").await.unwrap().unwrap().id;
+        disable(&mut conn, &mut moment, &admin(), leaver).await.unwrap();
+        let stand = operators::keys_of(&mut conn, "operator:leaver", KEYS_TOLD_MAX).await.unwrap();
+        assert_eq!(stand, ["a", "b", "c"], "those too that a key made; a revoked one is none");
+        conn.commit().await.unwrap();
+    })
+    .await;
+}

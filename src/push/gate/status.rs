@@ -42,6 +42,7 @@ impl Gate {
             in_flight: self.in_flight,
             concurrency_limit: 0,
             pace_per_s: self.pace.level_per_s(),
+            quota_per_s: self.pace.max_per_s(),
             token_age_s: None,
             strange_answer: None,
             credential_from: None,
