@@ -20,7 +20,7 @@ use crate::model::Id;
 use crate::ops;
 use crate::ops::jobs;
 use crate::ops::settle::StackItem;
-use crate::push::SenderState;
+use crate::push::{CredentialSource, SenderState, SenderStatus};
 use crate::store::feed::{self, Reading};
 use crate::store::stacks::Standing;
 use crate::store::{Class, Conn, alarms, console, funnel, liveness, policies, stacks, tasks};
@@ -73,6 +73,8 @@ pub struct SenderLine {
     pub addresses: String,
     /// What came of the last canary; shown among the settings.
     pub canary: String,
+    /// Where its credential came from and when it ends, and the last answer that nobody described; shown among the settings.
+    pub credential: String,
     pub is_configured: bool,
 }
 
@@ -277,23 +279,38 @@ pub fn senders(app: &App, addresses: &[(String, String, i64)], now_ms: i64) -> V
         let status = sender.status();
         let (word, said) = match status.state {
             SenderState::Ok => ("ok", String::new()),
-            SenderState::Paused => ("paused", String::new()),
+            SenderState::Paused => ("paused", status.reason.clone().unwrap_or_default()),
             SenderState::Fault => ("fault", status.reason.clone().unwrap_or_default()),
             SenderState::Unconfigured => ("unconfigured", "no credential".to_owned()),
         };
         let until = status.paused_until_ms.filter(|at_ms| *at_ms > now_ms).map(|at_ms| format!("tries again in {}", span(at_ms - now_ms)));
         let said = [Some(said), until].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         let is_configured = status.state != SenderState::Unconfigured;
-        let (addresses, canary) = (counted(&status.name), String::new());
-        shown.push(SenderLine { addresses, name: status.name, state: Badge::of(word), said, canary, is_configured });
+        let (addresses, credential) = (counted(&status.name), credential_said(&status, now_ms));
+        let (canary, state) = (String::new(), Badge::of(word));
+        shown.push(SenderLine { addresses, name: status.name, state, said, canary, credential, is_configured });
     }
     let mut others: Vec<&str> =
         addresses.iter().map(|(provider, _, _)| provider.as_str()).filter(|provider| !provider.is_empty()).collect();
     others.dedup();
     for provider in others.into_iter().filter(|provider| app.senders.named(provider).is_none()) {
         let said = "devices come at their three-hour points only".to_owned();
-        let (addresses, canary) = (counted(provider), String::new());
-        shown.push(SenderLine { name: provider.into(), state: Badge::of("unconfigured"), said, addresses, canary, is_configured: false });
+        let (canary, credential) = <(String, String)>::default();
+        let (addresses, state) = (counted(provider), Badge::of("unconfigured"));
+        shown.push(SenderLine { name: provider.into(), state, said, addresses, canary, credential, is_configured: false });
     }
     shown
+}
+
+fn credential_said(status: &SenderStatus, now_ms: i64) -> String {
+    let from = status.credential_from.map(|from| match from {
+        CredentialSource::File => "credential of a file in the settings",
+        CredentialSource::Api => "credential set by an operator",
+    });
+    let ends = status.credential_ends_at_ms.map(|at_ms| match at_ms - now_ms {
+        left_ms if left_ms > 0 => format!("ends in {}", span(left_ms)),
+        past_ms => format!("ended {} ago", span(-past_ms)),
+    });
+    let strange = status.strange_answer.as_ref().map(|words| format!("an answer that nobody described: {words}"));
+    [from.map(str::to_owned), ends, strange].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
