@@ -43,7 +43,6 @@ pub fn senders(config: &Config, clock: &Clock) -> anyhow::Result<Senders> {
 }
 
 /// A credential in files that the settings name.
-#[derive(Debug)]
 pub struct CredentialFile {
     /// The setting: `push.fcm`, `push.apns_app` or `push.apns_mdm`.
     pub setting: &'static str,
@@ -51,6 +50,12 @@ pub struct CredentialFile {
     pub shown: String,
     /// In the form that [`Sender::replace_credential`] takes.
     json: anyhow::Result<Vec<u8>>,
+}
+
+impl std::fmt::Debug for CredentialFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CredentialFile").field("shown", &self.shown).finish_non_exhaustive()
+    }
 }
 
 impl CredentialFile {
@@ -166,19 +171,28 @@ impl App {
         take(&self.senders, &self.config, &self.clock, name, json, CredentialSource::Api)
     }
 
-    /// Stops using the credential that the API had set under `name`. Where a file of the settings holds one it is taken within seconds.
-    pub fn drop_credential(&self, name: &str) {
+    /// Stops using the credential that the API had set under `name`. One that a file of the settings holds takes its place, and true is
+    /// answered.
+    pub fn drop_credential(&self, name: &str) -> bool {
+        if let Some((setting, json)) = self.filed(name)
+            && self.use_file(name, &json).is_ok()
+        {
+            self.senders.was_read(setting, &json);
+            return true;
+        }
         if let Some(sender) = self.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)) {
             sender.remove_credential();
         }
-        let setting: Vec<&str> = name.split('/').take(2).collect();
-        self.senders.read_again(&setting.join("."));
+        false
     }
 
-    /// True where a file of the settings holds a credential that the API would keep under `name`.
-    pub fn has_file(&self, name: &str) -> bool {
-        let holds = |file: &CredentialFile| file.json.as_ref().is_ok_and(|json| name_of(file.setting, json).is_ok_and(|held| held == name));
-        files(&self.config).iter().any(holds)
+    /// What a file of the settings holds that could be used in the place of the credential that the API has set under `name`.
+    pub fn filed(&self, name: &str) -> Option<(&'static str, Vec<u8>)> {
+        files(&self.config).into_iter().find_map(|file| {
+            let json = file.json.ok()?;
+            let fits = name_of(file.setting, &json).is_ok_and(|held| held == name) && self.check_credential(name, &json).is_ok();
+            fits.then_some((file.setting, json))
+        })
     }
 
     /// The files of credentials that the settings name.

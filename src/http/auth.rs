@@ -60,15 +60,26 @@ pub async fn session(app: &App, headers: &HeaderMap) -> Result<Option<Session>, 
     }))
 }
 
+/// Looks once more whether the credential that a request came with stands.
+pub async fn stands(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    match bearer(headers) {
+        Some(key) => key_of(app, key).await.map(drop),
+        None => session(app, headers).await?.map(drop).ok_or_else(unknown),
+    }
+}
+
+async fn key_of(app: &App, key: &str) -> Result<Actor, Problem> {
+    let mut conn = app.db.read().await?;
+    let (name, role) = operators::api_key(&mut conn, &hash(key)).await?.ok_or_else(unknown)?;
+    Ok(Actor { name: format!("key:{name}"), role, person: false })
+}
+
 impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Caller, Problem> {
         if let Some(key) = bearer(&parts.headers) {
-            let mut conn = app.db.read().await?;
-            let found = operators::api_key(&mut conn, &hash(key)).await?;
-            let (name, role) = found.ok_or_else(unknown)?;
-            return Ok(Caller(Actor { name: format!("key:{name}"), role, person: false }));
+            return key_of(app, key).await.map(Caller);
         }
         let session = session(app, &parts.headers).await?.ok_or_else(unknown)?;
         let safe = parts.method == Method::GET || parts.method == Method::HEAD;

@@ -19,6 +19,7 @@ use crate::store::{Class, Conn, sealed};
 pub async fn put(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Result<()> {
     actor.require(Role::Admin)?;
     app.check_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))?;
+    let _turn = app.senders.turn().await;
     let version = change!(app, Class::Operators, |conn, moment| store(conn, moment, actor, &app.seal, name, bytes).await)?;
     app.senders.was_brought(name, version);
     app.use_credential(name, bytes).map_err(|error| Error::invalid("", format!("{error:#}")))
@@ -29,11 +30,28 @@ pub async fn put(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Result<(
 pub async fn remove(app: &App, actor: &Actor, sender: &str, forced: bool) -> Result<()> {
     actor.require(Role::Admin)?;
     let name = format!("{SEALED_PREFIX}{sender}");
-    let forced = forced || app.has_file(&name);
+    let forced = forced || app.filed(&name).is_some();
+    let _turn = app.senders.turn().await;
     let version = change!(app, Class::Operators, |conn, moment| credentials::remove(conn, moment, actor, sender, forced).await)?;
     app.senders.was_brought(&name, version);
-    app.drop_credential(&name);
-    Ok(())
+    let is_filed = app.drop_credential(&name);
+    change!(app, Class::Operators, |conn, moment| credentials::removed(conn, moment, sender, is_filed).await)
+}
+
+/// As [`put`], for what devices hear under one project or as one app alone: refused with their number where another than the one in use
+/// comes, unless `forced`.
+pub async fn put_own(app: &App, actor: &Actor, name: &str, bytes: &[u8], forced: bool) -> Result<()> {
+    actor.require(Role::Admin)?;
+    if !forced {
+        let in_use = app.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)).map(|sender| sender.status());
+        let text = |key: &str| serde_json::from_slice::<serde_json::Value>(bytes).ok()?[key].as_str().map(str::to_owned);
+        let mut conn = app.db.read().await?;
+        match name {
+            "push/fcm" => credentials::preflight_project(&mut conn, in_use.and_then(|status| status.project_id), text("project_id")).await?,
+            _ => credentials::preflight_app(&mut conn, in_use.and_then(|status| status.topic), text("topic")).await?,
+        }
+    }
+    put(app, actor, name, bytes).await
 }
 
 /// Seals a credential, and orders its canary with it; answers its version.
@@ -78,7 +96,9 @@ pub async fn put_mdm(app: &App, actor: &Actor, bytes: &[u8], forced: bool) -> Re
     let identity = Identity::current(bytes, now_ms).map_err(|error| Error::invalid("", error.to_string()))?;
     let ca_file = app.config.push.apns_mdm.as_ref().and_then(|settings| settings.ca_file.as_deref());
     let mut conn = app.db.read().await?;
-    let proof = credentials::preflight(&mut conn, identity.chain(), identity.topic(), ca_file, now_ms, forced).await?;
+    let in_use = app.has_credential(&format!("apns_mdm/{}", identity.topic()));
+    let look = credentials::Look { topic: identity.topic(), in_use, ca_file, now_ms, forced };
+    let proof = credentials::preflight(&mut conn, identity.chain(), look).await?;
     drop(conn);
     put(app, actor, &format!("push/apns_mdm/{}", identity.topic()), bytes).await?;
     Ok(proof)

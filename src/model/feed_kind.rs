@@ -106,9 +106,10 @@ pub fn is_meant(wanted: &str, kind: &str) -> bool {
     }
 }
 
-/// True where the entry says that somebody's credential counts no more: what is open under one has to be asked for again.
-pub fn takes_leave(kind: &str) -> bool {
-    matches!(kind, "key.revoked" | "operator.disabled" | "operator.signed_out_everywhere")
+/// True where the entry says that a key, or the sessions of an operator, count no more: streams that are open under any have to prove
+/// again who listens.
+pub fn ends_credentials(kind: &str) -> bool {
+    matches!(kind, "key.revoked" | "operator.disabled" | "operator.password_set" | "operator.signed_out_everywhere")
 }
 
 /// True where some entry can be meant by `wanted`.
@@ -146,6 +147,6 @@ mod tests {
             assert_eq!(nearest(wanted), near, "{wanted}");
         }
         assert!(KINDS.is_sorted());
-        assert_eq!(KINDS.iter().filter(|kind| takes_leave(kind)).count(), 3);
+        assert_eq!(KINDS.iter().filter(|kind| ends_credentials(kind)).count(), 4);
     }
 }

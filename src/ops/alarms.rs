@@ -9,6 +9,11 @@ use crate::store::alarms::AlarmRow;
 use crate::store::feed::{self, Entry};
 use crate::store::{Conn, alarms};
 
+/// The alarm of a sender whose credential or project is at fault; its subject is the sender.
+pub const PUSH_FAULT: &str = "push_fault";
+/// The alarm of a provider that answers nothing of use; its subject is the sender.
+pub const PUSH_UNREACHED: &str = "push_unreached";
+
 /// Opens the alarm of (kind, subject). Where it is open, only its detail is brought up to date, and an acknowledged one stays so.
 pub async fn open(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &str, detail: &str) -> Result<()> {
     let id = moment.id();
@@ -17,6 +22,18 @@ pub async fn open(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &st
         feed::append(conn, moment, &[Entry { kind: "alarm.opened", actor: None, device_id: None, data }]).await?;
     }
     Ok(())
+}
+
+/// As [`open`], where what has changed is worse: one that stands is told anew, in the feed and by mail, and one that was acknowledged is open
+/// again.
+pub async fn sharpen(conn: &mut Conn, moment: &mut Moment, kind: &str, subject: &str, detail: &str) -> Result<()> {
+    let id = moment.id();
+    let Some(stands) = alarms::open(conn, id, kind, subject, detail, moment.now_ms).await? else { return Ok(()) };
+    if stands != id {
+        alarms::untell(conn, stands).await?;
+    }
+    let data = json!({"id": stands, "kind": kind, "subject": subject, "detail": detail});
+    feed::append(conn, moment, &[Entry { kind: "alarm.opened", actor: None, device_id: None, data }]).await
 }
 
 /// Closes the alarm of (kind, subject) if it is open: what it told of is over.

@@ -7,7 +7,8 @@ use serde_json::{Map, json};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
-use crate::ops::canary;
+use crate::ops::mdm::topics;
+use crate::ops::{alarms, canary};
 use crate::protocol::pki::Certificate;
 use crate::protocol::pki::chain::{self, Proof};
 use crate::seal::Seal;
@@ -39,8 +40,8 @@ pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, sender:
         return Err(Error::NotFound("credential that was set by the API"));
     }
     if called > 0 {
-        let many = if called >= COUNTED_MAX { format!("{called} devices or more") } else { format!("{called} devices") };
-        let detail = format!("{many} are called with it and no file takes its place; with ?force=true it is taken away all the same");
+        let are = if called == 1 { "is" } else { "are" };
+        let detail = format!("{} {are} called with it and no file takes its place; with ?force=true it is taken away all the same", many(called));
         let members = Map::from_iter([("devices".to_owned(), json!(called))]);
         return Err(Error::refused_with("credential_needed", detail, members));
     }
@@ -51,32 +52,86 @@ pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, sender:
     sealed::version(conn, &name).await
 }
 
+/// What follows where the credential of `sender` is gone from use, or that of a file has taken its place.
+pub async fn removed(conn: &mut Conn, moment: &mut Moment, sender: &str, is_filed: bool) -> Result<()> {
+    if is_filed {
+        return follow_file(conn, moment, &format!("push/{sender}")).await;
+    }
+    for kind in [alarms::PUSH_FAULT, alarms::PUSH_UNREACHED] {
+        alarms::close(conn, moment, kind, sender).await?;
+    }
+    let Some(topic) = sender.strip_prefix(topics::SENDER_PREFIX) else { return Ok(()) };
+    let waiting = topics::waiting(conn, topic).await?;
+    topics::tell(conn, moment, topic, waiting).await
+}
+
 /// A credential was taken from a file that the settings name, in place of another: told, and then tried on one device.
 pub async fn follow_file(conn: &mut Conn, moment: &mut Moment, name: &str) -> Result<()> {
-    let (data, actor) = (json!({"name": name, "from": "file"}), Actor::server());
+    let data = json!({"name": name, "before": null, "after": {"from": "file"}});
+    let actor = Actor::server();
     let entry = Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data };
     feed::append(conn, moment, &[entry]).await?;
     canary::order(conn, moment, &actor, name.strip_prefix("push/").unwrap_or(name), true).await
 }
 
-/// Looks at an MDM push certificate before it is used, unless `forced`: its chain (DER, the certificate first; `ca_file` is the setting of
-/// that name) and its topic. Answers how far its issuer is proved; `None` where nobody looked.
-pub async fn preflight<'a>(
-    conn: &mut Conn,
-    chain: impl Iterator<Item = &'a [u8]>,
-    topic: &str,
-    ca_file: Option<&Path>,
-    now_ms: i64,
-    forced: bool,
-) -> Result<Option<Proof>> {
-    let mut proof = None;
-    if !forced {
-        let chain: std::result::Result<Vec<_>, _> = chain.map(Certificate::from_der).collect();
-        let chain = chain.map_err(|error| Error::invalid("", error.to_string()))?;
-        proof = Some(preflight_chain(&chain, &given(ca_file)?, now_ms)?);
+/// What an MDM push certificate is looked at for.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    pub topic: &'a str,
+    /// A credential with that topic is in use here.
+    pub in_use: bool,
+    /// The setting of that name.
+    pub ca_file: Option<&'a Path>,
+    pub now_ms: i64,
+    pub forced: bool,
+}
+
+/// Looks at an MDM push certificate before it is used, unless it is forced: its chain (DER, the certificate first) and its topic. Answers how
+/// far its issuer is proved; `None` where nobody looked.
+pub async fn preflight<'a>(conn: &mut Conn, chain: impl Iterator<Item = &'a [u8]>, look: Look<'_>) -> Result<Option<Proof>> {
+    if look.forced {
+        return Ok(None);
     }
-    preflight_topic(conn, topic, forced).await?;
-    Ok(proof)
+    let chain: std::result::Result<Vec<_>, _> = chain.map(Certificate::from_der).collect();
+    let chain = chain.map_err(|error| Error::invalid("", error.to_string()))?;
+    let proof = preflight_chain(&chain, &given(look.ca_file)?, look.now_ms)?;
+    if !look.in_use {
+        preflight_topic(conn, look.topic).await?;
+    }
+    Ok(Some(proof))
+}
+
+/// Looks whether devices are called under another FCM project than `comes`: they are registered with one.
+pub async fn preflight_project(conn: &mut Conn, in_use: Option<String>, comes: Option<String>) -> Result<()> {
+    let (Some(in_use), Some(comes)) = (in_use, comes) else { return Ok(()) };
+    let called = if in_use == comes { 0 } else { gauges::devices_of(conn, "fcm", COUNTED_MAX).await? };
+    let detail = format!("{} are registered with the project {in_use} and hear nothing from {comes}", many(called));
+    differs(called, "project_differs", detail, json!({"project_id": comes}))
+}
+
+/// Looks whether enrolled devices have an app with another bundle id than `comes`.
+pub async fn preflight_app(conn: &mut Conn, in_use: Option<String>, comes: Option<String>) -> Result<()> {
+    let Some(comes) = comes.filter(|comes| in_use.as_ref() != Some(comes)) else { return Ok(()) };
+    let lost = channels::of_other_apps(conn, &comes, COUNTED_MAX).await?;
+    differs(lost, "topic_differs", format!("{} have another app than {comes}", many(lost)), json!({"topic": comes}))
+}
+
+/// A refusal with the number of devices that would be lost, if any would.
+fn differs(devices: i64, code: &'static str, detail: String, members: serde_json::Value) -> Result<()> {
+    if devices == 0 {
+        return Ok(());
+    }
+    let mut members = members.as_object().cloned().unwrap_or_default();
+    members.insert("devices".to_owned(), json!(devices));
+    Err(Error::refused_with(code, format!("{detail}; with ?force=true it is used all the same"), members))
+}
+
+fn many(devices: i64) -> String {
+    match devices {
+        1 => "1 device".to_owned(),
+        most if most >= COUNTED_MAX => format!("{most} devices or more"),
+        many => format!("{many} devices"),
+    }
 }
 
 /// The CAs of `[push.apns_mdm] ca_file`: those of a stand-in, which issues its own push certificates.
@@ -99,10 +154,13 @@ pub fn preflight_chain(chain: &[Certificate], given: &[Certificate], now_ms: i64
 }
 
 /// Looks whether enrolled devices would not hear pushes to `topic`: a certificate that was replaced instead of renewed has another topic,
-/// and devices hear only the one they enrolled with. Refuses with their number unless `forced`.
-async fn preflight_topic(conn: &mut Conn, topic: &str, forced: bool) -> Result<()> {
+/// and devices hear only the one they enrolled with. One that somebody listens to already is no such certificate.
+async fn preflight_topic(conn: &mut Conn, topic: &str) -> Result<()> {
+    if gauges::devices_of(conn, &format!("apns_mdm/{topic}"), 1).await? > 0 {
+        return Ok(());
+    }
     let lost = channels::of_other_topics(conn, topic).await?;
-    if forced || lost == 0 {
+    if lost == 0 {
         return Ok(());
     }
     let detail = format!(

@@ -46,7 +46,10 @@ impl Limit {
             Verdict::TimedOut | Verdict::Overloaded { .. } | Verdict::Throttled { .. } | Verdict::Refused { .. } => {
                 aimd.strained(now_ms, took_ms)
             }
-            other if other.signs().0 == Health::Good => aimd.succeeded(now_ms, took_ms, in_flight),
+            // What a rejection takes says nothing of the time that a push takes.
+            other if other.signs().0 == Health::Good => {
+                aimd.succeeded(now_ms, matches!(other, Verdict::Accepted).then_some(took_ms), in_flight)
+            }
             _ => return,
         }
         self.now.store(aimd.limit, Ordering::Relaxed);
@@ -83,16 +86,18 @@ impl Aimd {
         }
     }
 
-    /// An answer that shows no strain, after `took_ms`, with `in_flight` requests under way.
-    fn succeeded(&mut self, now_ms: i64, took_ms: f64, in_flight: usize) {
-        let mean_ms = self.mean_ms.map_or(took_ms, |mean| mean + (took_ms - mean) * MEAN_WEIGHT);
-        self.mean_ms = Some(mean_ms);
-        if took_ms < self.fastest_ms || now_ms.saturating_sub(self.fastest_at_ms) > FASTEST_LIFE_MS {
-            self.fastest_ms = took_ms;
-            self.fastest_at_ms = now_ms;
+    /// An answer that shows no strain, after `took_ms` where that says something, with `in_flight` requests under way.
+    fn succeeded(&mut self, now_ms: i64, took_ms: Option<f64>, in_flight: usize) {
+        if let Some(took_ms) = took_ms {
+            self.mean_ms = Some(self.mean_ms.map_or(took_ms, |mean| mean + (took_ms - mean) * MEAN_WEIGHT));
+            if took_ms < self.fastest_ms || now_ms.saturating_sub(self.fastest_at_ms) > FASTEST_LIFE_MS {
+                self.fastest_ms = took_ms;
+                self.fastest_at_ms = now_ms;
+            }
         }
-        // A limit that nobody uses proves nothing, and one at which answers queue up at the peer is high enough.
-        if in_flight * 2 < self.limit || mean_ms > self.fastest_ms * 2.0 + SLACK_MS {
+        // A limit that nobody uses proves nothing, and one at which answers queue up at the peer is high enough. Few never queue up.
+        let queued = self.limit >= START && self.mean_ms.is_some_and(|mean_ms| mean_ms > self.fastest_ms * 2.0 + SLACK_MS);
+        if in_flight * 2 < self.limit || queued {
             return;
         }
         self.successes += 1;
@@ -127,7 +132,7 @@ mod tests {
     fn a_window_of_successes_adds_one() {
         let mut aimd = Aimd::new(START, 400);
         for _ in 0..10 {
-            aimd.succeeded(0, 20.0, 10);
+            aimd.succeeded(0, Some(20.0), 10);
         }
         assert_eq!(aimd.limit, 11);
     }
@@ -136,11 +141,11 @@ mod tests {
     fn an_unused_limit_does_not_grow_and_none_passes_the_ceiling() {
         let mut aimd = Aimd::new(START, 12);
         for _ in 0..1_000 {
-            aimd.succeeded(0, 20.0, 1);
+            aimd.succeeded(0, Some(20.0), 1);
         }
         assert_eq!(aimd.limit, 10);
         for _ in 0..1_000 {
-            aimd.succeeded(0, 20.0, 12);
+            aimd.succeeded(0, Some(20.0), 12);
         }
         assert_eq!(aimd.limit, 12);
     }
@@ -148,7 +153,7 @@ mod tests {
     #[test]
     fn a_burst_of_strain_halves_once_per_answer_time_and_never_below_one() {
         let mut aimd = Aimd::new(START, 400);
-        aimd.succeeded(0, 100.0, 10);
+        aimd.succeeded(0, Some(100.0), 10);
         for _ in 0..50 {
             aimd.strained(1_000, 100.0);
         }
@@ -162,22 +167,36 @@ mod tests {
     #[test]
     fn answers_that_become_slow_stop_the_growth() {
         let mut aimd = Aimd::new(START, 400);
-        aimd.succeeded(0, 20.0, 10);
+        aimd.succeeded(0, Some(20.0), 10);
         for _ in 0..200 {
-            aimd.succeeded(1, 500.0, 400);
+            aimd.succeeded(1, Some(500.0), 400);
         }
         let held = aimd.limit;
         for _ in 0..2_000 {
-            aimd.succeeded(2, 500.0, 400);
+            aimd.succeeded(2, Some(500.0), 400);
         }
         assert_eq!(aimd.limit, held);
+    }
+
+    #[test]
+    fn a_limit_of_one_grows_again_however_slow_the_answers_have_become() {
+        let mut aimd = Aimd::new(START, 400);
+        aimd.succeeded(0, Some(5.0), 10);
+        for step in 1..10 {
+            aimd.strained(1_000 + step * 200, 100.0);
+        }
+        assert_eq!(aimd.limit, 1);
+        for _ in 0..200 {
+            aimd.succeeded(9_000, Some(900.0), aimd.limit);
+        }
+        assert_eq!(aimd.limit, START);
     }
 
     #[test]
     fn throughput_follows_the_answer_time() {
         let mut aimd = Aimd::new(START, 400);
         assert_eq!(aimd.throughput(2_000), 10);
-        aimd.succeeded(0, 100.0, 1);
+        aimd.succeeded(0, Some(100.0), 1);
         assert_eq!(aimd.throughput(2_000), 200);
     }
 

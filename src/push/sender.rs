@@ -216,9 +216,6 @@ impl Sender {
                 fcm.token_age_s(now_ms)
             }
             Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => {
-                if gate.closed(now_ms).is_none() {
-                    apns.keep_warm();
-                }
                 apns.token_age_s(now_ms)
             }
         };
@@ -226,6 +223,13 @@ impl Sender {
             metrics::gauge!("muster_provider_token_age_seconds", "provider" => self.name.clone()).set(age_s as f64);
         }
         capacity
+    }
+
+    /// Keeps connections open while there is nothing to send, so that the next nudge finds one; call it every second, where nudges are sent.
+    pub fn keep_warm(&self) {
+        if let (Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. }, true) = (&self.transport, self.reopens_at_ms().is_none()) {
+            apns.keep_warm();
+        }
     }
 
     /// How many urgent nudges may be claimed now, also where nudges of other lanes fill the next 2 s already: they overtake them.

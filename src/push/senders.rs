@@ -13,6 +13,8 @@ pub struct Senders {
     list: RwLock<Vec<Arc<Sender>>>,
     /// The versions of the credentials that operators brought to this process, by the names under which they are kept.
     brought: Mutex<HashMap<String, i64>>,
+    /// Held by whoever puts a credential to use or takes one away, from the look at what is stored to the end.
+    turn: tokio::sync::Mutex<()>,
     /// SHA-256 of the credentials that were last read from files, by their settings.
     read: Mutex<HashMap<&'static str, [u8; 32]>>,
 }
@@ -39,6 +41,11 @@ impl Senders {
         sender
     }
 
+    /// Waits until nobody else exchanges credentials in this process.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
     /// Notes that this version of a credential was put to use as it was brought.
     pub fn was_brought(&self, kept_as: &str, version: i64) {
         self.lock_brought().insert(kept_as.to_owned(), version);
@@ -62,11 +69,6 @@ impl Senders {
     /// True where it is the one that was read last.
     pub fn is_read(&self, setting: &str, json: &[u8]) -> bool {
         self.lock_read().get(setting).is_some_and(|print| *print == <[u8; 32]>::from(Sha256::digest(json)))
-    }
-
-    /// Forgets that a credential was read from a file: what is there is looked at anew.
-    pub fn read_again(&self, setting: &str) {
-        self.lock_read().remove(setting);
     }
 
     fn lock_read(&self) -> MutexGuard<'_, HashMap<&'static str, [u8; 32]>> {

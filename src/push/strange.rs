@@ -1,30 +1,39 @@
 //! Answers in words that we do not know: judged by their status, and kept so that somebody can read them.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// The same words are logged once in this time.
+/// Answers of one status are logged once in this time, whatever they say: a page may hold another number each time.
 const TOLD_EVERY_MS: i64 = 600_000;
 /// How much of them is kept.
 pub(super) const CHARS_MAX: usize = 120;
 
 /// The last such answer of a sender.
 #[derive(Debug, Default)]
-pub(super) struct Strange(Mutex<Option<(String, i64)>>);
+pub(super) struct Strange(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    last: Option<String>,
+    /// When answers of a status were last logged, Unix milliseconds. There are a few hundred statuses.
+    told_at_ms: HashMap<u16, i64>,
+}
 
 impl Strange {
     /// Notes the words of `provider`, which hold no address and are short.
     pub(super) fn note(&self, provider: &str, status: u16, words: &str, now_ms: i64) {
         let text = if words.is_empty() { format!("{status} without a word") } else { format!("{status}: {words}") };
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref().is_none_or(|(said, at_ms)| *said != text || now_ms - at_ms >= TOLD_EVERY_MS) {
-            tracing::warn!(provider, answer = text, "an answer that is not in the provider's description; it is judged by its status");
-            *last = Some((text, now_ms));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.told_at_ms.get(&status).is_none_or(|at_ms| now_ms - at_ms >= TOLD_EVERY_MS) {
+            tracing::warn!(provider, answer = text, "an answer that the provider does not describe; it is judged by its status");
+            kept.told_at_ms.insert(status, now_ms);
         }
+        kept.last = Some(text);
     }
 
     /// What was said last.
     pub(super) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(text, _)| text.clone())
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
     }
 }
 

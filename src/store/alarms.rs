@@ -37,6 +37,13 @@ pub async fn open(conn: &mut Conn, id: Id, kind: &str, subject: &str, detail: &s
     Ok(open)
 }
 
+/// An alarm that stands is open, and told of to nobody.
+pub async fn untell(conn: &mut Conn, id: Id) -> Result<()> {
+    let sql = "UPDATE alarm SET state = 'open', mailed_at_ms = NULL WHERE id = $1 AND closed_at_ms IS NULL";
+    sqlx::query(sql).bind(id).execute(conn.raw()).await?;
+    Ok(())
+}
+
 /// The subjects of alarms of a kind that stand and have told nothing new since `before_ms`.
 pub async fn quiet(conn: &mut Conn, kind: &str, before_ms: i64, rows_max: i64) -> Result<Vec<String>> {
     let subjects = sqlx::query_scalar("SELECT subject FROM alarm WHERE kind = $1 AND closed_at_ms IS NULL AND changed_at_ms < $2 LIMIT $3")

@@ -218,6 +218,13 @@ pub async fn credentials(conn: &mut Conn, device: Id) -> Result<Option<Credentia
 
 /// How many channels listen to an APNs topic of MDM other than `topic`.
 pub async fn of_other_topics(conn: &mut Conn, topic: &str) -> Result<i64> {
-    let sql = "SELECT COUNT(*) FROM channel WHERE push_provider = 'apns' AND push_topic IS NOT NULL AND push_topic <> $1";
+    let sql = "SELECT COUNT(*) FROM channel WHERE push_provider = 'apns' AND subject = '' AND push_topic IS NOT NULL AND push_topic <> $1";
     Ok(sqlx::query_scalar(sql).bind(topic).fetch_one(conn.raw()).await?)
+}
+
+/// Devices whose app is called by APNs and has another bundle id; at most `most`.
+pub async fn of_other_apps(conn: &mut Conn, app: &str, most: i64) -> Result<i64> {
+    let sql = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
+                 WHERE c.kind = 'agent' AND c.push_provider = 'apns' AND d.app <> $1 LIMIT $2) AS others";
+    Ok(sqlx::query_scalar(sql).bind(app).bind(most).fetch_one(conn.raw()).await?)
 }

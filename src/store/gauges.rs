@@ -46,7 +46,7 @@ pub async fn called_by(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
     Ok(sqlx::query_as(text).fetch_all(conn.raw()).await?)
 }
 
-/// How many devices a sender of an MDM topic calls, or would call; at most `most`.
+/// How many devices a sender calls, or would call; at most `most`.
 pub async fn devices_of(conn: &mut Conn, sender: &str, most: i64) -> Result<i64> {
     let found = sqlx::query_scalar(
         "SELECT COUNT(*) FROM (SELECT w.channel_id FROM wakes w JOIN channel c ON c.bucket = w.bucket AND c.id = w.channel_id \

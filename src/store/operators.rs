@@ -190,12 +190,14 @@ pub async fn insert_key(conn: &mut Conn, key: &NewKey) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// The names of the API keys that stand and that `maker` made, or a key of theirs did; at most `most`.
+/// The names of the API keys that stand and that `maker` made, or a key of theirs did; at most `most`. A name may have been another key's
+/// before: a key was made with the one that stood under the name at that time.
 pub async fn keys_of(conn: &mut Conn, maker: &str, most: i64) -> Result<Vec<String>> {
-    let sql = "WITH RECURSIVE made(name) AS ( \
-                 SELECT name FROM api_key WHERE created_by = $1 \
-                 UNION SELECT k.name FROM api_key k JOIN made m ON k.created_by = 'key:' || m.name) \
-               SELECT name FROM api_key WHERE revoked_at_ms IS NULL AND name IN (SELECT name FROM made) ORDER BY name LIMIT $2";
+    let sql = "WITH RECURSIVE made (id, name, created_at_ms, revoked_at_ms) AS ( \
+                 SELECT id, name, created_at_ms, revoked_at_ms FROM api_key WHERE created_by = $1 \
+                 UNION SELECT k.id, k.name, k.created_at_ms, k.revoked_at_ms FROM api_key k JOIN made m ON k.created_by = 'key:' || m.name \
+                   AND k.created_at_ms >= m.created_at_ms AND k.created_at_ms <= COALESCE(m.revoked_at_ms, k.created_at_ms)) \
+               SELECT name FROM made WHERE revoked_at_ms IS NULL ORDER BY name LIMIT $2";
     Ok(sqlx::query_scalar(sql).bind(maker).bind(most).fetch_all(conn.raw()).await?)
 }
 

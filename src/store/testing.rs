@@ -107,6 +107,13 @@ pub async fn api_key(db: &Db, hash: &str, role: &str) {
     conn.commit().await.unwrap();
 }
 
+/// Revokes the key of [`api_key`].
+pub async fn end_api_key(db: &Db, hash: &str) {
+    let mut conn = db.begin(Class::Operators).await.unwrap();
+    sqlx::query("UPDATE api_key SET revoked_at_ms = 1 WHERE hash = $1").bind(hash).execute(conn.raw()).await.unwrap();
+    conn.commit().await.unwrap();
+}
+
 /// Runs a statement with an id and a number, for what no function of the store would do.
 pub async fn bend(db: &Db, text: &'static str, id: Id, number: i64) {
     let mut conn = db.begin(Class::Operators).await.unwrap();

@@ -8,21 +8,28 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, CredentialFile};
 use crate::change;
 use crate::error::{Error, Result};
-use crate::ops::{alarms as told, credentials};
+use crate::ops::credentials::{self, Look};
+use crate::ops::alarms as told;
 use crate::push::apns::Identity;
 use crate::store::{Class, alarms, sealed};
+use crate::telemetry::Seldom;
 
 const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// The kind of the alarm about a file that is not taken; its subject is the setting.
 const REFUSED: &str = "push_file_refused";
-/// A file that is refused and does not change is looked at so often, then at every so-manieth look: what it needs may come about elsewhere.
+/// A file that is refused and does not change is looked at so often, then at one look in so many: what it needs may come about elsewhere.
 const LOOKS_CLOSELY: u32 = 3;
 const LOOKS_RARELY: u32 = 15;
 /// There are as many settings.
 const ALARMS_MAX: i64 = 10;
 
-/// The files that are refused, by their settings.
-type Doubts = HashMap<&'static str, Doubt>;
+/// What this process has seen of the files.
+#[derive(Debug, Default)]
+pub struct Seen {
+    begun: bool,
+    /// The files that are refused, by their settings.
+    doubts: HashMap<&'static str, Doubt>,
+}
 
 /// A file that is refused.
 #[derive(Clone, Debug, Default)]
@@ -37,25 +44,30 @@ struct Doubt {
 
 /// Runs until `stop`.
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
-    let mut doubts = Doubts::new();
+    let mut seen = Seen::default();
     while tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
-        if let Err(error) = pass(&app, &mut doubts).await {
-            tracing::warn!(%error, "the files of push credentials cannot be followed; trying again");
+        if let Err(error) = pass(&app, &mut seen).await {
+            static TOLD: Seldom = Seldom::new();
+            if TOLD.is_time() {
+                tracing::warn!(%error, "the files of push credentials cannot be followed; trying again");
+            }
         }
     }
     Ok(())
 }
 
 /// One look at all files. A file that is refused once may be half written: operators are told at the second time.
-async fn pass(app: &App, doubts: &mut Doubts) -> Result<()> {
+pub async fn pass(app: &App, seen: &mut Seen) -> Result<()> {
     let files = app.credential_files();
-    if files.is_empty() {
-        return Ok(());
+    let standing = alarms::standing(&mut app.db.read().await?, REFUSED, ALARMS_MAX).await?;
+    let (doubts, is_first) = (&mut seen.doubts, !std::mem::replace(&mut seen.begun, true));
+    // Told by a process that is no more, about a setting that is gone. Other servers have files, and alarms, of their own.
+    for setting in standing.iter().filter(|setting| is_first && files.iter().all(|file| file.setting != **setting)) {
+        change!(app, Class::Background, |conn, moment| told::close(conn, moment, REFUSED, setting).await)?;
     }
-    let standing = alarms::standing_since(&mut app.db.read().await?, REFUSED, ALARMS_MAX).await?;
     for file in files {
         let setting = file.setting;
-        let is_told = standing.iter().any(|(subject, _)| subject == setting);
+        let is_told = standing.iter().any(|subject| subject == setting);
         let (print, mut doubt) = (file.print(), doubts.remove(setting).unwrap_or_default());
         if doubt.print != print {
             doubt = Doubt { print, looks: 0, ..doubt };
@@ -66,14 +78,15 @@ async fn pass(app: &App, doubts: &mut Doubts) -> Result<()> {
         }
         match follow(app, &file).await? {
             Ok(()) => {
-                if is_told {
+                if is_told && (is_first || !doubt.told.is_empty()) {
                     change!(app, Class::Background, |conn, moment| told::close(conn, moment, REFUSED, setting).await)?;
                 }
             }
             Err(why) => {
                 if doubt.looks > 0 && (!is_told || doubt.told != why) {
                     tracing::warn!(why, "a changed push credential is not taken");
-                    let detail = format!("{why}; the credential in use stays");
+                    let stays = if has_one(app, setting) { "the credential in use stays" } else { "there is none in use" };
+                    let detail = format!("{why}; {stays}");
                     change!(app, Class::Background, |conn, moment| told::open(conn, moment, REFUSED, setting, &detail).await)?;
                     doubt.told = why;
                 }
@@ -84,6 +97,12 @@ async fn pass(app: &App, doubts: &mut Doubts) -> Result<()> {
     Ok(())
 }
 
+/// True where a sender of this setting has a credential.
+fn has_one(app: &App, setting: &str) -> bool {
+    let name = setting.strip_prefix("push.").unwrap_or(setting);
+    app.senders.all().iter().any(|sender| sender.name().split('/').next() == Some(name) && app.has_credential(sender.name()))
+}
+
 /// Takes what a file holds, unless it is known; or says why not.
 async fn follow(app: &App, file: &CredentialFile) -> Result<std::result::Result<(), String>> {
     let (name, json) = match app.fresh_in(file) {
@@ -91,6 +110,7 @@ async fn follow(app: &App, file: &CredentialFile) -> Result<std::result::Result<
         Ok(Some(fresh)) => fresh,
         Err(error) => return Ok(Err(format!("{error:#}"))),
     };
+    let _turn = app.senders.turn().await;
     let mut conn = app.db.read().await?;
     // One that the API has set wins: the file is noted and not used.
     if sealed::get(&mut conn, &name).await?.is_some() {
@@ -103,9 +123,14 @@ async fn follow(app: &App, file: &CredentialFile) -> Result<std::result::Result<
     }
     if let Some(mdm) = app.config.push.apns_mdm.as_ref().filter(|_| file.setting == "push.apns_mdm") {
         let now_ms = app.clock.now_ms();
-        let identity = Identity::current(&json, now_ms).map_err(|error| Error::invalid("", error.to_string()))?;
-        match credentials::preflight(&mut conn, identity.chain(), identity.topic(), mdm.ca_file.as_deref(), now_ms, false).await {
-            Err(error @ Error::Refused { .. }) => return said(&error),
+        let identity = match Identity::current(&json, now_ms) {
+            Ok(identity) => identity,
+            Err(error) => return said(&error),
+        };
+        let (topic, ca_file) = (identity.topic(), mdm.ca_file.as_deref());
+        let in_use = app.has_credential(&format!("apns_mdm/{topic}"));
+        match credentials::preflight(&mut conn, identity.chain(), Look { topic, in_use, ca_file, now_ms, forced: false }).await {
+            Err(error @ (Error::Refused(_) | Error::Invalid(_))) => return said(&error),
             looked => drop(looked?),
         }
     }

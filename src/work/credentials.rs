@@ -10,13 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, SEALED_PREFIX};
 use crate::change;
 use crate::error::Result;
-use crate::ops::alarms as told;
+use crate::ops::alarms::{self as told, PUSH_FAULT, PUSH_UNREACHED};
 use crate::ops::ca::authority::CA_NAME;
 use crate::ops::mdm::topics;
 use crate::push::Sender;
 use crate::store::{Class, alarms, gauges, sealed};
 use crate::work::expiry;
-use crate::work::nudger::{FAULT, UNREACHED};
 
 /// Another process's change is in use here within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
@@ -55,6 +54,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
 
 /// Takes over credentials whose version is not the one in use, those too of MDM topics that this process has not met.
 pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
+    let _turn = app.senders.turn().await;
     let mut conn = app.db.read().await?;
     for (name, version) in sealed::versions(&mut conn, SEALED_PREFIX).await? {
         // What an operator has just brought to this process is in use already: taken once more, it would begin all over.
@@ -86,8 +86,8 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
 /// is mended what these could not: an alarm of a process that is no more, and one that could not be written. One closes only where the
 /// sender has worked since it was told: another process may know of a fault of which this one has seen nothing.
 pub async fn faults(app: &App) -> Result<()> {
-    keep(app, FAULT, |sender| sender.fault()).await?;
-    keep(app, UNREACHED, |sender| sender.outage()).await
+    keep(app, PUSH_FAULT, |sender| sender.fault()).await?;
+    keep(app, PUSH_UNREACHED, |sender| sender.outage()).await
 }
 
 async fn keep(app: &App, kind: &'static str, says: impl Fn(&Sender) -> Option<String>) -> Result<()> {

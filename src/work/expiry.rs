@@ -53,7 +53,7 @@ pub async fn pass(app: &App) -> Result<()> {
     }
     for (kind, subject, detail) in told {
         change!(app, Class::Background, |conn, moment| match &detail {
-            Some(detail) => alarms::open(conn, moment, kind, &subject, detail).await,
+            Some(detail) => alarms::sharpen(conn, moment, kind, &subject, detail).await,
             None => alarms::close(conn, moment, kind, &subject).await,
         })?;
     }
@@ -120,6 +120,33 @@ mod tests {
             }
         }
         assert!(push_certificate("apns_mdm/x", 0).unwrap().contains("has ended") && device_ca(0).unwrap().contains("has ended"));
+    }
+
+    #[tokio::test]
+    async fn each_mark_tells_anew_whoever_has_acknowledged_the_one_before() {
+        each_database(async |db| {
+            let clock = Clock::moved(1_800_000_000_000, 3);
+            let app = App::for_tests(&db, &clock);
+            let made = Pair::make_ca(&mut clock.moment()).unwrap();
+            change!(app, Class::Operators, |conn, moment| authority::keep_ca(conn, moment, &app.seal, &made).await).unwrap();
+            let ends_at_ms = made.certificate().until_ms();
+            let mut mailed = 0;
+            for left_days in [31, 30, 29, 14, 13, 7, 1, 0] {
+                clock.advance(ends_at_ms - left_days * DAY_MS - clock.now_ms());
+                pass(&app).await.unwrap();
+                let mut conn = app.db.begin(Class::Background).await.unwrap();
+                let untold = store::untold(&mut conn, "", 10).await.unwrap();
+                for alarm in &untold {
+                    assert!(store::told(&mut conn, alarm.id, clock.now_ms()).await.unwrap());
+                    assert!(store::acknowledge(&mut conn, alarm.id, clock.now_ms()).await.unwrap(), "it is open again");
+                }
+                conn.commit().await.unwrap();
+                mailed += untold.len();
+                assert_eq!(untold.len(), usize::from([30, 14, 7, 1, 0].contains(&left_days)), "{left_days} days before");
+            }
+            assert_eq!(mailed, 5);
+        })
+        .await;
     }
 
     #[tokio::test]

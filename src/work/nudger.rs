@@ -5,7 +5,7 @@ mod flights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::schedule::{HIGH_PER_DAY_MAX, LATE_MS, LEASE_JITTER_MS, LEASE_MS, Rhythm, expires_at_ms};
 use crate::model::{Id, Lane};
-use crate::ops::alarms;
+use crate::ops::alarms::{self, PUSH_FAULT};
 use crate::ops::mdm::checkin::magic_name;
 use crate::push::{Address, AddressKind, Answer, Notice, Nudge, Sender, Trip};
 use crate::store::wakes::{self, Claim, Claimed, Restored, Target};
@@ -32,6 +32,8 @@ const REST: Duration = Duration::from_millis(10);
 /// Looks for urgent wakes alone, each after a rest, that follow one which found a few: meanwhile others gather. A claim and its answers cost
 /// the database nearly the same for a hundred as for ten, and SQLite has one writer.
 const URGENT_LOOKS: usize = 5;
+/// How often it is seen to it that there are connections for the next nudge.
+const WARM_EVERY: Duration = Duration::from_secs(1);
 /// Fewer are a few.
 const FEW: usize = CLAIM_MAX / 2;
 /// Wakes claimed in one statement.
@@ -45,10 +47,6 @@ const SHARES: [usize; 5] = [50, 25, 15, 5, 5];
 /// Tokens given back in one statement when the fault was ours.
 const RESTORE_MAX: i64 = 500;
 const DAY_MS: i64 = 86_400_000;
-/// The alarm of a sender whose credential or project is at fault.
-pub const FAULT: &str = "push_fault";
-/// The alarm of a provider that answers nothing of use; its subject is the sender.
-pub const UNREACHED: &str = "push_unreached";
 /// Users of a device are called at their points for so long after they were there.
 const USER_SEEN_MS: i64 = 2 * DAY_MS;
 
@@ -82,7 +80,14 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     let (sender, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
     let writer = tokio::spawn(answers::write_back(app.clone(), receiver));
     let flights = Flights::aside();
+    let mut warmed = Instant::now();
     while !stop.is_cancelled() {
+        if warmed.elapsed() >= WARM_EVERY {
+            warmed = Instant::now();
+            for sender in app.senders.all() {
+                flights.spawn(async move { sender.keep_warm() });
+            }
+        }
         let found = look(&app, Lanes::All, &flights, &sender).await;
         if found == 0 {
             tokio::select! {
@@ -350,8 +355,8 @@ async fn heed_notice(app: &App, sender: &Sender, notice: &Notice) -> Result<()> 
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, name: &str, notice: &Notice) -> Result<()> {
     match notice {
-        Notice::Fault { code, detail } => alarms::open(conn, moment, FAULT, name, &format!("{code}: {detail}")).await,
-        Notice::Recovered => alarms::close(conn, moment, FAULT, name).await,
+        Notice::Fault { code, detail } => alarms::open(conn, moment, PUSH_FAULT, name, &format!("{code}: {detail}")).await,
+        Notice::Recovered => alarms::close(conn, moment, PUSH_FAULT, name).await,
         Notice::Bug { detail } => alarms::open(conn, moment, "push_request_refused", name, detail).await,
         Notice::DeathRush => {
             let detail = "more than 30 % of the last answers were dead tokens; they stay dead until the devices register again";

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::change;
 use crate::error::Result;
 use crate::store::{Class, meta};
+use crate::telemetry::Seldom;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A server that has not said for so long that it is there is gone.
@@ -17,7 +18,10 @@ const LIVES_MS: i64 = 20_000;
 pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
     loop {
         if let Err(error) = pass(&app).await {
-            tracing::warn!(%error, "the servers on this database cannot be counted; trying again");
+            static TOLD: Seldom = Seldom::new();
+            if TOLD.is_time() {
+                tracing::warn!(%error, "the servers on this database cannot be counted; trying again");
+            }
         }
         if tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_ok() {
             // Where the database is away this server's time runs out by itself.

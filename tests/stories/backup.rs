@@ -61,6 +61,12 @@ async fn moves(folder: &Path, from: &str, to: &str) {
     server.start().await;
     let (http, key) = (muster::sim::client(Duration::from_secs(60)).build().unwrap(), server.key().await);
     let api = format!("{}/api/v1", server.url);
+    // A credential that was taken away leaves a secret behind that holds nothing and opens under no key.
+    let account: Value = serde_json::from_slice(&fcm.service_account()).unwrap();
+    let set = http.put(format!("{api}/push/fcm")).bearer_auth(&key).json(&account).send().await.unwrap();
+    assert_eq!(set.status(), 200);
+    let taken = http.delete(format!("{api}/push/fcm")).bearer_auth(&key).send().await.unwrap();
+    assert_eq!(taken.status(), 204);
     let token = post(&http, &format!("{api}/enrollment-tokens"), &key, &json!({"name": "stories"})).await.unwrap();
     let token = token["token"].as_str().unwrap();
     let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));

@@ -136,14 +136,14 @@ fn verify(path: &Path, seal: &Seal) -> anyhow::Result<Header> {
         seal.fingerprint(),
         header.key_fingerprint
     );
-    let (mut counted, mut rows) = (header.tables.iter(), 0);
+    let (mut counted, mut rows, mut proven) = (header.tables.iter(), 0, false);
     let mut expected: Option<&Counted> = None;
     loop {
         match reader.line()? {
             Line::Row(row) => {
                 let table = expected.context("the file has rows without a table")?;
-                if rows == 0 && table.name == "sealed" {
-                    opens(&row, seal)?;
+                if !proven && table.name == "sealed" {
+                    proven = opens(&row, seal)?;
                 }
                 rows += 1;
             }
@@ -160,18 +160,21 @@ fn verify(path: &Path, seal: &Seal) -> anyhow::Result<Header> {
     Ok(header)
 }
 
-/// A secret as it is kept must open, not only the proof.
-fn opens(row: &str, seal: &Seal) -> anyhow::Result<()> {
+/// A secret as it is kept must open, not only the proof. False for one that was taken away, of which there is nothing to be opened.
+fn opens(row: &str, seal: &Seal) -> anyhow::Result<bool> {
     #[derive(Deserialize)]
     struct Sealed {
         name: String,
         sealed: String,
     }
     let row: Sealed = serde_json::from_str(row)?;
+    if row.sealed.is_empty() {
+        return Ok(false);
+    }
     if seal.open(&row.name, &row.sealed).is_err() {
         bail!("the sealed secret {} does not open under the master key", row.name);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The second reading: rows go in, in batches.

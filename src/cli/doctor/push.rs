@@ -8,13 +8,13 @@ use super::Report;
 use crate::app::{self, SEALED_PREFIX};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::ops::alarms::PUSH_FAULT;
 use crate::ops::credentials::{given, preflight_chain};
 use crate::protocol::pki::Certificate;
 use crate::push::apns::Identity;
 use crate::push::{CredentialSource, SenderState, Senders};
 use crate::seal::Seal;
 use crate::store::{Conn, alarms, gauges, sealed};
-use crate::work::nudger::FAULT;
 
 /// How long a provider may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock
         Ok(called) => called,
         Err(error) => return report.fault(CHECK, error.to_string()),
     };
-    match alarms::standing_details(conn, FAULT, FAULTS_MAX).await {
+    match alarms::standing_details(conn, PUSH_FAULT, FAULTS_MAX).await {
         Ok(faults) => {
             for (sender, detail) in faults {
                 report.fault(CHECK, format!("{sender}: {detail}"));

@@ -136,8 +136,9 @@ impl Push {
             }
             Push::Remove { sender, force } => {
                 let path = match sender.as_str() {
-                    "fcm" | "apns-app" => format!("/push/{sender}"),
-                    topic => format!("/push/apns-mdm/{}", segment(topic)),
+                    "fcm" => "/push/fcm".to_owned(),
+                    "apns-app" | "apns_app" => "/push/apns-app".to_owned(),
+                    topic => format!("/push/apns-mdm/{}", segment(topic.strip_prefix(MDM).unwrap_or(topic))),
                 };
                 run(access, call("DELETE", if force { format!("{path}?force=true") } else { path })).await
             }

@@ -123,13 +123,19 @@ pub async fn post_canary(
 }
 
 /// Replaces FCM's service account; the body is its JSON file. Sealed in the database; it wins over the settings' file, and the other
-/// server processes follow within five seconds.
-#[utoipa::path(put, path = "/api/v1/push/fcm", tag = "push", responses((status = 200, body = PushStatus), (status = 422, description = "no service account")))]
-pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Request) -> Answer<Json<PushStatus>> {
+/// server processes follow within five seconds. Devices are registered with one project: another than the one in use is refused with their
+/// number unless `?force=true`.
+#[utoipa::path(put, path = "/api/v1/push/fcm", tag = "push", params(Forced), responses((status = 200, body = PushStatus), (status = 409, description = "project_differs, with the number of devices"), (status = 422, description = "no service account")))]
+pub async fn put_fcm(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    QueryOf(forced): QueryOf<Forced>,
+    request: Request,
+) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
     extract::parse::<AnyFields>(&bytes)?;
-    credentials::put(&app, &actor, "push/fcm", &bytes).await?;
+    credentials::put_own(&app, &actor, "push/fcm", &bytes, forced.force).await?;
     get(State(app.clone()), Caller(actor)).await
 }
 
@@ -138,20 +144,26 @@ pub async fn put_fcm(State(app): State<App>, Caller(actor): Caller, request: Req
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Forced {
-    /// Takes the certificate although enrolled devices have another topic, or another CA than Apple's issued it; takes a credential away
-    /// although devices are called with it.
+    /// Takes the credential although devices would be lost, or another CA than Apple's issued it; takes one away although devices are called
+    /// with it.
     #[serde(default)]
     force: bool,
 }
 
 /// Replaces the key of background pushes to our app on iOS: `{"key": the .p8 file, "key_id", "team_id", "topic": the bundle id}`. Sealed
-/// in the database; it wins over the settings, and the other server processes follow within five seconds.
-#[utoipa::path(put, path = "/api/v1/push/apns-app", tag = "push", responses((status = 200, body = PushStatus), (status = 422, description = "no key")))]
-pub async fn put_apns_app(State(app): State<App>, Caller(actor): Caller, request: Request) -> Answer<Json<PushStatus>> {
+/// in the database; it wins over the settings, and the other server processes follow within five seconds. Refused with their number where
+/// enrolled devices have an app with another bundle id, unless `?force=true`.
+#[utoipa::path(put, path = "/api/v1/push/apns-app", tag = "push", params(Forced), responses((status = 200, body = PushStatus), (status = 409, description = "topic_differs, with the number of devices"), (status = 422, description = "no key")))]
+pub async fn put_apns_app(
+    State(app): State<App>,
+    Caller(actor): Caller,
+    QueryOf(forced): QueryOf<Forced>,
+    request: Request,
+) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
     extract::parse::<AppKeyFields>(&bytes)?;
-    credentials::put(&app, &actor, "push/apns_app", &bytes).await?;
+    credentials::put_own(&app, &actor, "push/apns_app", &bytes, forced.force).await?;
     get(State(app.clone()), Caller(actor)).await
 }
 

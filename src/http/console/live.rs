@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::model::feed_kind;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A stream ends after this time, and when anybody's leave is taken away; the browser comes again by itself and shows its session anew.
+/// A stream ends after this time, and when somebody's key or sessions were ended; the browser comes again by itself, if its session stands.
 const LIFE: Duration = Duration::from_secs(600);
 /// When to come back where all places are taken.
 const RETRY_AFTER_S: i64 = 15;
@@ -54,12 +54,12 @@ impl Course {
         };
         match entry {
             Ok(entry) => {
-                self.ended = feed_kind::takes_leave(&entry.kind);
+                self.ended = feed_kind::ends_credentials(&entry.kind);
                 let data = json!({"kind": entry.kind, "device_id": entry.device_id});
                 Some(Event::default().event("entry").data(data.to_string()))
             }
-            // It was too slow to hear everything, and looks at everything instead.
-            Err(RecvError::Lagged(_)) => Some(Event::default().event("hello").data("{}")),
+            // It was too slow to hear everything: it comes again and looks at everything instead.
+            Err(RecvError::Lagged(_)) => None,
             Err(RecvError::Closed) => None,
         }
     }

@@ -93,7 +93,8 @@ async fn hashed(app: &App, posted: &Posted) -> Result<String> {
 
 /// Replaces FCM's service account.
 pub async fn fcm(State(app): State<App>, posted: Posted) -> Shown {
-    let done = credentials::put(&app, posted.visitor.actor(), "push/fcm", posted.fields.text("service_account").as_bytes()).await;
+    let (account, forced) = (posted.fields.text("service_account").as_bytes(), posted.fields.text("force") == "on");
+    let done = credentials::put_own(&app, posted.visitor.actor(), "push/fcm", account, forced).await;
     told("/settings", done.map(|()| "The credential is in use.".into()))
 }
 

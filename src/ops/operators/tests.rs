@@ -166,7 +166,7 @@ async fn who_made_a_key_is_found_behind_every_key_that_it_was_made_with() {
 }
 
 #[tokio::test]
-async fn an_operator_who_is_disabled_leaves_keys_behind_that_are_told() {
+async fn the_keys_that_an_operator_made_are_known_whatever_made_them_and_whoever_had_their_name_before() {
     each_database(async |db| {
         let mut moment = Moment::fixed(1_000_000, 1);
         let mut conn = db.begin(Class::Operators).await.unwrap();
@@ -180,8 +180,11 @@ async fn an_operator_who_is_disabled_leaves_keys_behind_that_are_told() {
                 revoke_key(&mut conn, &mut moment, &admin(), made.id).await.unwrap();
             }
         }
-        let leaver = operators::by_name(&mut conn, "leaver").await.unwrap().unwrap().id;
-        disable(&mut conn, &mut moment, &admin(), leaver).await.unwrap();
+        // Another key of the revoked one's name, and what it makes, is somebody else's.
+        moment.now_ms += 1;
+        for (maker, key) in [("operator:boss", "e"), ("key:e", "f")] {
+            make_key(&mut conn, &mut moment, &by(maker), key, Role::Operator).await.unwrap();
+        }
         let stand = operators::keys_of(&mut conn, "operator:leaver", KEYS_TOLD_MAX).await.unwrap();
         assert_eq!(stand, ["a", "b", "c"], "those too that a key made; a revoked one is none");
         conn.commit().await.unwrap();

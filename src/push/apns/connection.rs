@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -80,7 +80,13 @@ impl Connection {
         &self.limit
     }
 
-    /// True where another request may leave on it, by the peer's word and by what the answers show.
+    /// How many requests may be in flight, by the peer's word and by what the answers show; one at least, for a peer that takes none now
+    /// may take one soon.
+    pub(super) fn room(&self) -> usize {
+        self.streams_max().min(self.limit.now()).max(1)
+    }
+
+    /// True where another request may leave on it.
     pub(super) fn has_room(&self) -> bool {
         self.in_flight() < self.streams_max().min(self.limit.now())
     }
@@ -244,6 +250,7 @@ where
         answered: AtomicBool::new(false),
     });
     let known = Arc::downgrade(&connection);
+    let began = Instant::now();
     tokio::spawn(async move {
         let ended = drive(driver, pings, &known).await;
         let answered = known.upgrade().is_none_or(|connection| {
@@ -251,7 +258,7 @@ where
             connection.answered.load(Ordering::Relaxed)
         });
         if let Some(pool) = pool.upgrade() {
-            pool.ended(ended.as_ref().map(lost), answered);
+            pool.ended(ended.as_ref().map(lost), answered, began.elapsed());
         }
     });
     Ok(connection)

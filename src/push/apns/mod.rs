@@ -131,7 +131,8 @@ impl Apns {
 
     /// Sends nothing from now on. The connections end with their last answers.
     pub(super) fn remove(&self, name: &str) {
-        metrics::gauge!("muster_credential_expiry_timestamp", "provider" => name.to_owned()).set(0.0);
+        // No number: 0 would be one that has ended long ago.
+        metrics::gauge!("muster_credential_expiry_timestamp", "provider" => name.to_owned()).set(f64::NAN);
         if let Some(before) = self.current.write().unwrap_or_else(PoisonError::into_inner).take() {
             before.pool.retire();
         }

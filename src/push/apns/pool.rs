@@ -20,6 +20,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A failure after good times is tried over so often, if it came quickly, before those who wait hear of it: one lost packet is no outage.
 const TRIES: u32 = 3;
 const QUICKLY: Duration = Duration::from_secs(2);
+/// A connection that ends sooner without having answered anything failed, however politely it was ended.
+const SOON: Duration = Duration::from_secs(60);
 
 /// Share it in an `Arc`.
 pub(super) struct Pool {
@@ -43,7 +45,7 @@ struct State {
     failed: Option<(Instant, Verdict)>,
     /// Connections that end or failed and in whose place none was opened yet.
     missing: usize,
-    /// With how many requests in flight the next connection begins, if the one in whose place it comes has carried more.
+    /// With how many requests in flight the next connection begins: half of what one that has ended could carry.
     heritage: usize,
 }
 
@@ -82,10 +84,11 @@ impl Pool {
         state.let_go();
         let roomy = state.connections.iter().filter(|connection| connection.has_room());
         let taken = roomy.min_by_key(|connection| connection.in_flight()).map(|connection| connection.take(self));
-        if taken.is_some() {
-            state.saturated_since = None;
-        } else if !state.connections.is_empty() {
+        // By the peers' word, and not by what the answers show: another connection would be no better where these are strained.
+        if !state.connections.is_empty() && state.connections.iter().all(|connection| connection.in_flight() >= connection.streams_max()) {
             state.saturated_since.get_or_insert_with(Instant::now);
+        } else {
+            state.saturated_since = None;
         }
         self.open_if_wanted(&mut state);
         match taken {
@@ -124,17 +127,7 @@ impl Pool {
     fn open(self: &Arc<Pool>, start: usize, tries: u32) {
         let pool = self.clone();
         tokio::spawn(async move {
-            let mut tried = 1;
-            let opened = loop {
-                let began = Instant::now();
-                let opened = Connection::open(&pool.target, pool.tls.clone(), pool.this.clone(), start).await;
-                let again = matches!(opened, Err(Verdict::Unsent { .. })) && tried < tries && began.elapsed() < QUICKLY;
-                if !again || pool.state().retired {
-                    break opened;
-                }
-                tokio::time::sleep(BACKOFF * tried).await;
-                tried += 1;
-            };
+            let opened = pool.tried(start, tries).await;
             {
                 let mut state = pool.state();
                 state.opening = false;
@@ -146,6 +139,7 @@ impl Pool {
                     Err(verdict) => {
                         state.fail(verdict);
                         state.missing += 1;
+                        state.heritage = state.heritage.max(start);
                         "failed"
                     }
                 };
@@ -156,8 +150,26 @@ impl Pool {
         });
     }
 
-    /// A connection ended, by `last` if by an error.
-    pub(super) fn ended(&self, last: Option<Lost>, answered: bool) {
+    /// Opens a connection, after up to so many tries.
+    async fn tried(&self, start: usize, tries: u32) -> Result<Arc<Connection>, Verdict> {
+        for tried in 1.. {
+            let began = Instant::now();
+            let opened = Connection::open(&self.target, self.tls.clone(), self.this.clone(), start).await;
+            let again = matches!(opened, Err(Verdict::Unsent { .. })) && tried < tries && began.elapsed() < QUICKLY;
+            if !again {
+                return opened;
+            }
+            metrics::counter!("muster_connects_total", "provider" => self.name.clone(), "result" => "failed").increment(1);
+            tokio::time::sleep(BACKOFF * tried).await;
+            if self.state().retired {
+                break;
+            }
+        }
+        Err(Verdict::Refused { reason: "credential_replaced" })
+    }
+
+    /// A connection ended that had lived for so long, by `last` if by an error.
+    pub(super) fn ended(&self, last: Option<Lost>, answered: bool, lived: Duration) {
         let mut state = self.state();
         state.let_go();
         let reason = match &last {
@@ -169,8 +181,8 @@ impl Pool {
         metrics::counter!("muster_goaway_total", "provider" => self.name.clone(), "reason" => reason).increment(1);
         match last {
             Some(Lost::Denied { code, detail }) => state.fail(Verdict::Config { code, detail }),
-            // One that never answered anything is as good as one that could not be opened.
-            Some(_) if !answered => state.fail(Verdict::Unsent { reason: "connection_lost" }),
+            // One that never answered anything is as good as one that could not be opened, unless it was left alone for long.
+            _ if !answered && lived < SOON => state.fail(Verdict::Unsent { reason: "connection_lost" }),
             _ => {}
         }
         self.show(&state);
@@ -214,12 +226,15 @@ impl Pool {
 
     /// Requests that may be in flight, over all connections; those that will be opened count as they begin.
     pub(super) fn concurrency_limit(&self) -> usize {
-        self.state().sum(|connection| connection.limit().now())
+        self.state().sum(|connection| connection.room())
     }
 
     /// How many requests the limits of the connections let through in `window_ms`.
     pub(super) fn throughput(&self, window_ms: i64) -> usize {
-        self.state().sum(|connection| connection.limit().throughput(window_ms))
+        self.state().sum(|connection| {
+            let (room, limit) = (connection.room(), connection.limit().now().max(1));
+            connection.limit().throughput(window_ms) * room / limit
+        })
     }
 
     /// A pool that has been replaced says nothing more: the one in its place has the same name.

@@ -160,9 +160,7 @@ impl Fcm {
                 }
                 Verdict::Bug { reason: answer::INVALID_ARGUMENT, detail } => {
                     let now_ms = self.clock.now_ms();
-                    let look = async |trial: Nudge| {
-                        send(body::for_a_look(&trial, now_ms).into(), &trial.address.value).await == Verdict::Accepted
-                    };
+                    let look = async |trial: Nudge| send(body::for_a_look(&trial, now_ms).into(), &trial.address.value).await;
                     if credential.canary.passes(nudge, now_ms, look).await {
                         return Verdict::Suspect(answer::INVALID_ARGUMENT);
                     }

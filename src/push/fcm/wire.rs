@@ -1,7 +1,7 @@
 //! The connections to FCM and to Google's token endpoint: HTTP/2 over TLS, or HTTP/1.1 on loopback.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,28 +68,39 @@ pub(super) struct Wire {
     lines: Vec<Line>,
 }
 
-/// One client, which over TLS is one connection.
+/// The place of one client, which over TLS is one connection.
 struct Line {
     current: RwLock<Current>,
+}
+
+struct Current {
+    link: Arc<Link>,
+    built_at_ms: i64,
+    replace_at_ms: i64,
+}
+
+/// A client with what it bears: one that takes its place begins anew, whatever becomes of the requests on this one.
+struct Link {
+    client: Client,
     under_way: AtomicUsize,
     limit: Limit,
 }
 
-struct Current {
-    client: Client,
-    built_at_ms: i64,
-    replace_at_ms: i64,
+impl Link {
+    fn load(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
 }
 
 /// A line taken for one request.
 struct Taken<'a> {
     line: &'a Line,
-    client: Client,
+    link: Arc<Link>,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.line.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.link.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -132,11 +143,10 @@ impl Wire {
         // HTTP/1.1 opens as many connections as it needs by itself.
         let count = if plain { 1 } else { concurrency_max.div_ceil(STREAMS_PER_CONNECTION).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) };
         for nth in 0..count {
-            let client = wire.client().map_err(SettingsError::Tls)?;
+            let link = wire.link(START).map_err(SettingsError::Tls)?;
             let spread_ms = CONNECTION_AGE_SPREAD_MS * nth as i64 / count as i64;
-            let current = Current { client, built_at_ms: now_ms, replace_at_ms: now_ms + CONNECTION_AGE_MS + spread_ms };
-            let limit = Limit::new(START, if plain { concurrency_max } else { STREAMS_PER_CONNECTION });
-            wire.lines.push(Line { current: RwLock::new(current), under_way: AtomicUsize::new(0), limit });
+            let current = Current { link, built_at_ms: now_ms, replace_at_ms: now_ms + CONNECTION_AGE_MS + spread_ms };
+            wire.lines.push(Line { current: RwLock::new(current) });
         }
         Ok(wire)
     }
@@ -168,6 +178,7 @@ impl Wire {
     ) -> Verdict {
         let taken = self.take(now_ms);
         let request = taken
+            .link
             .client
             .post(url.clone())
             .header(AUTHORIZATION, bearer)
@@ -179,37 +190,37 @@ impl Wire {
             Err(error) => lost(&error),
         };
         if verdict == Verdict::TimedOut && !self.plain {
-            taken.line.suspect(now_ms);
+            taken.line.suspect(&taken.link, now_ms);
         }
         let took = started.elapsed();
-        let under_way = taken.line.under_way.load(Ordering::Relaxed);
-        taken.line.limit.heard(&verdict, now_ms + took.as_millis() as i64, took.as_secs_f64() * 1_000.0, under_way);
+        taken.link.limit.heard(&verdict, now_ms + took.as_millis() as i64, took.as_secs_f64() * 1_000.0, taken.link.load());
         verdict
     }
 
     /// Requests that may be under way, over all connections.
     pub(super) fn concurrency_limit(&self) -> usize {
-        self.in_use().map(|line| line.limit.now()).sum::<usize>().min(self.concurrency_max)
+        self.in_use().map(|link| link.limit.now()).sum::<usize>().min(self.concurrency_max)
     }
 
     /// How many requests they let through in `window_ms`.
     pub(super) fn throughput(&self, window_ms: i64) -> usize {
-        self.in_use().map(|line| line.limit.throughput(window_ms)).sum()
+        self.in_use().map(|link| link.limit.throughput(window_ms)).sum()
     }
 
     /// The connections that count: the least number, those that have been in use, and one more where all before it carry what they can.
-    fn in_use(&self) -> impl Iterator<Item = &Line> {
+    fn in_use(&self) -> impl Iterator<Item = Arc<Link>> {
         let mut full = true;
         self.lines.iter().enumerate().filter_map(move |(nth, line)| {
-            let counts = nth < CONNECTIONS_MIN || full || line.limit.now() > START;
-            full = full && line.limit.now() >= STREAMS_TYPICAL;
-            counts.then_some(line)
+            let link = line.link();
+            let counts = nth < CONNECTIONS_MIN || full || link.limit.now() > START;
+            full = full && link.limit.now() >= STREAMS_TYPICAL;
+            counts.then_some(link)
         })
     }
 
     /// Posts an OAuth assertion.
     pub(super) async fn post_form(&self, url: &Url, form: &[(&str, &str)], timeout: Duration, now_ms: i64) -> Result<Reply, &'static str> {
-        match self.take(now_ms).client.post(url.clone()).timeout(timeout).form(form).send().await {
+        match self.take(now_ms).link.client.post(url.clone()).timeout(timeout).form(form).send().await {
             Ok(response) => {
                 note_skew(response.headers(), now_ms);
                 Ok(read(response).await)
@@ -219,27 +230,34 @@ impl Wire {
         }
     }
 
-    /// The first connection with room, or the least busy one; renewed if it is old. Requests on the old one finish there.
+    /// The first connection with room, or the one that is least busy for what it bears; renewed if it is old. Requests on the old one finish
+    /// there.
     fn take(&self, now_ms: i64) -> Taken<'_> {
-        let load = |line: &&Line| line.under_way.load(Ordering::Relaxed);
-        let roomy = self.lines.iter().find(|line| load(line) < line.limit.now().min(STREAMS_TYPICAL));
-        let line = roomy.or_else(|| self.lines.iter().min_by_key(load)).unwrap_or(&self.lines[0]);
-        line.under_way.fetch_add(1, Ordering::Relaxed);
-        let current = line.current.read().unwrap_or_else(PoisonError::into_inner);
-        if now_ms < current.replace_at_ms {
-            return Taken { line, client: current.client.clone() };
-        }
-        drop(current);
-        let mut current = line.current.write().unwrap_or_else(PoisonError::into_inner);
-        if now_ms >= current.replace_at_ms {
-            current.built_at_ms = now_ms;
-            current.replace_at_ms = now_ms + CONNECTION_AGE_MS;
-            // A client that worked once is better than none.
-            if let Ok(client) = self.client() {
-                current.client = client;
+        let links: Vec<Arc<Link>> = self.lines.iter().map(Line::link).collect();
+        let within = |most: usize| links.iter().position(|link| link.load() < link.limit.now().min(most));
+        let least = || (0..links.len()).min_by_key(|nth| links[*nth].load() * STREAMS_PER_CONNECTION / links[*nth].limit.now().max(1));
+        let nth = within(STREAMS_TYPICAL).or_else(|| within(usize::MAX)).or_else(least).unwrap_or(0);
+        let (line, mut link) = (&self.lines[nth], links[nth].clone());
+        if now_ms >= line.current.read().unwrap_or_else(PoisonError::into_inner).replace_at_ms {
+            let mut current = line.current.write().unwrap_or_else(PoisonError::into_inner);
+            if now_ms >= current.replace_at_ms {
+                current.built_at_ms = now_ms;
+                current.replace_at_ms = now_ms + CONNECTION_AGE_MS;
+                // A client that worked once is better than none.
+                if let Ok(fresh) = self.link(START.max(link.limit.now() / 2)) {
+                    current.link = fresh;
+                }
             }
+            link = current.link.clone();
         }
-        Taken { line, client: current.client.clone() }
+        link.under_way.fetch_add(1, Ordering::Relaxed);
+        Taken { line, link }
+    }
+
+    /// A client that begins with so many requests under way.
+    fn link(&self, start: usize) -> reqwest::Result<Arc<Link>> {
+        let limit = Limit::new(start, if self.plain { self.concurrency_max } else { STREAMS_PER_CONNECTION });
+        Ok(Arc::new(Link { client: self.client()?, under_way: AtomicUsize::new(0), limit }))
     }
 
     fn client(&self) -> reqwest::Result<Client> {
@@ -259,10 +277,14 @@ impl Wire {
 }
 
 impl Line {
+    fn link(&self) -> Arc<Link> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).link.clone()
+    }
+
     /// A request on it timed out: the connection may be dead without having ended, so the next request opens another.
-    fn suspect(&self, now_ms: i64) {
+    fn suspect(&self, link: &Arc<Link>, now_ms: i64) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if now_ms - current.built_at_ms >= REPLACE_EVERY_MS {
+        if Arc::ptr_eq(&current.link, link) && now_ms - current.built_at_ms >= REPLACE_EVERY_MS {
             current.replace_at_ms = now_ms;
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster::sim::apns::PushCertificate;
+use muster::work::credential_files;
 
 use crate::support::apns::Apns;
 use crate::support::apple::TOPIC;
@@ -73,7 +74,9 @@ async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wro
     let brought = world.apns.issue_certificate_until(TOPIC, START_MS + 200 * DAY_MS).unwrap();
     world.replace_certificate(&brought).await.expect(200);
     write(&world, &world.apns.issue_certificate_until(TOPIC, START_MS + 100 * DAY_MS).unwrap());
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    for _ in 0..2 {
+        credential_files::pass(&world.server.app, &mut credential_files::Seen::default()).await.unwrap();
+    }
     let sender = world.sender("apns_mdm").await;
     assert_eq!((&sender["credential_from"], &sender["credential_ends_at_ms"]), (&"api".into(), &brought.not_after_ms.into()));
     assert!(told(&world).await.is_empty());
@@ -81,10 +84,60 @@ async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wro
     let filed = world.apns.issue_certificate_until(TOPIC, START_MS + 90 * DAY_MS).unwrap();
     write(&world, &filed);
     world.server.delete(&format!("/push/apns-mdm/{TOPIC}")).await.expect(204);
-    world.server.until("the file's is in use", async || world.sender("apns_mdm").await["credential_from"] == "file").await;
+    assert_eq!(world.sender("apns_mdm").await["credential_from"], "file", "at once");
     assert_eq!(ends_at_ms(&world).await, filed.not_after_ms);
     called(&mut managed).await;
     world.server.delete(&format!("/push/apns-mdm/{TOPIC}")).await.expect(404);
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_could_not_be_used_stands_in_for_nobody_and_beside_another_topic_a_renewal_is_one() {
+    let world = Apns::start().await;
+    let managed = world.managed("MDM").await;
+    let _other = world.managed_under("Other", OTHER_TOPIC).await;
+    world.add_topic(OTHER_TOPIC).await;
+    // Both have devices: neither is a certificate that was made anew.
+    let renewed = world.apns.issue_certificate_until(TOPIC, START_MS + 300 * DAY_MS).unwrap();
+    write(&world, &renewed);
+    let ends = async || {
+        let push = world.server.get("/push").await;
+        let senders = push["senders"].as_array().unwrap().clone();
+        senders.iter().find(|sender| sender["topic"] == TOPIC).unwrap()["credential_ends_at_ms"].as_i64()
+    };
+    world.server.until("the renewed one is in use", async || ends().await == Some(renewed.not_after_ms)).await;
+    let brought = world.apns.issue_certificate_until(TOPIC, START_MS + 200 * DAY_MS).unwrap();
+    world.replace_certificate(&brought).await.expect(200);
+    // The file's has ended: who takes the API's away would leave a device uncalled.
+    write(&world, &world.apns.issue_certificate_until(TOPIC, START_MS - DAY_MS).unwrap());
+    let refused = world.server.delete(&format!("/push/apns-mdm/{TOPIC}")).await.expect(409);
+    assert_eq!((&refused["code"], &refused["devices"]), (&"credential_needed".into(), &1.into()));
+    world.server.delete(&format!("/push/apns-mdm/{TOPIC}?force=true")).await.expect(204);
+    world.server.until("it is told", async || world.open_alarms().await.contains(&"topic_unconfigured".to_owned())).await;
+    world.server.until("of the file too", async || told(&world).await.contains("the certificate ended before now")).await;
+    world.locate(&[&managed.id]).await;
+    let tasks = world.server.get(&format!("/devices/{}/tasks?state=queued", managed.id)).await;
+    assert_eq!(tasks["items"][0]["reason"], "push_unconfigured", "{tasks}");
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_another_app_is_refused_with_the_devices_that_have_this_one() {
+    let world = Apns::start().await;
+    let _phone = world.iphone("one").await;
+    let key = world.apns.issue_key("KEY0000002", &["org.example.other"]).unwrap();
+    let body = |topic: &str| serde_json::json!({"key": key.p8, "key_id": key.key_id, "team_id": key.team_id, "topic": topic});
+    let refused = world.server.put("/push/apns-app", body("org.example.other")).await.expect(409);
+    assert_eq!((&refused["code"], &refused["devices"]), (&"topic_differs".into(), &1.into()));
+    world.server.put("/push/apns-app", body(crate::support::apns::APP)).await.expect(200);
+    world.server.put("/push/apns-app?force=true", body("org.example.other")).await.expect(200);
+    assert_eq!(world.sender("apns_app").await["topic"], "org.example.other");
+    // The same of a project.
+    let _android = world.server.phone("android").await;
+    let account: serde_json::Value = serde_json::from_slice(&world.server.fcm.service_account_of("another-project")).unwrap();
+    let refused = world.server.put("/push/fcm", account.clone()).await.expect(409);
+    assert_eq!((&refused["code"], &refused["devices"]), (&"project_differs".into(), &1.into()));
+    world.server.put("/push/fcm?force=true", account).await.expect(200);
     world.server.stop().await;
 }
 

@@ -75,9 +75,11 @@ async fn a_name_that_does_not_resolve_holds_the_nudges_and_the_right_one_release
 async fn a_peer_that_takes_connections_and_is_silent_loses_no_nudge() {
     let world = Apns::start().await;
     let mut phone = world.iphone("one").await;
-    world.apns.set_door(Door::Silent);
+    world.come_anew_through(Door::Silent).await;
+    let before = world.apns.counts();
     world.locate(&[&phone.device.id]).await;
-    world.server.until("the sender tries", async || world.apns.counts().connections > 0).await;
+    world.server.until("the sender tries", async || world.apns.counts().connections > before.connections).await;
+    assert_eq!(world.apns.counts().requests, before.requests);
     world.apns.set_door(Door::Open);
     world.apns.refuse_connections();
     world.apns.accept_connections().await.unwrap();

@@ -1,12 +1,17 @@
 //! APNs at its worst: away, stalled, broken in the middle of an answer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use muster::push::{Answer, SenderState};
-use muster::sim::apns::{Fault, Scope, Times};
+use muster::clock::Clock;
+use muster::model::Lane;
+use muster::push::apns::Settings;
+use muster::push::{Answer, Nudge, Sender, SenderState};
+use muster::sim::apns::{Fault, Scope, StandIn, Times};
 
 use super::{Apns, TOPIC, all_accepted};
-use crate::support::push::{START_MS, eventually};
+use crate::support::push::{START_MS, eventually, nudge_to};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_minutes_without_apns_cost_a_few_tries_and_then_the_ramp_begins_again() {
@@ -95,7 +100,7 @@ async fn one_connection_that_could_not_be_opened_is_no_outage() {
 async fn connections_are_open_before_there_is_anything_to_send_and_are_opened_again_when_they_end() {
     let apns = Apns::mdm().await;
     let looked = || {
-        apns.sender.capacity();
+        apns.sender.keep_warm();
         apns.stand_in.counts().connections
     };
     eventually("two are open", || looked() >= 2).await;
@@ -114,4 +119,80 @@ async fn words_that_apple_has_not_described_are_kept_whatever_their_status() {
         apns.answer_to(Fault::reason(status, reason)).await;
         assert_eq!(apns.sender.status().strange_answer, Some(format!("{status}: {reason}")));
     }
+}
+
+/// A peer on plain HTTP/2 that takes so many streams, and answers each request after a while; with 0 it dismisses whoever comes.
+async fn peer(streams: u32) -> (Arc<Sender>, StandIn, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let came = Arc::new(AtomicUsize::new(0));
+    let counted = came.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut builder = h2::server::Builder::new();
+                let Ok(mut connection) = builder.max_concurrent_streams(streams.max(1)).handshake::<_, bytes::Bytes>(stream).await else { return };
+                if streams == 0 {
+                    connection.graceful_shutdown();
+                }
+                while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        respond.send_response(http::Response::new(()), true).ok();
+                    });
+                }
+            });
+        }
+    });
+    let clock = Clock::moved(START_MS, 7);
+    let stand_in = StandIn::start(clock.clone()).await.unwrap();
+    let sender = Sender::apns_app(&Settings { endpoint, ca_file: None }, clock).unwrap();
+    sender.replace_credential(&super::app_json(&stand_in)).unwrap();
+    (Arc::new(sender), stand_in, came)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_dismissed_without_a_word_comes_back_ever_more_rarely() {
+    let (sender, _stand_in, came) = peer(0).await;
+    let ends = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < ends {
+        sender.keep_warm();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // One at once, and behind waits of 1, 2 and 4 s.
+    let came = came.load(Ordering::SeqCst);
+    assert!((1..=4).contains(&came), "{came} connections in four seconds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_takes_one_stream_is_asked_for_no_more_and_urgent_nudges_still_go_first() {
+    let (sender, _stand_in, came) = peer(1).await;
+    let nudge = |n: usize, lane| Nudge { lane, ios: true, ..nudge_to(&format!("{n:064x}")) };
+    let send = |nudge: Nudge| {
+        let sender = sender.clone();
+        tokio::spawn(async move { (nudge.lane, sender.send(&nudge).await.answer, Instant::now()) })
+    };
+    let began = Instant::now();
+    let mut flights: Vec<_> = (0..120).map(|n| send(nudge(n, Lane::Bulk))).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(sender.status().concurrency_limit <= 2, "{}", sender.status().concurrency_limit);
+    // Behind what two streams carry in two seconds.
+    assert!(sender.capacity() <= 80, "{}", sender.capacity());
+    flights.push(send(nudge(1_000, Lane::Urgent)));
+    let mut urgent = None;
+    let mut before = 0;
+    for flight in flights {
+        let (lane, answer, at) = tokio::time::timeout(Duration::from_secs(60), flight).await.unwrap().unwrap();
+        assert!(matches!(&answer, Answer::Accepted) || matches!(&answer, Answer::GivenBack { reason, .. } if reason == "no_stream"), "{answer:?}");
+        if lane == Lane::Urgent {
+            urgent = Some(at);
+        } else if answer == Answer::Accepted {
+            before += 1;
+        }
+    }
+    assert!(before > 10);
+    let waited = urgent.unwrap() - began;
+    assert!(waited < Duration::from_secs(4), "the urgent one left after {waited:?}");
+    assert!(came.load(Ordering::SeqCst) > 2, "where all streams are taken for long there are more connections");
 }

@@ -1,7 +1,7 @@
 //! A server whose iPhones are nudged through the APNs stand-in.
 
 use muster::config::Config;
-use muster::sim::apns::{Push, PushCertificate, StandIn};
+use muster::sim::apns::{Door, Push, PushCertificate, StandIn};
 use plist::Value as Plist;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -147,6 +147,13 @@ impl Apns {
     pub async fn order(&self, kind: &str, devices: &[&str]) {
         let params = if kind == "message" { json!({"text": "hello"}) } else { json!({}) };
         self.server.post("/jobs", json!({"kind": kind, "params": params, "target": {"devices": devices}})).await.expect(202);
+    }
+
+    /// Connections go through this door from now on; those that stand ready, opened through another, end.
+    pub async fn come_anew_through(&self, door: Door) {
+        self.apns.set_door(door);
+        self.apns.refuse_connections();
+        self.apns.accept_connections().await.unwrap();
     }
 
     /// Puts another text into one of the files that the settings name: `mdm.pem`, `mdm.key`, `app.p8`.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{FeedEntry, FeedQuery, start};
 use crate::app::{App, Watch};
 use crate::error::Error;
-use crate::http::auth::Caller;
+use crate::http::auth::{Caller, stands};
 use crate::http::error::Answer;
 use crate::http::extract::QueryOf;
 use crate::model::feed_kind;
@@ -43,16 +43,15 @@ struct Course {
     behind: bool,
     ended: bool,
     until: Instant,
-    /// Unix milliseconds at which the caller's credential was looked at.
-    asked_at_ms: i64,
-    /// A credential was taken away since: whose it was is found out by asking for this one's again.
-    ask_again: bool,
+    /// The number of the newest entry when the caller's credential was looked at.
+    proved_at: i64,
+    /// Some credential ended since: whose it was is found out when the client authenticates again.
+    prove_again: bool,
 }
 
 /// The feed as it grows: `id` is the cursor, `event` the kind, `data` the entry. Begins behind `Last-Event-ID`, else behind `after`,
 /// else now. A comment every 15 s keeps the connection; `event: reconnect` tells a client
-/// to come again: it was too slow, the stream is an hour old, or a key or an operator's leave was taken away and each has to show its own
-/// again.
+/// to authenticate and come again: it was too slow, the stream is an hour old, or somebody's key or sessions were ended.
 #[utoipa::path(
     get, path = "/api/v1/feed/stream", tag = "feed", params(FeedQuery),
     responses((status = 200, description = "server-sent events", body = String, content_type = "text/event-stream"),
@@ -67,11 +66,14 @@ pub async fn stream(
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty());
     // The place first: what is numbered from here on comes through it, what was before is read.
     let watch = app.feed_tail.watch().ok_or(Error::Busy { retry_after_s: RETRY_AFTER_S })?;
-    let after = start(&mut app.db.read().await?, last.or(query.after.as_deref()), |_, newest| newest).await?;
-    let kind = query.kind.unwrap_or_default();
-    let (asked_at_ms, until) = (app.clock.now_ms(), Instant::now() + LIFE);
-    let ready = VecDeque::new();
-    let course = Course { app, watch, kind, after, ready, behind: true, ended: false, until, asked_at_ms, ask_again: false };
+    let mut conn = app.db.read().await?;
+    let after = start(&mut conn, last.or(query.after.as_deref()), |_, newest| newest).await?;
+    let (_, proved_at) = feed::range(&mut conn).await?;
+    drop(conn);
+    // Looked at once more behind that number: a credential that ends from here on is told by an entry that this stream will see.
+    stands(&app, &headers).await?;
+    let (kind, ready, until) = (query.kind.unwrap_or_default(), VecDeque::new(), Instant::now() + LIFE);
+    let course = Course { app, watch, kind, after, ready, behind: true, ended: false, until, proved_at, prove_again: false };
     let events = stream::unfold(course, |mut course| async { course.next().await.map(|event| (Ok::<_, Infallible>(event), course)) });
     // nginx would keep events back until its buffer is full.
     Ok(([("x-accel-buffering", "no")], Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))))
@@ -86,7 +88,7 @@ impl Course {
             if self.ended {
                 return None;
             }
-            if self.ask_again {
+            if self.prove_again {
                 return Some(self.reconnect());
             }
             if self.behind {
@@ -124,7 +126,13 @@ impl Course {
         };
         match read {
             Ok(read) => {
-                read.rows.iter().for_each(|row| self.take(row));
+                for row in &read.rows {
+                    self.take(row);
+                    // What follows is for those who authenticate again.
+                    if self.prove_again {
+                        return;
+                    }
+                }
                 self.after = self.after.max(read.read_to);
                 self.behind = !read.at_end;
             }
@@ -137,7 +145,7 @@ impl Course {
 
     fn take(&mut self, row: &FeedRow) {
         self.after = row.seq;
-        self.ask_again |= row.at_ms >= self.asked_at_ms && feed_kind::takes_leave(&row.kind);
+        self.prove_again |= row.seq > self.proved_at && feed_kind::ends_credentials(&row.kind);
         let wanted = self.kind.is_empty() || row.kind.strip_prefix(&self.kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         if wanted {
             let entry = FeedEntry::from(row);

@@ -228,7 +228,7 @@ async fn events_and_findings_are_listed_by_device_and_kind() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_a_key_is_taken_away_so_that_everybody_shows_theirs_again() {
+async fn a_stream_ends_when_a_key_is_revoked_and_a_revoked_key_opens_none() {
     each_database(async |db| {
         let server = Server::new(&db).await;
         // One that was taken away before the stream began ends nothing.
@@ -239,10 +239,12 @@ async fn a_stream_ends_when_a_key_is_taken_away_so_that_everybody_shows_theirs_a
         server.tell(&["task.done"]).await;
         assert_eq!(events.next().await.unwrap().1, "task.done");
         // Also where entries of that kind are not asked for.
-        server.tell(&["task.failed", "key.revoked"]).await;
+        server.tell(&["task.failed", "key.revoked", "task.expired"]).await;
         assert_eq!(events.next().await.unwrap().1, "task.failed");
-        assert_eq!(events.next().await.unwrap().1, "reconnect");
+        assert_eq!(events.next().await.unwrap().1, "reconnect", "and nothing that came after it");
         assert!(events.next().await.is_none());
+        crate::store::testing::end_api_key(&db, &hash(SECRET)).await;
+        assert_eq!(server.send(Request::get("/feed/stream")).await.status(), StatusCode::UNAUTHORIZED);
     })
     .await;
 }
