@@ -98,7 +98,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_nudges_postponed_total", "Overdue calls spread by phase after a time in which none was sent, by provider and lane."),
     ("muster_nudged_no_contact_total", "Nudges to channels that had been nudged for the same work and had not come, by platform and lane."),
     ("muster_retries_total", "Nudges sent again after a failure, by provider and lane."),
-    ("muster_retry_budget_exhausted", "Nudges put off because a tenth of the sends of a minute were retries already, by provider and lane."),
+    (
+        "muster_retry_budget_exhausted",
+        "Nudges put off because a tenth of the sends of a minute were retries already, by provider and lane.",
+    ),
     ("muster_token_deaths_total", "Push addresses lost, by reason."),
     ("muster_database_full_total", "Requests answered 503 because the disk of the database was full."),
     ("muster_webhook_deliveries_total", "Attempts to deliver to webhooks, by outcome."),

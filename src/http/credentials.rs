@@ -47,7 +47,9 @@ pub async fn put_own(app: &App, actor: &Actor, name: &str, bytes: &[u8], forced:
         let text = |key: &str| serde_json::from_slice::<serde_json::Value>(bytes).ok()?[key].as_str().map(str::to_owned);
         let mut conn = app.db.read().await?;
         match name {
-            "push/fcm" => credentials::preflight_project(&mut conn, in_use.and_then(|status| status.project_id), text("project_id")).await?,
+            "push/fcm" => {
+                credentials::preflight_project(&mut conn, in_use.and_then(|status| status.project_id), text("project_id")).await?
+            }
             _ => credentials::preflight_app(&mut conn, in_use.and_then(|status| status.topic), text("topic")).await?,
         }
     }

@@ -41,14 +41,16 @@ pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, sender:
     }
     if called > 0 {
         let are = if called == 1 { "is" } else { "are" };
-        let detail = format!("{} {are} called with it and no file takes its place; with ?force=true it is taken away all the same", many(called));
+        let detail =
+            format!("{} {are} called with it and no file takes its place; with ?force=true it is taken away all the same", many(called));
         let members = Map::from_iter([("devices".to_owned(), json!(called))]);
         return Err(Error::refused_with("credential_needed", detail, members));
     }
     let before = sealed::version(conn, &name).await?;
     sealed::remove(conn, &name, moment.now_ms).await?;
     let data = json!({"name": name, "before": {"version": before}, "after": null});
-    feed::append(conn, moment, &[Entry { kind: "push.credential_removed", actor: Some(actor.name.clone()), device_id: None, data }]).await?;
+    feed::append(conn, moment, &[Entry { kind: "push.credential_removed", actor: Some(actor.name.clone()), device_id: None, data }])
+        .await?;
     sealed::version(conn, &name).await
 }
 

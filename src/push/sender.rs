@@ -215,9 +215,7 @@ impl Sender {
                 metrics::gauge!("muster_fcm_quota_used_ratio").set(gate.pace.used_ratio());
                 fcm.token_age_s(now_ms)
             }
-            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => {
-                apns.token_age_s(now_ms)
-            }
+            Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. } => apns.token_age_s(now_ms),
         };
         if let Some(age_s) = age_s {
             metrics::gauge!("muster_provider_token_age_seconds", "provider" => self.name.clone()).set(age_s as f64);

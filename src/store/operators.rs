@@ -220,11 +220,7 @@ pub async fn keys(conn: &mut Conn, after: &str, limit: i64) -> Result<Vec<KeyRow
         .await?)
 }
 
-pub async fn revoke_key(conn: &mut Conn, id: Id, now_ms: i64) -> Result<bool> {
-    let done = sqlx::query("UPDATE api_key SET revoked_at_ms = $2 WHERE id = $1 AND revoked_at_ms IS NULL")
-        .bind(id)
-        .bind(now_ms)
-        .execute(conn.raw())
-        .await?;
-    Ok(done.rows_affected() == 1)
+pub async fn revoke_key(conn: &mut Conn, id: Id, now_ms: i64) -> Result<Option<String>> {
+    let revoked = sqlx::query_scalar("UPDATE api_key SET revoked_at_ms = $2 WHERE id = $1 AND revoked_at_ms IS NULL RETURNING name");
+    Ok(revoked.bind(id).bind(now_ms).fetch_optional(conn.raw()).await?)
 }

@@ -42,8 +42,7 @@ pub async fn get(conn: &mut Conn, name: &str) -> Result<Option<String>> {
 
 /// Takes a secret away; false where there is none. Its version goes up and stays, for who follows it.
 pub async fn remove(conn: &mut Conn, name: &str, now_ms: i64) -> Result<bool> {
-    let removed =
-        sqlx::query("UPDATE sealed SET sealed = '', version = version + 1, updated_at_ms = $2 WHERE name = $1 AND sealed <> ''");
+    let removed = sqlx::query("UPDATE sealed SET sealed = '', version = version + 1, updated_at_ms = $2 WHERE name = $1 AND sealed <> ''");
     Ok(removed.bind(name).bind(now_ms).execute(conn.raw()).await?.rows_affected() > 0)
 }
 

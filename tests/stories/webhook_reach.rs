@@ -108,6 +108,8 @@ async fn an_answer_without_end_is_read_for_64_kibibytes_and_kept_for_200() {
             std::mem::replace(&mut before, now) == now
         })
         .await;
+    // Read for as long as its body may take, it would be a hundred times as many.
+    assert!(before < 1_500, "{before} pieces");
     server.stop().await;
 }
 
@@ -160,4 +162,39 @@ async fn listen_tls(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, heard: Arc<
         }
     });
     url
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_answers_is_waited_for_no_longer_than_ten_seconds() {
+    let server = TestServer::with(allow).await;
+    let url = listen(Router::new().route("/hook", post(std::future::pending::<StatusCode>))).await;
+    let began = std::time::Instant::now();
+    let id = told(&server, &format!("{url}/hook")).await;
+    let first = attempted(&server, &id).await;
+    assert!(first["status"].is_null() && first["answer"].as_str().unwrap().contains("no answer within 10 s"), "{first}");
+    assert!(began.elapsed() >= std::time::Duration::from_secs(10));
+    assert_eq!(first["state"], "pending");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_allowed_no_more_hears_nothing_whenever_its_endpoint_was_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", folder.path().join("muster.db").display());
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = heard.clone();
+    let url = listen(Router::new().fallback(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { StatusCode::OK }
+    }))
+    .await;
+    let server = TestServer::at(&database, None, allow).await;
+    let made = server.post("/webhooks", json!({"url": format!("{url}/hook"), "kinds": ["user.created"]})).await.expect(201);
+    server.stop().await;
+    let server = TestServer::at(&database, None, |_| {}).await;
+    server.user("user@example.org").await;
+    let first = attempted(&server, made["id"].as_str().unwrap()).await;
+    assert!(first["status"].is_null() && first["state"] == "pending", "{first}");
+    assert_eq!(heard.load(Ordering::SeqCst), 0, "{first}");
+    server.stop().await;
 }

@@ -1,7 +1,9 @@
 //! Push credentials: of the settings, sealed in the database, and what devices need of them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::NaiveDateTime;
 use tokio::net::TcpStream;
 
 use super::Report;
@@ -11,12 +13,14 @@ use crate::config::Config;
 use crate::ops::alarms::PUSH_FAULT;
 use crate::ops::credentials::{given, preflight_chain};
 use crate::protocol::pki::Certificate;
-use crate::push::apns::Identity;
+use crate::push::apns::{self, Identity};
 use crate::push::{CredentialSource, SenderState, Senders};
 use crate::seal::Seal;
 use crate::store::{Conn, alarms, gauges, sealed};
 
-/// How long a provider may take to take a connection.
+/// Another clock may be so far from ours: answers take their time, and `Date` knows whole seconds.
+const SKEW_MS_MAX: i64 = 60_000;
+/// How long a provider may take to take a connection, and to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK: &str = "push";
 /// Senders at fault that are told.
@@ -42,8 +46,12 @@ pub fn settings(report: &mut Report, config: &Config, clock: &Clock) -> Option<S
 
 /// Adds the sealed credentials, and says of each sender whether it can call its devices.
 pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock: &Clock, seal: Option<&Seal>, senders: &Senders) {
-    if let Err(error) = unseal(report, conn, config, clock, seal, senders).await {
-        return report.fault(CHECK, error.to_string());
+    // Where FCM's access tokens come from stands in the service account.
+    let filed = config.push.fcm.as_ref().and_then(|fcm| std::fs::read(fcm.service_account.as_ref()?).ok());
+    let mut oauth = filed.as_deref().and_then(token_uri);
+    match unseal(report, conn, config, clock, seal, senders).await {
+        Ok(sealed) => oauth = sealed.or(oauth),
+        Err(error) => return report.fault(CHECK, error.to_string()),
     }
     let called = match gauges::called_by(conn).await {
         Ok(called) => called,
@@ -67,7 +75,10 @@ pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock
                 if let Some(ends_at_ms) = status.credential_ends_at_ms {
                     report.ends(CHECK, &format!("{name}: its certificate"), ends_at_ms, clock.now_ms());
                 }
-                reach(report, &name, endpoint(config, &name)).await;
+                reach(report, clock, &name, endpoint(config, &name)).await;
+                if let Some(oauth) = oauth.take().filter(|_| name == "fcm") {
+                    reach(report, clock, "fcm, access tokens", (oauth, endpoint(config, &name).1)).await;
+                }
             }
             (None, 0) => report.note(CHECK, format!("{name}: no credential, and no device that needs one")),
             (None, channels) => report.fault(CHECK, format!("{name}: no credential, so {channels} channels are never called: set one")),
@@ -87,22 +98,29 @@ async fn unseal(
     clock: &Clock,
     seal: Option<&Seal>,
     senders: &Senders,
-) -> crate::error::Result<()> {
-    let Some(seal) = seal else { return Ok(()) };
+) -> crate::error::Result<Option<String>> {
+    let mut oauth = None;
+    let Some(seal) = seal else { return Ok(None) };
     for (name, _) in sealed::versions(conn, SEALED_PREFIX).await? {
         let Some(text) = sealed::get(conn, &name).await? else { continue };
         let opened = seal.open(&name, &text).map_err(anyhow::Error::from);
-        let taken = opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json, CredentialSource::Api).map(|()| json));
+        let taken =
+            opened.and_then(|json| app::take_credential(senders, config, clock, &name, &json, CredentialSource::Api).map(|()| json));
         match taken {
             Ok(json) => {
                 if let Ok(identity) = Identity::parse(&json) {
                     chain(report, config, clock, &identity);
                 }
+                oauth = oauth.or_else(|| token_uri(&json));
             }
             Err(error) => report.fault(CHECK, format!("{name}: the stored credential cannot be used: {error:#}")),
         }
     }
-    Ok(())
+    Ok(oauth)
+}
+
+fn token_uri(account: &[u8]) -> Option<String> {
+    serde_json::from_slice::<serde_json::Value>(account).ok()?["token_uri"].as_str().map(str::to_owned)
 }
 
 /// Who issued a push certificate. Somebody may have insisted on one that is not Apple's, so this is no fault.
@@ -119,23 +137,75 @@ fn chain(report: &mut Report, config: &Config, clock: &Clock, identity: &Identit
     }
 }
 
-fn endpoint(config: &Config, sender: &str) -> String {
+/// The address of a sender's provider, and the file of roots that are trusted there beside the system's.
+fn endpoint(config: &Config, sender: &str) -> (String, Option<PathBuf>) {
     let push = &config.push;
     match sender {
-        "fcm" => push.fcm.clone().unwrap_or_default().endpoint,
-        "apns_app" => push.apns_app.clone().unwrap_or_default().endpoint,
-        _ => push.apns_mdm.clone().unwrap_or_default().endpoint,
+        "fcm" => push.fcm.clone().map(|fcm| (fcm.endpoint, fcm.ca_file)).unwrap_or_else(|| (crate::push::fcm::ENDPOINT.into(), None)),
+        "apns_app" => push.apns_app.clone().map(|app| (app.endpoint, app.ca_file)).unwrap_or_else(|| (apns::ENDPOINT.into(), None)),
+        _ => push.apns_mdm.clone().map(|mdm| (mdm.endpoint, mdm.ca_file)).unwrap_or_else(|| (apns::ENDPOINT.into(), None)),
     }
 }
 
-/// Whether the provider takes a connection from here: firewalls are the commonest reason for silent devices.
-async fn reach(report: &mut Report, name: &str, endpoint: String) {
+/// Whether the provider takes a connection from here, speaks as it should, and has the same time: firewalls, proxies that look into TLS and
+/// clocks are the commonest reasons for silent devices.
+async fn reach(report: &mut Report, clock: &Clock, name: &str, (endpoint, ca_file): (String, Option<PathBuf>)) {
     let Ok(url) = endpoint.parse::<http::Uri>() else { return report.fault(CHECK, format!("{name}: {endpoint} is no URL")) };
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    let is_tls = url.scheme_str() != Some("http");
+    let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await {
-        Ok(Ok(_)) => report.ok(CHECK, format!("{name}: {host}:{port} takes connections")),
-        Ok(Err(error)) => report.fault(CHECK, format!("{name}: {host}:{port} cannot be reached: {error}")),
-        Err(_) => report.fault(CHECK, format!("{name}: {host}:{port} does not answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return report.fault(CHECK, format!("{name}: {host}:{port} cannot be reached: {error}")),
+        Err(_) => {
+            let waited = CONNECT_TIMEOUT.as_secs();
+            return report.fault(CHECK, format!("{name}: {host}:{port} does not answer within {waited} s"));
+        }
+    }
+    if !is_tls {
+        return report.ok(CHECK, format!("{name}: {host}:{port} takes connections"));
+    }
+    let asked = async { Ok::<_, anyhow::Error>(client(ca_file)?.get(&endpoint).send().await?) };
+    match asked.await {
+        Ok(answer) if answer.version() == http::Version::HTTP_2 => {
+            report.ok(CHECK, format!("{name}: {host}:{port} takes connections and speaks HTTP/2"));
+            skew(report, clock, &host, answer.headers());
+        }
+        Ok(_) => {
+            let detail = "answers, but not over HTTP/2: something in between looks into TLS; let it pass this host through";
+            report.fault(CHECK, format!("{name}: {host}:{port} {detail}"));
+        }
+        Err(error) => {
+            let why: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+            let detail = format!("takes connections, but no request gets through: {}", why.join(": "));
+            report.fault(CHECK, format!("{name}: {host}:{port} {detail}"));
+        }
+    }
+}
+
+fn client(ca_file: Option<PathBuf>) -> anyhow::Result<reqwest::Client> {
+    // Whoever runs first installs it; the process uses one provider only.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let roots = match ca_file {
+        Some(path) => reqwest::Certificate::from_pem_bundle(&std::fs::read(path)?)?,
+        None => Vec::new(),
+    };
+    let builder = reqwest::Client::builder().timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
+    Ok(builder.tls_certs_merge(roots).build()?)
+}
+
+/// Their clock judges our tokens.
+fn skew(report: &mut Report, clock: &Clock, host: &str, headers: &http::HeaderMap) {
+    let theirs = headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
+    let theirs = theirs.and_then(|text| NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok());
+    let Some(theirs) = theirs else { return };
+    let ahead_ms = clock.now_ms() - theirs.and_utc().timestamp_millis();
+    if ahead_ms.abs() > SKEW_MS_MAX {
+        let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
+        let detail = format!(
+            "this machine is {} s {side} {host}, which judges our tokens: set its clock, and keep it by NTP",
+            ahead_ms.abs() / 1_000
+        );
+        report.fault("clock", detail);
     }
 }

@@ -1,5 +1,7 @@
 //! Devices that may not go on, and devices that may again.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 
 use super::{tell, view};
@@ -125,6 +127,7 @@ pub async fn retired(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &
 /// Denies devices and calls them in, so that they learn of it; those that an equal or stronger denial holds stay as they are. Answers
 /// the others.
 pub async fn deny(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id], denial: Denial) -> Result<Vec<Id>> {
+    let before = before(conn, ids).await?;
     let mut denied = Vec::new();
     for chunk in ids.chunks(CHUNK_MAX) {
         denied.extend(devices::deny(conn, chunk, denial, moment.now_ms).await?);
@@ -137,18 +140,21 @@ pub async fn deny(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id
             findings::close_all(conn, moment, chunk, denial.name()).await?;
         }
     }
-    told(conn, moment, actor, "device.denied", &denied, denial.name()).await?;
+    let told = Told { kind: "device.denied", why: denial.name(), before, after: Some(denial.name()) };
+    tell_of(conn, moment, actor, &denied, &told).await?;
     Ok(denied)
 }
 
 /// Lifts denials, all or only those of one kind, and calls the devices in.
 pub async fn lift(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id], only: Option<Denial>) -> Result<Vec<Id>> {
+    let before = before(conn, ids).await?;
     let mut lifted = Vec::new();
     for chunk in ids.chunks(CHUNK_MAX) {
         lifted.extend(devices::lift(conn, chunk, only).await?);
     }
     call(conn, moment, &lifted).await?;
-    told(conn, moment, actor, "device.denial_lifted", &lifted, only.map_or("any", Denial::name)).await?;
+    let told = Told { kind: "device.denial_lifted", why: only.map_or("any", Denial::name), before, after: None };
+    tell_of(conn, moment, actor, &lifted, &told).await?;
     Ok(lifted)
 }
 
@@ -163,15 +169,35 @@ pub(super) async fn call(conn: &mut Conn, moment: &Moment, ids: &[Id]) -> Result
     wakes::raise(conn, &raises, moment.now_ms).await
 }
 
-async fn told(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, ids: &[Id], why: &str) -> Result<()> {
-    let actor = Some(actor.name.clone());
+/// What is told of devices that were denied, or are no more.
+struct Told {
+    kind: &'static str,
+    why: &'static str,
+    before: HashMap<Id, Option<String>>,
+    after: Option<&'static str>,
+}
+
+/// How few devices are denied; of many nothing is told one by one.
+async fn before(conn: &mut Conn, ids: &[Id]) -> Result<HashMap<Id, Option<String>>> {
+    if ids.len() > TOLD_EACH_MAX { Ok(HashMap::new()) } else { Ok(devices::denials(conn, ids).await?.into_iter().collect()) }
+}
+
+async fn tell_of(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id], told: &Told) -> Result<()> {
+    let (actor, kind) = (Some(actor.name.clone()), told.kind);
+    let after = json!({"denial": told.after});
+    let entry = |id: &Id| {
+        // Of some among many it was not looked at.
+        let before = told.before.get(id).map(|denial| json!({"denial": denial}));
+        let data = json!({"denial": told.why, "before": before, "after": after});
+        Entry { kind, actor: actor.clone(), device_id: Some(*id), data }
+    };
     let entries: Vec<Entry> = match ids.len() {
         0 => return Ok(()),
-        1..=TOLD_EACH_MAX => {
-            let entry = |id: &Id| Entry { kind, actor: actor.clone(), device_id: Some(*id), data: json!({"denial": why}) };
-            ids.iter().map(entry).collect()
+        1..=TOLD_EACH_MAX => ids.iter().map(entry).collect(),
+        many => {
+            let data = json!({"denial": told.why, "devices": many, "after": after});
+            vec![Entry { kind, actor: actor.clone(), device_id: None, data }]
         }
-        many => vec![Entry { kind, actor, device_id: None, data: json!({"denial": why, "devices": many}) }],
     };
     feed::append(conn, moment, &entries).await
 }

@@ -221,10 +221,9 @@ pub async fn make_key(conn: &mut Conn, moment: &mut Moment, actor: &Actor, name:
 /// Revokes an API key.
 pub async fn revoke_key(conn: &mut Conn, moment: &mut Moment, actor: &Actor, id: Id) -> Result<()> {
     actor.require(Role::Admin)?;
-    if !operators::revoke_key(conn, id, moment.now_ms).await? {
-        return Err(Error::NotFound("key"));
-    }
-    tell(conn, moment, actor, "key.revoked", json!({"id": id, "before": {"revoked": false}, "after": {"revoked": true}})).await
+    let Some(name) = operators::revoke_key(conn, id, moment.now_ms).await? else { return Err(Error::NotFound("key")) };
+    let data = json!({"id": id, "name": name, "before": {"revoked": false}, "after": {"revoked": true}});
+    tell(conn, moment, actor, "key.revoked", data).await
 }
 
 async fn tell(conn: &mut Conn, moment: &mut Moment, actor: &Actor, kind: &'static str, data: serde_json::Value) -> Result<()> {

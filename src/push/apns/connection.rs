@@ -202,12 +202,7 @@ fn lost(error: &h2::Error) -> Lost {
     if error.reason() == Some(Reason::REFUSED_STREAM) { Lost::Refused } else { Lost::Broken }
 }
 
-async fn shake_hands(
-    target: &Target,
-    tls: Arc<rustls::ClientConfig>,
-    pool: Weak<Pool>,
-    start: usize,
-) -> Result<Arc<Connection>, Verdict> {
+async fn shake_hands(target: &Target, tls: Arc<rustls::ClientConfig>, pool: Weak<Pool>, start: usize) -> Result<Arc<Connection>, Verdict> {
     let unsent = |reason| Verdict::Unsent { reason };
     let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|_| unsent("connect"))?;
     tcp.set_nodelay(true).map_err(|_| unsent("connect"))?;

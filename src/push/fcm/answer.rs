@@ -72,7 +72,9 @@ pub(super) fn read(reply: &Reply, address: &str, now_ms: i64, strange: &Strange)
     let error = if reply.whole { serde_json::from_slice::<Body>(&reply.body).unwrap_or_default().error } else { Error::default() };
     let said = Said { error, reply, address, now_ms };
     let known = said.by_error_code();
-    if known.is_none() && let Some(words) = said.strange() {
+    if known.is_none()
+        && let Some(words) = said.strange()
+    {
         strange.note("fcm", reply.status, &words, now_ms);
     }
     known.or_else(|| said.by_status()).unwrap_or_else(|| said.by_http())

@@ -168,14 +168,7 @@ impl Wire {
         self.post_once(url, bearer, body, now_ms, &judge).await
     }
 
-    async fn post_once(
-        &self,
-        url: &Url,
-        bearer: &HeaderValue,
-        body: Bytes,
-        now_ms: i64,
-        judge: &impl Fn(&Reply) -> Verdict,
-    ) -> Verdict {
+    async fn post_once(&self, url: &Url, bearer: &HeaderValue, body: Bytes, now_ms: i64, judge: &impl Fn(&Reply) -> Verdict) -> Verdict {
         let taken = self.take(now_ms);
         let request = taken
             .link

@@ -34,6 +34,17 @@ const MIRROR: Sql = rows_sql!(
     "WHERE channel.bucket = r.bucket AND channel.device_id = r.id"
 );
 
+const STANDING: Sql = rows_sql!(
+    "SELECT d.id, d.denied FROM ",
+    rows(bucket: bigint, id: text),
+    "JOIN device d ON d.bucket = r.bucket AND d.id = r.id"
+);
+
+/// How these devices are denied: (device, denial).
+pub async fn denials(conn: &mut Conn, devices: &[Id]) -> Result<Vec<(Id, Option<String>)>> {
+    Ok(sqlx::query_as(STANDING.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
+}
+
 /// Denies devices and their channels, but for those that an equal or stronger denial holds; answers the ones it concerned.
 pub async fn deny(conn: &mut Conn, devices: &[Id], denial: Denial, now_ms: i64) -> Result<Vec<Id>> {
     lock(conn, devices).await?;

@@ -5,7 +5,7 @@ mod keys;
 mod merge;
 pub mod page;
 
-pub use denial::{channels_of, deny, lift};
+pub use denial::{channels_of, denials, deny, lift};
 pub use keys::{MERGED, by_key, claim_key, drop_key, merged_into, move_key, put_terms, resolve, resolve_many, user_channel};
 pub use merge::Merge;
 

@@ -132,7 +132,9 @@ async fn peer(streams: u32) -> (Arc<Sender>, StandIn, Arc<AtomicUsize>) {
             counted.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 let mut builder = h2::server::Builder::new();
-                let Ok(mut connection) = builder.max_concurrent_streams(streams.max(1)).handshake::<_, bytes::Bytes>(stream).await else { return };
+                let Ok(mut connection) = builder.max_concurrent_streams(streams.max(1)).handshake::<_, bytes::Bytes>(stream).await else {
+                    return;
+                };
                 if streams == 0 {
                     connection.graceful_shutdown();
                 }
@@ -184,7 +186,10 @@ async fn a_peer_that_takes_one_stream_is_asked_for_no_more_and_urgent_nudges_sti
     let mut before = 0;
     for flight in flights {
         let (lane, answer, at) = tokio::time::timeout(Duration::from_secs(60), flight).await.unwrap().unwrap();
-        assert!(matches!(&answer, Answer::Accepted) || matches!(&answer, Answer::GivenBack { reason, .. } if reason == "no_stream"), "{answer:?}");
+        assert!(
+            matches!(&answer, Answer::Accepted) || matches!(&answer, Answer::GivenBack { reason, .. } if reason == "no_stream"),
+            "{answer:?}"
+        );
         if lane == Lane::Urgent {
             urgent = Some(at);
         } else if answer == Answer::Accepted {

@@ -182,7 +182,10 @@ async fn a_peer_that_takes_connections_and_never_shakes_hands_gives_nudges_back_
     let sends: Vec<_> = (0..40).map(|_| tls.fcm.device()).collect();
     let answers = futures_util::future::join_all(sends.iter().map(|nudge| sender.send(nudge))).await;
     for trip in &answers {
-        assert!(matches!(&trip.answer, Answer::GivenBack { reason, .. } if ["connect", "breaker_open"].contains(&reason.as_str())), "{trip:?}");
+        assert!(
+            matches!(&trip.answer, Answer::GivenBack { reason, .. } if ["connect", "breaker_open"].contains(&reason.as_str())),
+            "{trip:?}"
+        );
     }
     assert_eq!((sender.status().state, sender.capacity()), (muster::push::SenderState::Paused, 0));
 }
