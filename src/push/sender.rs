@@ -226,7 +226,7 @@ impl Sender {
     /// Keeps connections open while there is nothing to send, so that the next nudge finds one; call it every second, where nudges are sent.
     pub fn keep_warm(&self) {
         if let (Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. }, true) = (&self.transport, self.reopens_at_ms().is_none()) {
-            apns.keep_warm();
+            apns.keep_warm(self.slots.has_waiting());
         }
     }
 

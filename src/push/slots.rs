@@ -63,6 +63,12 @@ impl Slots {
         Slot(self)
     }
 
+    /// True where somebody waits for a slot.
+    pub(super) fn has_waiting(&self) -> bool {
+        let state = self.state();
+        state.urgent.iter().chain(&state.others).any(|waiting| !waiting.is_closed())
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

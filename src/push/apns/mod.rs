@@ -153,10 +153,11 @@ impl Apns {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps connections open while nothing is sent, and shows what their peers allow, which changes meanwhile.
-    pub(super) fn keep_warm(&self) {
+    /// Keeps connections open while nothing is sent, and shows what their peers allow, which changes meanwhile; `waiting` says that nudges
+    /// find no place.
+    pub(super) fn keep_warm(&self, waiting: bool) {
         if let Some(current) = self.current() {
-            current.pool.keep_warm();
+            current.pool.keep_warm(waiting);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::push::verdict::Verdict;
 
 const CONNECTIONS_MIN: usize = 2;
 const CONNECTIONS_MAX: usize = 8;
-/// All connections have been full for so long before another one is opened.
+/// Nudges have waited for the streams of all connections for so long before another one is opened.
 const SATURATED: Duration = Duration::from_secs(1);
 /// Apple takes rapid reconnects for an attack: the wait after a failure, doubled up to the maximum.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -84,12 +84,6 @@ impl Pool {
         state.let_go();
         let roomy = state.connections.iter().filter(|connection| connection.has_room());
         let taken = roomy.min_by_key(|connection| connection.in_flight()).map(|connection| connection.take(self));
-        // By the peers' word, and not by what the answers show: another connection would be no better where these are strained.
-        if !state.connections.is_empty() && state.connections.iter().all(|connection| connection.in_flight() >= connection.streams_max()) {
-            state.saturated_since.get_or_insert_with(Instant::now);
-        } else {
-            state.saturated_since = None;
-        }
         self.open_if_wanted(&mut state);
         match taken {
             Some(stream) => Some(Ok(stream)),
@@ -100,10 +94,17 @@ impl Pool {
         }
     }
 
-    /// Opens connections also while nothing is sent, so that the next nudge finds one, and shows what is open.
-    pub(super) fn keep_warm(self: &Arc<Pool>) {
+    /// Opens connections also while nothing is sent, so that the next nudge finds one; and one more where nudges are `waiting` at each look for a
+    /// second and it is the peers' word that keeps them waiting: where the answers show strain, another connection would be no better.
+    pub(super) fn keep_warm(self: &Arc<Pool>, waiting: bool) {
         let mut state = self.state();
         state.let_go();
+        let full = |connection: &Arc<Connection>| connection.streams_max() <= connection.limit().now();
+        if waiting && !state.connections.is_empty() && state.connections.iter().all(full) {
+            state.saturated_since.get_or_insert_with(Instant::now);
+        } else {
+            state.saturated_since = None;
+        }
         self.open_if_wanted(&mut state);
         self.show(&state);
     }

@@ -63,3 +63,48 @@ pub(super) fn body(nudge: &Nudge) -> Bytes {
     };
     Bytes::from(json.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Lane;
+    use crate::push::Address;
+
+    fn made(token: &str) -> Option<Request<()>> {
+        let nudge = Nudge {
+            channel_id: Id::v7(1, [1; 10]),
+            address: Address { kind: AddressKind::Token, value: token.into() },
+            app: String::new(),
+            ios: true,
+            lane: Lane::Urgent,
+            high: true,
+            again: false,
+            expires_at_ms: 1_800_000_000_001,
+            registered_at_ms: 0,
+        };
+        let (topic, mut bearer) = (HeaderValue::from_static("org.example.agent"), HeaderValue::from_static("bearer x"));
+        bearer.set_sensitive(true);
+        let id = Id::v7(2, [2; 10]);
+        head(&nudge, Parts { authority: "api.push.apple.com", scheme: "https", topic: &topic, bearer: Some(bearer), id })
+    }
+
+    #[test]
+    fn tokens_of_any_length_go_as_lower_case_hex_and_nothing_else_does() {
+        for token in ["ab", "AB".repeat(32).as_str(), "0f".repeat(100).as_str(), "7".repeat(TOKEN_CHARS_MAX).as_str()] {
+            let request = made(token).unwrap();
+            assert_eq!(request.uri().path(), format!("/3/device/{}", token.to_lowercase()));
+        }
+        for wrong in ["", "xyz", "ab/../cd", "7".repeat(TOKEN_CHARS_MAX + 1).as_str()] {
+            assert!(made(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_secret_or_never_the_same_stays_out_of_the_table_of_the_compression() {
+        let request = made("ab").unwrap();
+        let sensitive: Vec<&str> =
+            request.headers().iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(sensitive, ["apns-id", "authorization"]);
+        assert_eq!(request.headers()["apns-expiration"], "1800000060", "whole minutes");
+    }
+}

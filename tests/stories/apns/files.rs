@@ -50,7 +50,7 @@ async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wro
     assert!(world.apns.counts().connections > connections, "the former certificate's connections are not used on");
     let audited = async || {
         let audit = world.server.get("/audit?kind=push.credential_set").await;
-        audit["items"][0]["data"]["from"] == "file" && audit["items"].as_array().unwrap().len() == 1
+        audit["items"][0]["data"]["after"]["from"] == "file" && audit["items"].as_array().unwrap().len() == 1
     };
     world.server.until("the audit has it, once", audited).await;
     assert!(world.sender("apns_mdm").await["canary"].is_object());

@@ -21,6 +21,10 @@ async fn after_ten_minutes_without_apns_every_phone_is_nudged_once_and_the_urgen
     world.locate(&[&android.id]).await;
     let push = tokio::time::timeout(std::time::Duration::from_secs(60), android_pushes.recv()).await.unwrap();
     assert!(push.is_some(), "FCM goes on");
+    // The first of them wait while the sender tries three times to connect, by the real clock; the lease of a claim goes by the moved one.
+    let in_flight = async |some: bool| (world.sender("apns_app").await["in_flight"].as_i64() > Some(0)) == some;
+    world.server.until("they try", async || in_flight(true).await).await;
+    world.server.until("they have tried", async || in_flight(false).await).await;
     for _ in 0..20 {
         world.server.advance(30_000);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -182,6 +182,16 @@ async fn a_peer_that_takes_one_stream_is_asked_for_no_more_and_urgent_nudges_sti
     // Behind what two streams carry in two seconds.
     assert!(sender.capacity() <= 80, "{}", sender.capacity());
     flights.push(send(nudge(1_000, Lane::Urgent)));
+    // As the nudger does it.
+    let keeper = tokio::spawn({
+        let sender = sender.clone();
+        async move {
+            loop {
+                sender.keep_warm();
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    });
     let mut urgent = None;
     let mut before = 0;
     for flight in flights {
@@ -196,6 +206,7 @@ async fn a_peer_that_takes_one_stream_is_asked_for_no_more_and_urgent_nudges_sti
             before += 1;
         }
     }
+    keeper.abort();
     assert!(before > 10);
     let waited = urgent.unwrap() - began;
     assert!(waited < Duration::from_secs(4), "the urgent one left after {waited:?}");
