@@ -66,10 +66,10 @@ pub async fn open(config: &Config, clock: &Clock, migrate: bool) -> anyhow::Resu
 
 /// Notes what all processes go by: the server's own address and the destructive budget. A server does so, whose settings are the fleet's; a
 /// command may have been given no more of them than the database.
-async fn note_settings(db: &Db, config: &Config) -> anyhow::Result<()> {
+async fn note_settings(db: &Db, config: &Config, clock: &Clock) -> anyhow::Result<()> {
     let mut conn = db.begin(Class::Operators).await?;
     settle::address(&mut conn, &config.public_url).await?;
-    jobs::put_budget(&mut conn, config.limits.wipes_per_hour).await?;
+    jobs::put_budget(&mut conn, &mut clock.moment(), config.limits.wipes_per_hour).await?;
     Ok(conn.commit().await?)
 }
 
@@ -122,7 +122,7 @@ impl Server {
         rustls::crypto::ring::default_provider().install_default().ok();
         let (db, seal) = open(&config, &clock, config.migrate).await?;
         let alone = only_server(&config)?;
-        note_settings(&db, &config).await?;
+        note_settings(&db, &config, &clock).await?;
         // Without a credential the sender waits for one: it can be set by the API at any time.
         let senders = app::senders(&config, &clock)?;
         let authorities = Authorities::from_config(&config)?;

@@ -75,6 +75,7 @@ pub const KINDS: &[&str] = &[
     "push.canary_ordered",
     "push.credential_removed",
     "push.credential_set",
+    "server.budget_changed",
     "task.awaiting_approval",
     "task.cancelled",
     "task.delivered",

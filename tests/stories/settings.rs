@@ -163,3 +163,21 @@ async fn a_renewed_tls_certificate_is_used_without_a_restart_and_a_broken_one_is
     assert!(!trusts(&first).await);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_changed_budget_of_wipes_stands_in_the_audit() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", folder.path().join("muster.db").display());
+    let with = async |per_hour: i64| {
+        crate::support::server::TestServer::at(&database, None, |config| config.limits.wipes_per_hour = per_hour).await
+    };
+    with(3).await.stop().await;
+    with(3).await.stop().await;
+    let server = with(0).await;
+    let told = async || server.get("/audit?kind=server.budget_changed").await["items"].as_array().unwrap().clone();
+    server.until("the change is told", async || !told().await.is_empty()).await;
+    let told = told().await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["data"]["before"]["wipes_per_hour"], &told[0]["data"]["after"]["wipes_per_hour"]), (&3.into(), &0.into()));
+    server.stop().await;
+}

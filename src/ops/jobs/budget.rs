@@ -28,9 +28,14 @@ pub fn is_destructive(kind: &Kind, params: &Map<String, Value>) -> bool {
     kind.destructive || (kind.name == APPLE_COMMAND && raw::is_destructive(params))
 }
 
-/// Sets the budget, devices an hour; 0 means that nothing waits.
-pub async fn put(conn: &mut Conn, per_hour: i64) -> Result<()> {
-    budget::put(conn, per_hour).await
+/// Sets the budget, devices an hour; 0 means that nothing waits. The audit has a change: it decides whether a second person is asked.
+pub async fn put(conn: &mut Conn, moment: &mut Moment, per_hour: i64) -> Result<()> {
+    let before = budget::lock(conn).await?;
+    budget::put(conn, per_hour).await?;
+    let Some(before) = before.filter(|before| *before != per_hour) else { return Ok(()) };
+    let data = json!({"before": {"wipes_per_hour": before}, "after": {"wipes_per_hour": per_hour}});
+    let actor = Some(Actor::server().name);
+    feed::append(conn, moment, &[Entry { kind: "server.budget_changed", actor, device_id: None, data }]).await
 }
 
 /// Counts `devices` of a job against the budget; false where they are too many, and then nothing is counted.

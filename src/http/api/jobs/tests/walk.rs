@@ -111,7 +111,8 @@ async fn wipes_that_are_ordered_again_all_count_however_many_they_are() {
     each_database(async |db| {
         let site = Site::new(&db).await;
         let listed = ids(&devices(&db, &site.clock, FLEET).await);
-        let budget = async |per_hour: i64| change!(site.app, Class::Operators, |conn, _moment| put_budget(conn, per_hour).await).unwrap();
+        let budget =
+            async |per_hour: i64| change!(site.app, Class::Operators, |conn, moment| put_budget(conn, moment, per_hour).await).unwrap();
         budget(2_000).await;
         let job = site.order(json!({"kind": "wipe", "target": {"devices": listed}})).await;
         let path = format!("/jobs/{}", job["id"].as_str().unwrap());
