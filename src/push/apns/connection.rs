@@ -248,12 +248,12 @@ where
     let began = Instant::now();
     tokio::spawn(async move {
         let ended = drive(driver, pings, &known).await;
-        let answered = known.upgrade().is_none_or(|connection| {
+        let (asked, answered) = known.upgrade().map_or((true, true), |connection| {
             connection.drain();
-            connection.answered.load(Ordering::Relaxed)
+            (connection.opened.load(Ordering::Relaxed) > 0, connection.answered.load(Ordering::Relaxed))
         });
         if let Some(pool) = pool.upgrade() {
-            pool.ended(ended.as_ref().map(lost), answered, began.elapsed());
+            pool.ended(ended.as_ref().map(lost), asked, answered, began.elapsed());
         }
     });
     Ok(connection)

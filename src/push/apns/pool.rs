@@ -20,7 +20,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A failure after good times is tried over so often, if it came quickly, before those who wait hear of it: one lost packet is no outage.
 const TRIES: u32 = 3;
 const QUICKLY: Duration = Duration::from_secs(2);
-/// A connection that ends sooner without having answered anything failed, however politely it was ended.
+/// A connection that ends sooner without having been asked anything was not wanted.
 const SOON: Duration = Duration::from_secs(60);
 
 /// Share it in an `Arc`.
@@ -43,6 +43,9 @@ struct State {
     retired: bool,
     failures: u32,
     failed: Option<(Instant, Verdict)>,
+    /// How many connections that nobody had asked anything ended soon, one after the other, and when the last of them did.
+    unwanted: u32,
+    unwanted_at: Option<Instant>,
     /// Connections that end or failed and in whose place none was opened yet.
     missing: usize,
     /// With how many requests in flight the next connection begins: half of what one that has ended could carry.
@@ -105,7 +108,9 @@ impl Pool {
         } else {
             state.saturated_since = None;
         }
-        self.open_if_wanted(&mut state);
+        if state.unwanted_at.is_none_or(|at| at.elapsed() >= backoff(state.unwanted)) {
+            self.open_if_wanted(&mut state);
+        }
         self.show(&state);
     }
 
@@ -169,8 +174,8 @@ impl Pool {
         Err(Verdict::Refused { reason: "credential_replaced" })
     }
 
-    /// A connection ended that had lived for so long, by `last` if by an error.
-    pub(super) fn ended(&self, last: Option<Lost>, answered: bool, lived: Duration) {
+    /// A connection ended that had lived for so long, by `last` if by an error, and on which something was `asked` and `answered`.
+    pub(super) fn ended(&self, last: Option<Lost>, asked: bool, answered: bool, lived: Duration) {
         let mut state = self.state();
         state.let_go();
         let reason = match &last {
@@ -182,8 +187,13 @@ impl Pool {
         metrics::counter!("muster_goaway_total", "provider" => self.name.clone(), "reason" => reason).increment(1);
         match last {
             Some(Lost::Denied { code, detail }) => state.fail(Verdict::Config { code, detail }),
-            // One that never answered anything is as good as one that could not be opened, unless it was left alone for long.
-            _ if !answered && lived < SOON => state.fail(Verdict::Unsent { reason: "connection_lost" }),
+            // One that was asked and never answered is as good as one that could not be opened.
+            _ if asked && !answered => state.fail(Verdict::Unsent { reason: "connection_lost" }),
+            // A peer that wants no connection on which nothing happens gets one when there is something.
+            _ if !answered && lived < SOON => {
+                state.unwanted += 1;
+                state.unwanted_at = Some(Instant::now());
+            }
             _ => {}
         }
         self.show(&state);
@@ -196,6 +206,7 @@ impl Pool {
         let mut state = self.state();
         state.failures = 0;
         state.failed = None;
+        (state.unwanted, state.unwanted_at) = (0, None);
     }
 
     /// Opens no more streams on any connection of now.
@@ -253,6 +264,11 @@ impl Pool {
     }
 }
 
+/// How long nothing is opened after so many failures in a row.
+fn backoff(failures: u32) -> Duration {
+    (BACKOFF * 2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(BACKOFF_MAX)
+}
+
 impl State {
     /// Forgets the connections that open no more streams: others take their place.
     fn let_go(&mut self) {
@@ -274,8 +290,7 @@ impl State {
 
     /// A failure was so short a while ago that nothing is opened yet.
     fn is_resting(&self) -> bool {
-        let backoff = (BACKOFF * 2_u32.saturating_pow(self.failures.saturating_sub(1).min(10))).min(BACKOFF_MAX);
-        self.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < backoff)
+        self.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < backoff(self.failures))
     }
 
     fn fail(&mut self, verdict: Verdict) {
