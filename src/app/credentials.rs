@@ -183,15 +183,27 @@ impl App {
         if let Some(sender) = self.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)) {
             sender.remove_credential();
         }
+        // What the file holds was passed over while the API's stood.
+        let setting: Vec<&str> = name.split('/').take(2).collect();
+        self.senders.read_again(&setting.join("."));
         false
     }
 
-    /// What a file of the settings holds that could be used in the place of the credential that the API has set under `name`.
+    /// What a file of the settings holds that could be used in the place of the credential that the API has set under `name`, for the same
+    /// project or topic.
     pub fn filed(&self, name: &str) -> Option<(&'static str, Vec<u8>)> {
+        let status = self.senders.named(name.strip_prefix(SEALED_PREFIX)?)?.status();
         files(&self.config).into_iter().find_map(|file| {
             let json = file.json.ok()?;
-            let fits = name_of(file.setting, &json).is_ok_and(|held| held == name) && self.check_credential(name, &json).is_ok();
-            fits.then_some((file.setting, json))
+            let text = |key: &str| serde_json::from_slice::<serde_json::Value>(&json).ok()?[key].as_str().map(str::to_owned);
+            let is_same = match file.setting {
+                "push.fcm" => text("project_id") == status.project_id,
+                "push.apns_app" => text("topic") == status.topic,
+                // The topic is the name.
+                _ => true,
+            };
+            let is_usable = || self.check_credential(name, &json).is_ok();
+            (is_same && name_of(file.setting, &json).is_ok_and(|held| held == name) && is_usable()).then_some((file.setting, json))
         })
     }
 

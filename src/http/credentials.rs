@@ -7,6 +7,7 @@ use crate::change;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::model::{Actor, Role};
+use crate::ops::credentials::Removal;
 use crate::ops::{canary, credentials};
 use crate::protocol::pki::chain::Proof;
 use crate::push::apns::Identity;
@@ -30,12 +31,12 @@ pub async fn put(app: &App, actor: &Actor, name: &str, bytes: &[u8]) -> Result<(
 pub async fn remove(app: &App, actor: &Actor, sender: &str, forced: bool) -> Result<()> {
     actor.require(Role::Admin)?;
     let name = format!("{SEALED_PREFIX}{sender}");
-    let forced = forced || app.filed(&name).is_some();
     let _turn = app.senders.turn().await;
-    let version = change!(app, Class::Operators, |conn, moment| credentials::remove(conn, moment, actor, sender, forced).await)?;
+    let how = Removal { sender, forced, is_filed: app.filed(&name).is_some() };
+    let version = change!(app, Class::Operators, |conn, moment| credentials::remove(conn, moment, actor, how).await)?;
     app.senders.was_brought(&name, version);
-    let is_filed = app.drop_credential(&name);
-    change!(app, Class::Operators, |conn, moment| credentials::removed(conn, moment, sender, is_filed).await)
+    app.drop_credential(&name);
+    Ok(())
 }
 
 /// As [`put`], for what devices hear under one project or as one app alone: refused with their number where another than the one in use

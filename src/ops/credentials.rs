@@ -30,12 +30,22 @@ pub async fn put(conn: &mut Conn, moment: &mut Moment, actor: &Actor, seal: &Sea
     feed::append(conn, moment, &[Entry { kind: "push.credential_set", actor: Some(actor.name.clone()), device_id: None, data }]).await
 }
 
-/// Forgets the credential that the API has set for `sender`. Refuses with the number of devices that would not be called any more, unless
-/// `forced`.
-pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, sender: &str, forced: bool) -> Result<i64> {
+/// What is to be forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal<'a> {
+    pub sender: &'a str,
+    pub forced: bool,
+    /// A file of the settings holds one that takes its place.
+    pub is_filed: bool,
+}
+
+/// Forgets the credential that the API has set for a sender. Refuses with the number of devices that would not be called any more, unless
+/// forced. Answers the version that says so.
+pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, how: Removal<'_>) -> Result<i64> {
     actor.require(Role::Admin)?;
+    let Removal { sender, forced, is_filed } = how;
     let name = format!("push/{sender}");
-    let called = if forced { 0 } else { gauges::devices_of(conn, sender, COUNTED_MAX).await? };
+    let called = if forced || is_filed { 0 } else { gauges::devices_of(conn, sender, COUNTED_MAX).await? };
     if sealed::get(conn, &name).await?.is_none() {
         return Err(Error::NotFound("credential that was set by the API"));
     }
@@ -51,20 +61,18 @@ pub async fn remove(conn: &mut Conn, moment: &mut Moment, actor: &Actor, sender:
     let data = json!({"name": name, "before": {"version": before}, "after": null});
     feed::append(conn, moment, &[Entry { kind: "push.credential_removed", actor: Some(actor.name.clone()), device_id: None, data }])
         .await?;
-    sealed::version(conn, &name).await
-}
-
-/// What follows where the credential of `sender` is gone from use, or that of a file has taken its place.
-pub async fn removed(conn: &mut Conn, moment: &mut Moment, sender: &str, is_filed: bool) -> Result<()> {
     if is_filed {
-        return follow_file(conn, moment, &format!("push/{sender}")).await;
+        follow_file(conn, moment, &name).await?;
+    } else {
+        for kind in [alarms::PUSH_FAULT, alarms::PUSH_UNREACHED] {
+            alarms::close(conn, moment, kind, sender).await?;
+        }
+        if let Some(topic) = sender.strip_prefix(topics::SENDER_PREFIX) {
+            let waiting = topics::waiting(conn, topic).await?;
+            topics::tell(conn, moment, topic, waiting).await?;
+        }
     }
-    for kind in [alarms::PUSH_FAULT, alarms::PUSH_UNREACHED] {
-        alarms::close(conn, moment, kind, sender).await?;
-    }
-    let Some(topic) = sender.strip_prefix(topics::SENDER_PREFIX) else { return Ok(()) };
-    let waiting = topics::waiting(conn, topic).await?;
-    topics::tell(conn, moment, topic, waiting).await
+    sealed::version(conn, &name).await
 }
 
 /// A credential was taken from a file that the settings name, in place of another: told, and then tried on one device.

@@ -71,6 +71,11 @@ impl Senders {
         self.lock_read().get(setting).is_some_and(|print| *print == <[u8; 32]>::from(Sha256::digest(json)))
     }
 
+    /// Forgets what was read from the file of a setting: what is there is looked at anew.
+    pub fn read_again(&self, setting: &str) {
+        self.lock_read().remove(setting);
+    }
+
     fn lock_read(&self) -> MutexGuard<'_, HashMap<&'static str, [u8; 32]>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }

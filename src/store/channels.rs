@@ -224,7 +224,7 @@ pub async fn of_other_topics(conn: &mut Conn, topic: &str) -> Result<i64> {
 
 /// Devices whose app is called by APNs and has another bundle id; at most `most`.
 pub async fn of_other_apps(conn: &mut Conn, app: &str, most: i64) -> Result<i64> {
-    let sql = "SELECT COUNT(*) FROM (SELECT c.id FROM channel c JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id \
-                 WHERE c.kind = 'agent' AND c.push_provider = 'apns' AND d.app <> $1 LIMIT $2) AS others";
+    let sql = "SELECT COUNT(*) FROM (SELECT w.channel_id FROM wakes w JOIN channel c ON c.bucket = w.bucket AND c.id = w.channel_id \
+                 JOIN device d ON d.bucket = c.bucket AND d.id = c.device_id WHERE w.sender = 'apns_app' AND d.app <> $1 LIMIT $2) AS others";
     Ok(sqlx::query_scalar(sql).bind(app).bind(most).fetch_one(conn.raw()).await?)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, CredentialFile};
+use crate::app::{App, CredentialFile, SEALED_PREFIX};
 use crate::change;
 use crate::error::{Error, Result};
 use crate::ops::alarms as told;
@@ -60,7 +60,7 @@ pub async fn run(app: App, stop: CancellationToken) -> Result<()> {
 pub async fn pass(app: &App, seen: &mut Seen) -> Result<()> {
     let files = app.credential_files();
     let standing = alarms::standing(&mut app.db.read().await?, REFUSED, ALARMS_MAX).await?;
-    let (doubts, is_first) = (&mut seen.doubts, !std::mem::replace(&mut seen.begun, true));
+    let (doubts, is_first) = (&mut seen.doubts, !seen.begun);
     // Told by a process that is no more, about a setting that is gone. Other servers have files, and alarms, of their own.
     for setting in standing.iter().filter(|setting| is_first && files.iter().all(|file| file.setting != **setting)) {
         change!(app, Class::Background, |conn, moment| told::close(conn, moment, REFUSED, setting).await)?;
@@ -68,7 +68,8 @@ pub async fn pass(app: &App, seen: &mut Seen) -> Result<()> {
     for file in files {
         let setting = file.setting;
         let is_told = standing.iter().any(|subject| subject == setting);
-        let (print, mut doubt) = (file.print(), doubts.remove(setting).unwrap_or_default());
+        // Left where it is until all is done: what was told is known also where the database fails in between.
+        let (print, mut doubt) = (file.print(), doubts.get(setting).cloned().unwrap_or_default());
         if doubt.print != print {
             doubt = Doubt { print, looks: 0, ..doubt };
         }
@@ -81,6 +82,7 @@ pub async fn pass(app: &App, seen: &mut Seen) -> Result<()> {
                 if is_told && (is_first || !doubt.told.is_empty()) {
                     change!(app, Class::Background, |conn, moment| told::close(conn, moment, REFUSED, setting).await)?;
                 }
+                doubts.remove(setting);
             }
             Err(why) => {
                 if doubt.looks > 0 && (!is_told || doubt.told != why) {
@@ -94,6 +96,7 @@ pub async fn pass(app: &App, seen: &mut Seen) -> Result<()> {
             }
         }
     }
+    seen.begun = true;
     Ok(())
 }
 
@@ -134,12 +137,23 @@ async fn follow(app: &App, file: &CredentialFile) -> Result<std::result::Result<
             looked => drop(looked?),
         }
     }
+    let text = |key: &str| serde_json::from_slice::<serde_json::Value>(&json).ok()?[key].as_str().map(str::to_owned);
+    let status = app.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(&name)).map(|sender| sender.status());
+    let looked = match file.setting {
+        "push.fcm" => credentials::preflight_project(&mut conn, status.and_then(|status| status.project_id), text("project_id")).await,
+        "push.apns_app" => credentials::preflight_app(&mut conn, status.and_then(|status| status.topic), text("topic")).await,
+        _ => Ok(()),
+    };
+    match looked {
+        Err(error @ Error::Refused(_)) => return said(&error),
+        looked => looked?,
+    }
     drop(conn);
     if let Err(error) = app.use_file(&name, &json) {
         return said(&format!("{error:#}"));
     }
-    app.senders.was_read(file.setting, &json);
     tracing::info!(name, "a push credential was read again from its file");
     change!(app, Class::Background, |conn, moment| credentials::follow_file(conn, moment, &name).await)?;
+    app.senders.was_read(file.setting, &json);
     Ok(Ok(()))
 }

@@ -65,6 +65,11 @@ pub async fn pass(app: &App, seen: &mut HashMap<String, i64>) -> Result<()> {
             // It was taken away. One that was never in use here is none to be dropped.
             if seen.contains_key(&name) || app.senders.is_brought(&name) {
                 app.drop_credential(&name);
+                // Told anew, perhaps, while this process had it longer than the one that took it away.
+                let sender = name.strip_prefix(SEALED_PREFIX).unwrap_or(&name);
+                for kind in [PUSH_FAULT, PUSH_UNREACHED] {
+                    change!(app, Class::Background, |conn, moment| told::close(conn, moment, kind, sender).await)?;
+                }
             }
             seen.insert(name, version);
             continue;

@@ -76,7 +76,7 @@ pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock
                     report.ends(CHECK, &format!("{name}: its certificate"), ends_at_ms, clock.now_ms());
                 }
                 reach(report, clock, &name, endpoint(config, &name)).await;
-                if let Some(oauth) = oauth.take().filter(|_| name == "fcm") {
+                if name == "fcm" && let Some(oauth) = oauth.take() {
                     reach(report, clock, "fcm, access tokens", (oauth, endpoint(config, &name).1)).await;
                 }
             }
@@ -176,7 +176,7 @@ async fn reach(report: &mut Report, clock: &Clock, name: &str, (endpoint, ca_fil
             report.fault(CHECK, format!("{name}: {host}:{port} {detail}"));
         }
         Err(error) => {
-            let why: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+            let why: Vec<String> = error.chain().map(ToString::to_string).collect();
             let detail = format!("takes connections, but no request gets through: {}", why.join(": "));
             report.fault(CHECK, format!("{name}: {host}:{port} {detail}"));
         }

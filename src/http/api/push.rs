@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,7 +14,7 @@ use crate::http::auth::Caller;
 use crate::http::credentials;
 use crate::http::error::Answer;
 use crate::http::extract::{self, QueryOf};
-use crate::model::{Id, Role};
+use crate::model::{Actor, Id, Role};
 use crate::protocol::pki::chain::Proof;
 use crate::push::SenderStatus;
 use crate::store::canary::{self, CanaryRow};
@@ -132,11 +132,16 @@ pub async fn put_fcm(
     QueryOf(forced): QueryOf<Forced>,
     request: Request,
 ) -> Answer<Json<PushStatus>> {
+    put_own::<AnyFields>(app, actor, "push/fcm", forced, request).await
+}
+
+/// A body that may have no other members than `F` names.
+async fn put_own<F: DeserializeOwned>(app: App, actor: Actor, name: &str, forced: Forced, request: Request) -> Answer<Json<PushStatus>> {
     actor.require(Role::Admin)?;
     let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
-    extract::parse::<AnyFields>(&bytes)?;
-    credentials::put_own(&app, &actor, "push/fcm", &bytes, forced.force).await?;
-    get(State(app.clone()), Caller(actor)).await
+    extract::parse::<F>(&bytes)?;
+    credentials::put_own(&app, &actor, name, &bytes, forced.force).await?;
+    get(State(app), Caller(actor)).await
 }
 
 /// What may be forced.
@@ -160,11 +165,7 @@ pub async fn put_apns_app(
     QueryOf(forced): QueryOf<Forced>,
     request: Request,
 ) -> Answer<Json<PushStatus>> {
-    actor.require(Role::Admin)?;
-    let bytes = extract::body(request, CREDENTIAL_BYTES_MAX).await?;
-    extract::parse::<AppKeyFields>(&bytes)?;
-    credentials::put_own(&app, &actor, "push/apns_app", &bytes, forced.force).await?;
-    get(State(app.clone()), Caller(actor)).await
+    put_own::<AppKeyFields>(app, actor, "push/apns_app", forced, request).await
 }
 
 /// Puts an MDM push certificate into use: `{"certificate": PEM, "key": PEM}`. Devices hear only the topic they enrolled with, so one whose

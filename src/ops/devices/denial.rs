@@ -186,9 +186,11 @@ async fn tell_of(conn: &mut Conn, moment: &mut Moment, actor: &Actor, ids: &[Id]
     let (actor, kind) = (Some(actor.name.clone()), told.kind);
     let after = json!({"denial": told.after});
     let entry = |id: &Id| {
+        let mut data = json!({"denial": told.why, "after": after});
         // Of some among many it was not looked at.
-        let before = told.before.get(id).map(|denial| json!({"denial": denial}));
-        let data = json!({"denial": told.why, "before": before, "after": after});
+        if let Some(denial) = told.before.get(id) {
+            data["before"] = json!({"denial": denial});
+        }
         Entry { kind, actor: actor.clone(), device_id: Some(*id), data }
     };
     let entries: Vec<Entry> = match ids.len() {

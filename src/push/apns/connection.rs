@@ -112,7 +112,6 @@ impl Connection {
     /// Takes one of its streams; the caller has looked that there is one.
     pub(super) fn take(self: &Arc<Connection>, pool: &Arc<Pool>) -> Stream {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.opened.fetch_add(1, Ordering::Relaxed);
         Stream { connection: self.clone(), pool: pool.clone() }
     }
 }
@@ -154,6 +153,7 @@ impl Stream {
     async fn exchange(&self, head: Request<()>, body: Bytes) -> Result<Reply, (h2::Error, bool)> {
         let mut requests = self.connection.requests.clone().ready().await.map_err(|error| (error, false))?;
         let (response, mut stream) = requests.send_request(head, false).map_err(|error| (error, false))?;
+        self.connection.opened.fetch_add(1, Ordering::Relaxed);
         stream.send_data(body, true).map_err(|error| (error, true))?;
         let (head, mut incoming) = response.await.map_err(|error| (error, true))?.into_parts();
         let retry_after = head.headers.get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);

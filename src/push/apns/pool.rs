@@ -87,7 +87,8 @@ impl Pool {
         state.let_go();
         let roomy = state.connections.iter().filter(|connection| connection.has_room());
         let taken = roomy.min_by_key(|connection| connection.in_flight()).map(|connection| connection.take(self));
-        self.open_if_wanted(&mut state);
+        let is_needed = state.connections.is_empty();
+        self.open_if_wanted(&mut state, is_needed);
         match taken {
             Some(stream) => Some(Ok(stream)),
             None if state.connections.is_empty() && !state.opening => {
@@ -108,16 +109,22 @@ impl Pool {
         } else {
             state.saturated_since = None;
         }
-        if state.unwanted_at.is_none_or(|at| at.elapsed() >= backoff(state.unwanted)) {
-            self.open_if_wanted(&mut state);
-        }
+        self.open_if_wanted(&mut state, false);
         self.show(&state);
+        drop(state);
+        // A peer may have raised its number of streams meanwhile, which rings nobody.
+        self.bell.notify_one();
     }
 
-    fn open_if_wanted(self: &Arc<Pool>, state: &mut State) {
+    /// Opens another connection where there should be one more. A peer that wants none on which nothing happens is heeded, unless one is
+    /// needed.
+    fn open_if_wanted(self: &Arc<Pool>, state: &mut State, is_needed: bool) {
         let open = state.connections.len();
         let wanted = open < CONNECTIONS_MIN || state.saturated_since.is_some_and(|since| since.elapsed() >= SATURATED);
         if !wanted || open >= CONNECTIONS_MAX || state.opening || state.retired || state.is_resting() {
+            return;
+        }
+        if !is_needed && state.unwanted_at.is_some_and(|at| at.elapsed() < backoff(state.unwanted)) {
             return;
         }
         state.opening = true;
@@ -194,6 +201,7 @@ impl Pool {
                 state.unwanted += 1;
                 state.unwanted_at = Some(Instant::now());
             }
+            _ if lived >= SOON => (state.unwanted, state.unwanted_at) = (0, None),
             _ => {}
         }
         self.show(&state);
@@ -206,7 +214,6 @@ impl Pool {
         let mut state = self.state();
         state.failures = 0;
         state.failed = None;
-        (state.unwanted, state.unwanted_at) = (0, None);
     }
 
     /// Opens no more streams on any connection of now.

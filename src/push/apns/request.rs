@@ -79,7 +79,7 @@ mod tests {
             lane: Lane::Urgent,
             high: true,
             again: false,
-            expires_at_ms: 1_800_000_000_001,
+            expires_at_ms: 1_800_000_001_000,
             registered_at_ms: 0,
         };
         let (topic, mut bearer) = (HeaderValue::from_static("org.example.agent"), HeaderValue::from_static("bearer x"));

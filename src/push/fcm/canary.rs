@@ -63,15 +63,17 @@ impl Canary {
         let Some(trial) = trial else { return false };
         let form = (trial.address.kind == AddressKind::Fid, trial.ios, trial.high);
         let mut tried = self.tried.lock().await;
-        let holds = |tried: &&Tried| tried.form == form && tried.app == nudge.app && (0..HOLDS_MS).contains(&(now_ms - tried.at_ms));
+        let holds = |tried: &&Tried| tried.form == form && tried.app == nudge.app && (now_ms - tried.at_ms).abs() < HOLDS_MS;
         if let Some(found) = tried.as_ref().filter(holds) {
             return found.passed;
         }
-        let app = nudge.app.clone();
+        let (app, address) = (nudge.app.clone(), trial.address.clone());
         match send(trial).await {
             Verdict::Accepted => *tried = Some(Tried { at_ms: now_ms, passed: true, app, form }),
             Verdict::Bug { .. } => *tried = Some(Tried { at_ms: now_ms, passed: false, app, form }),
-            Verdict::Dead(_) | Verdict::Suspect(_) => *self.works() = None,
+            Verdict::Dead(_) | Verdict::Suspect(_) => {
+                self.works().take_if(|known| known.address == address);
+            }
             _ => {}
         }
         tried.as_ref().filter(holds).is_some_and(|found| found.passed)

@@ -232,12 +232,14 @@ impl Wire {
         let nth = within(STREAMS_TYPICAL).or_else(|| within(usize::MAX)).or_else(least).unwrap_or(0);
         let (line, mut link) = (&self.lines[nth], links[nth].clone());
         if now_ms >= line.current.read().unwrap_or_else(PoisonError::into_inner).replace_at_ms {
+            // Made before anybody has to wait for it: it reads the system's roots.
+            let fresh = self.link(START.max(link.limit.now() / 2));
             let mut current = line.current.write().unwrap_or_else(PoisonError::into_inner);
             if now_ms >= current.replace_at_ms {
                 current.built_at_ms = now_ms;
                 current.replace_at_ms = now_ms + CONNECTION_AGE_MS;
                 // A client that worked once is better than none.
-                if let Ok(fresh) = self.link(START.max(link.limit.now() / 2)) {
+                if let Ok(fresh) = fresh {
                     current.link = fresh;
                 }
             }

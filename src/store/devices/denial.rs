@@ -40,8 +40,9 @@ const STANDING: Sql = rows_sql!(
     "JOIN device d ON d.bucket = r.bucket AND d.id = r.id"
 );
 
-/// How these devices are denied: (device, denial).
+/// Locks these devices' channels; answers how they are denied: (device, denial).
 pub async fn denials(conn: &mut Conn, devices: &[Id]) -> Result<Vec<(Id, Option<String>)>> {
+    lock(conn, devices).await?;
     Ok(sqlx::query_as(STANDING.on(conn.dialect())).bind(keys_json(devices)).fetch_all(conn.raw()).await?)
 }
 

@@ -74,8 +74,9 @@ async fn a_renewed_certificate_is_used_as_soon_as_its_file_has_changed_and_a_wro
     let brought = world.apns.issue_certificate_until(TOPIC, START_MS + 200 * DAY_MS).unwrap();
     world.replace_certificate(&brought).await.expect(200);
     write(&world, &world.apns.issue_certificate_until(TOPIC, START_MS + 100 * DAY_MS).unwrap());
-    for _ in 0..2 {
-        credential_files::pass(&world.server.app, &mut credential_files::Seen::default()).await.unwrap();
+    let mut seen = credential_files::Seen::default();
+    for _ in 0..3 {
+        credential_files::pass(&world.server.app, &mut seen).await.unwrap();
     }
     let sender = world.sender("apns_mdm").await;
     assert_eq!((&sender["credential_from"], &sender["credential_ends_at_ms"]), (&"api".into(), &brought.not_after_ms.into()));
@@ -110,6 +111,7 @@ async fn a_file_that_could_not_be_used_stands_in_for_nobody_and_beside_another_t
     world.replace_certificate(&brought).await.expect(200);
     // The file's has ended: who takes the API's away would leave a device uncalled.
     write(&world, &world.apns.issue_certificate_until(TOPIC, START_MS - DAY_MS).unwrap());
+    credential_files::pass(&world.server.app, &mut credential_files::Seen::default()).await.unwrap();
     let refused = world.server.delete(&format!("/push/apns-mdm/{TOPIC}")).await.expect(409);
     assert_eq!((&refused["code"], &refused["devices"]), (&"credential_needed".into(), &1.into()));
     world.server.delete(&format!("/push/apns-mdm/{TOPIC}?force=true")).await.expect(204);

@@ -175,10 +175,9 @@ async fn a_peer_that_takes_one_stream_is_asked_for_no_more_and_urgent_nudges_sti
         let sender = sender.clone();
         tokio::spawn(async move { (nudge.lane, sender.send(&nudge).await.answer, Instant::now()) })
     };
-    let began = Instant::now();
     let mut flights: Vec<_> = (0..120).map(|n| send(nudge(n, Lane::Bulk))).collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(sender.status().concurrency_limit <= 2, "{}", sender.status().concurrency_limit);
+    eventually("both connections are open", || came.load(Ordering::SeqCst) >= 2 && sender.status().concurrency_limit <= 2).await;
     // Behind what two streams carry in two seconds.
     assert!(sender.capacity() <= 80, "{}", sender.capacity());
     flights.push(send(nudge(1_000, Lane::Urgent)));
@@ -192,23 +191,21 @@ async fn a_peer_that_takes_one_stream_is_asked_for_no_more_and_urgent_nudges_sti
             }
         }
     });
-    let mut urgent = None;
-    let mut before = 0;
+    let (mut urgent, mut others) = (None, Vec::new());
     for flight in flights {
         let (lane, answer, at) = tokio::time::timeout(Duration::from_secs(60), flight).await.unwrap().unwrap();
-        assert!(
-            matches!(&answer, Answer::Accepted) || matches!(&answer, Answer::GivenBack { reason, .. } if reason == "no_stream"),
-            "{answer:?}"
-        );
-        if lane == Lane::Urgent {
-            urgent = Some(at);
-        } else if answer == Answer::Accepted {
-            before += 1;
+        let is_patient = matches!(&answer, Answer::GivenBack { reason, .. } if reason == "no_stream");
+        assert!(is_patient || answer == Answer::Accepted, "{answer:?}");
+        match lane {
+            Lane::Urgent => urgent = Some((answer, at)),
+            _ if answer == Answer::Accepted => others.push(at),
+            _ => {}
         }
     }
     keeper.abort();
-    assert!(before > 10);
-    let waited = urgent.unwrap() - began;
-    assert!(waited < Duration::from_secs(4), "the urgent one left after {waited:?}");
+    let (answer, at) = urgent.unwrap();
+    assert_eq!(answer, Answer::Accepted);
+    let behind = others.iter().filter(|other| **other > at).count();
+    assert!(behind * 2 > others.len(), "{behind} of {} came behind the urgent one", others.len());
     assert!(came.load(Ordering::SeqCst) > 2, "where all streams are taken for long there are more connections");
 }
