@@ -199,7 +199,9 @@ async fn the_server(walk: &mut Walk) {
     walk.called.insert(("put".into(), "/api/v1/push/apns-mdm".into()));
     walk.expected.push(("push.credential_set", true));
     walk.expected.push(("push.canary_ordered", false));
-    walk.call("delete", "/push/apns-mdm/{topic}", "com.apple.mgmt.External.1", None, "push.credential_removed", true).await;
+    walk.server.delete("/push/apns-mdm?topic=com.apple.mgmt.External.1").await.expect(204);
+    walk.called.insert(("delete".into(), "/api/v1/push/apns-mdm".into()));
+    walk.expected.push(("push.credential_removed", true));
     walk.call("delete", "/push/apns-app", "", None, "push.credential_removed", true).await;
     // The settings' file takes its place.
     walk.call("delete", "/push/fcm", "", None, "push.credential_removed", true).await;

@@ -172,7 +172,6 @@ async fn a_changed_budget_of_wipes_stands_in_the_audit() {
         crate::support::server::TestServer::at(&database, None, |config| config.limits.wipes_per_hour = per_hour).await
     };
     with(3).await.stop().await;
-    with(3).await.stop().await;
     let server = with(0).await;
     let told = async || server.get("/audit?kind=server.budget_changed").await["items"].as_array().unwrap().clone();
     server.until("the change is told", async || !told().await.is_empty()).await;

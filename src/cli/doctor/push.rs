@@ -76,7 +76,9 @@ pub async fn stored(report: &mut Report, conn: &mut Conn, config: &Config, clock
                     report.ends(CHECK, &format!("{name}: its certificate"), ends_at_ms, clock.now_ms());
                 }
                 reach(report, clock, &name, endpoint(config, &name)).await;
-                if name == "fcm" && let Some(oauth) = oauth.take() {
+                if name == "fcm"
+                    && let Some(oauth) = oauth.take()
+                {
                     reach(report, clock, "fcm, access tokens", (oauth, endpoint(config, &name).1)).await;
                 }
             }

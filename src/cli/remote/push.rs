@@ -136,11 +136,11 @@ impl Push {
             }
             Push::Remove { sender, force } => {
                 let path = match sender.as_str() {
-                    "fcm" => "/push/fcm".to_owned(),
-                    "apns-app" | "apns_app" => "/push/apns-app".to_owned(),
-                    topic => format!("/push/apns-mdm/{}", segment(topic.strip_prefix(MDM).unwrap_or(topic))),
+                    "fcm" => format!("/push/fcm?force={force}"),
+                    "apns-app" | "apns_app" => format!("/push/apns-app?force={force}"),
+                    topic => format!("/push/apns-mdm?topic={}&force={force}", segment(topic.strip_prefix(MDM).unwrap_or(topic))),
                 };
-                run(access, call("DELETE", if force { format!("{path}?force=true") } else { path })).await
+                run(access, call("DELETE", path)).await
             }
             Push::Canary { sender, wait } => canary(access, &sender, Duration::from_secs(wait)).await,
             Push::Install { certificate, key, force } => {

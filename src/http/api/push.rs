@@ -201,15 +201,21 @@ pub async fn delete_apns_app(State(app): State<App>, Caller(actor): Caller, Quer
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Which of the MDM push certificates.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OfTopic {
+    topic: String,
+    /// Takes it away although devices are called with it.
+    #[serde(default)]
+    force: bool,
+}
+
 /// The same of the MDM push certificate of a topic.
-#[utoipa::path(delete, path = "/api/v1/push/apns-mdm/{topic}", tag = "push", params(("topic" = String, Path), Forced), responses((status = 204, description = "taken away"), (status = 404, description = "the API has set none for this topic"), (status = 409, description = "credential_needed, with the number of devices")))]
-pub async fn delete_apns_mdm(
-    State(app): State<App>,
-    Caller(actor): Caller,
-    Path(topic): Path<String>,
-    QueryOf(forced): QueryOf<Forced>,
-) -> Answer<StatusCode> {
-    credentials::remove(&app, &actor, &format!("apns_mdm/{topic}"), forced.force).await?;
+#[utoipa::path(delete, path = "/api/v1/push/apns-mdm", tag = "push", params(OfTopic), responses((status = 204, description = "taken away"), (status = 404, description = "the API has set none for this topic"), (status = 409, description = "credential_needed, with the number of devices")))]
+pub async fn delete_apns_mdm(State(app): State<App>, Caller(actor): Caller, QueryOf(of): QueryOf<OfTopic>) -> Answer<StatusCode> {
+    credentials::remove(&app, &actor, &format!("apns_mdm/{}", of.topic), of.force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -151,7 +151,7 @@ async fn a_stream_that_is_reset_costs_its_own_nudge_at_most_and_a_refused_one_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_stalls_is_left_for_another_connection_and_blames_no_token() {
-    let tls = Tls::start(Duration::from_secs(2)).await;
+    let tls = Tls::start(Duration::from_secs(4)).await;
     // The access token comes over a connection with windows: only the nudges' own has none.
     assert_eq!(tls.fcm.send(&tls.fcm.device()).await, Answer::Accepted);
     tls.fcm.stand_in.refuse_connections();
