@@ -77,7 +77,8 @@ impl Said {
     /// The words of an answer that Apple's table does not have.
     pub(super) fn strange(&self) -> Option<(u16, &str)> {
         let known = self.status == 200 || self.by_reason(0, 0).is_some();
-        (!known).then(|| (self.status, if self.reason.is_empty() { self.raw.as_str() } else { self.reason.as_str() }))
+        let words = if self.reason.is_empty() { self.raw.as_str() } else { self.reason.as_str() };
+        (!known).then_some((self.status, words))
     }
 
     fn by_reason(&self, registered_at_ms: i64, now_ms: i64) -> Option<Verdict> {
