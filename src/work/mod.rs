@@ -86,7 +86,11 @@ pub fn start(app: &App, stop: &CancellationToken, workers: &mut Workers) {
     workers.spawn("calendar", calendar::run(app.clone(), stop.clone()));
     workers.spawn("headroom", headroom::run(app.clone(), stop.clone()));
     match app.db.dialect() {
-        Dialect::Sqlite => workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone())),
+        Dialect::Sqlite => {
+            // Two cannot be on one file.
+            metrics::gauge!("muster_servers").set(1.0);
+            workers.spawn("checkpoints", checkpoints::run(app.clone(), stop.clone()));
+        }
         Dialect::Postgres => {
             workers.spawn("statistics", statistics::run(app.clone(), stop.clone()));
             workers.spawn("peers", peers::run(app.clone(), stop.clone()));
