@@ -60,7 +60,7 @@ impl std::fmt::Debug for CredentialFile {
 
 impl CredentialFile {
     /// SHA-256 of what it holds, or of why it cannot be read.
-    pub fn print(&self) -> [u8; 32] {
+    pub fn fingerprint(&self) -> [u8; 32] {
         match &self.json {
             Ok(json) => Sha256::digest(json).into(),
             Err(error) => Sha256::digest(format!("{error:#}")).into(),
@@ -171,14 +171,13 @@ impl App {
         take(&self.senders, &self.config, &self.clock, name, json, CredentialSource::Api)
     }
 
-    /// Stops using the credential that the API had set under `name`. One that a file of the settings holds takes its place, and true is
-    /// answered.
-    pub fn drop_credential(&self, name: &str) -> bool {
+    /// Stops using the credential that the API had set under `name`. One that a file of the settings holds takes its place.
+    pub fn drop_credential(&self, name: &str) {
         if let Some((setting, json)) = self.filed(name)
             && self.use_file(name, &json).is_ok()
         {
             self.senders.was_read(setting, &json);
-            return true;
+            return;
         }
         if let Some(sender) = self.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)) {
             sender.remove_credential();
@@ -186,22 +185,25 @@ impl App {
         // What the file holds was passed over while the API's stood.
         let setting: Vec<&str> = name.split('/').take(2).collect();
         self.senders.read_again(&setting.join("."));
-        false
+    }
+
+    /// The project, or the topic, that the credential in use of `name` is for, and the one that `json` is for: devices hear under one alone. Of
+    /// an MDM push certificate it is the name that tells.
+    pub fn meant(&self, name: &str, json: &[u8]) -> (Option<String>, Option<String>) {
+        let status = self.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)).map(|sender| sender.status());
+        let in_use = status.and_then(|status| status.project_id.or(status.topic));
+        let key = if name == "push/fcm" { "project_id" } else { "topic" };
+        let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+        (in_use, json[key].as_str().map(str::to_owned))
     }
 
     /// What a file of the settings holds that could be used in the place of the credential that the API has set under `name`, for the same
     /// project or topic.
     pub fn filed(&self, name: &str) -> Option<(&'static str, Vec<u8>)> {
-        let status = self.senders.named(name.strip_prefix(SEALED_PREFIX)?)?.status();
         files(&self.config).into_iter().find_map(|file| {
             let json = file.json.ok()?;
-            let text = |key: &str| serde_json::from_slice::<serde_json::Value>(&json).ok()?[key].as_str().map(str::to_owned);
-            let is_same = match file.setting {
-                "push.fcm" => text("project_id") == status.project_id,
-                "push.apns_app" => text("topic") == status.topic,
-                // The topic is the name.
-                _ => true,
-            };
+            let (in_use, comes) = self.meant(name, &json);
+            let is_same = name.starts_with(MDM_PREFIX) || in_use == comes;
             let is_usable = || self.check_credential(name, &json).is_ok();
             (is_same && name_of(file.setting, &json).is_ok_and(|held| held == name) && is_usable()).then_some((file.setting, json))
         })

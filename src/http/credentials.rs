@@ -44,15 +44,7 @@ pub async fn remove(app: &App, actor: &Actor, sender: &str, forced: bool) -> Res
 pub async fn put_own(app: &App, actor: &Actor, name: &str, bytes: &[u8], forced: bool) -> Result<()> {
     actor.require(Role::Admin)?;
     if !forced {
-        let in_use = app.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(name)).map(|sender| sender.status());
-        let text = |key: &str| serde_json::from_slice::<serde_json::Value>(bytes).ok()?[key].as_str().map(str::to_owned);
-        let mut conn = app.db.read().await?;
-        match name {
-            "push/fcm" => {
-                credentials::preflight_project(&mut conn, in_use.and_then(|status| status.project_id), text("project_id")).await?
-            }
-            _ => credentials::preflight_app(&mut conn, in_use.and_then(|status| status.topic), text("topic")).await?,
-        }
+        credentials::preflight_own(&mut app.db.read().await?, name, app.meant(name, bytes)).await?;
     }
     put(app, actor, name, bytes).await
 }

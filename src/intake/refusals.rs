@@ -2,7 +2,7 @@
 //! token, a thousand times a second; the audit must stay readable, and the database must not fill.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Refusals of one address told one by one in a minute.
@@ -106,17 +106,6 @@ pub fn network_of(remote: &str) -> String {
             format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
         }
         _ => remote.to_owned(),
-    }
-}
-
-/// The same as an address: the first of its network.
-pub fn first_of_network(remote: IpAddr) -> IpAddr {
-    match remote {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 => v4,
     }
 }
 

@@ -111,19 +111,22 @@ pub async fn preflight<'a>(conn: &mut Conn, chain: impl Iterator<Item = &'a [u8]
     Ok(Some(proof))
 }
 
-/// Looks whether devices are called under another FCM project than `comes`: they are registered with one.
-pub async fn preflight_project(conn: &mut Conn, in_use: Option<String>, comes: Option<String>) -> Result<()> {
-    let (Some(in_use), Some(comes)) = (in_use, comes) else { return Ok(()) };
-    let called = if in_use == comes { 0 } else { gauges::devices_of(conn, "fcm", COUNTED_MAX).await? };
-    let detail = format!("{} are registered with the project {in_use} and hear nothing from {comes}", many(called));
-    differs(called, "project_differs", detail, json!({"project_id": comes}))
-}
-
-/// Looks whether enrolled devices have an app with another bundle id than `comes`.
-pub async fn preflight_app(conn: &mut Conn, in_use: Option<String>, comes: Option<String>) -> Result<()> {
-    let Some(comes) = comes.filter(|comes| in_use.as_ref() != Some(comes)) else { return Ok(()) };
-    let lost = channels::of_other_apps(conn, &comes, COUNTED_MAX).await?;
-    differs(lost, "topic_differs", format!("{} have another app than {comes}", many(lost)), json!({"topic": comes}))
+/// Looks whether devices would be lost by a service account of another project, or by the key of another app, than the one in use:
+/// (in use, comes). They are registered with one project, and have one app.
+pub async fn preflight_own(conn: &mut Conn, name: &str, meant: (Option<String>, Option<String>)) -> Result<()> {
+    match (name, meant) {
+        (_, (in_use, comes)) if comes.is_none() || in_use == comes => Ok(()),
+        ("push/fcm", (Some(in_use), Some(comes))) => {
+            let called = gauges::devices_of(conn, "fcm", COUNTED_MAX).await?;
+            let detail = format!("{} are registered with the project {in_use} and hear nothing from {comes}", many(called));
+            differs(called, "project_differs", detail, json!({"project_id": comes}))
+        }
+        ("push/apns_app", (_, Some(comes))) => {
+            let lost = channels::of_other_apps(conn, &comes, COUNTED_MAX).await?;
+            differs(lost, "topic_differs", format!("{} have another app than {comes}", many(lost)), json!({"topic": comes}))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A refusal with the number of devices that would be lost, if any would.

@@ -9,6 +9,7 @@ mod gate;
 #[cfg(test)]
 mod gate_model;
 mod guard;
+pub mod http_date;
 mod malformed;
 mod notice;
 mod outage;

@@ -1,6 +1,6 @@
 //! The header Retry-After (RFC 9110, 10.2.3): seconds or a date.
 
-use chrono::NaiveDateTime;
+use super::http_date;
 
 /// What a provider may ask of us, in seconds.
 const WAIT_S_MIN: i64 = 1;
@@ -19,8 +19,7 @@ pub fn seconds(value: &str, now_ms: i64) -> Option<i64> {
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(value.parse().unwrap_or(i64::MAX));
     }
-    let date = NaiveDateTime::parse_from_str(value, "%a, %d %b %Y %H:%M:%S GMT").ok()?;
-    Some((date.and_utc().timestamp_millis() - now_ms + 999).div_euclid(1_000))
+    Some((http_date::at_ms(value)? - now_ms + 999).div_euclid(1_000))
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 /// Answers of one status are logged once in this time, whatever they say: a page may hold another number each time.
 const TOLD_EVERY_MS: i64 = 600_000;
 /// How much of them is kept.
-pub(super) const CHARS_MAX: usize = 120;
+const CHARS_MAX: usize = 120;
+/// How much of a body is looked at for words.
+const BODY_BYTES_SHOWN: usize = 1_024;
 
 /// The last such answer of a sender.
 #[derive(Debug, Default)]
@@ -35,6 +37,11 @@ impl Strange {
     pub(super) fn last(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
     }
+}
+
+/// What is kept of a body that is none of the provider's: a proxy's page, say.
+pub(super) fn words_of(body: &[u8], address: &str) -> String {
+    words(&String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_SHOWN)]), address)
 }
 
 /// What is kept of `text`: short, without control characters and without `address`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, CredentialFile, SEALED_PREFIX};
+use crate::app::{App, CredentialFile};
 use crate::change;
 use crate::error::{Error, Result};
 use crate::ops::alarms as told;
@@ -34,8 +34,8 @@ pub struct Seen {
 /// A file that is refused.
 #[derive(Clone, Debug, Default)]
 struct Doubt {
-    /// What it holds, as [`CredentialFile::print`] has it.
-    print: [u8; 32],
+    /// What it holds, as [`CredentialFile::fingerprint`] has it.
+    fingerprint: [u8; 32],
     /// For so many looks.
     looks: u32,
     /// What operators have been told of it.
@@ -69,9 +69,9 @@ pub async fn pass(app: &App, seen: &mut Seen) -> Result<()> {
         let setting = file.setting;
         let is_told = standing.iter().any(|subject| subject == setting);
         // Left where it is until all is done: what was told is known also where the database fails in between.
-        let (print, mut doubt) = (file.print(), doubts.get(setting).cloned().unwrap_or_default());
-        if doubt.print != print {
-            doubt = Doubt { print, looks: 0, ..doubt };
+        let (fingerprint, mut doubt) = (file.fingerprint(), doubts.get(setting).cloned().unwrap_or_default());
+        if doubt.fingerprint != fingerprint {
+            doubt = Doubt { fingerprint, looks: 0, ..doubt };
         }
         if doubt.looks >= LOOKS_CLOSELY && doubt.looks % LOOKS_RARELY != 0 {
             doubts.insert(setting, Doubt { looks: doubt.looks + 1, ..doubt });
@@ -137,14 +137,7 @@ async fn follow(app: &App, file: &CredentialFile) -> Result<std::result::Result<
             looked => drop(looked?),
         }
     }
-    let text = |key: &str| serde_json::from_slice::<serde_json::Value>(&json).ok()?[key].as_str().map(str::to_owned);
-    let status = app.senders.named(name.strip_prefix(SEALED_PREFIX).unwrap_or(&name)).map(|sender| sender.status());
-    let looked = match file.setting {
-        "push.fcm" => credentials::preflight_project(&mut conn, status.and_then(|status| status.project_id), text("project_id")).await,
-        "push.apns_app" => credentials::preflight_app(&mut conn, status.and_then(|status| status.topic), text("topic")).await,
-        _ => Ok(()),
-    };
-    match looked {
+    match credentials::preflight_own(&mut conn, &name, app.meant(&name, &json)).await {
         Err(error @ Error::Refused(_)) => return said(&error),
         looked => looked?,
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
 use tokio::net::TcpStream;
 
 use super::Report;
@@ -14,7 +13,7 @@ use crate::ops::alarms::PUSH_FAULT;
 use crate::ops::credentials::{given, preflight_chain};
 use crate::protocol::pki::Certificate;
 use crate::push::apns::{self, Identity};
-use crate::push::{CredentialSource, SenderState, Senders};
+use crate::push::{CredentialSource, SenderState, Senders, http_date};
 use crate::seal::Seal;
 use crate::store::{Conn, alarms, gauges, sealed};
 
@@ -198,10 +197,7 @@ fn client(ca_file: Option<PathBuf>) -> anyhow::Result<reqwest::Client> {
 
 /// Their clock judges our tokens.
 fn skew(report: &mut Report, clock: &Clock, host: &str, headers: &http::HeaderMap) {
-    let theirs = headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
-    let theirs = theirs.and_then(|text| NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok());
-    let Some(theirs) = theirs else { return };
-    let ahead_ms = clock.now_ms() - theirs.and_utc().timestamp_millis();
+    let Some(ahead_ms) = http_date::ahead_ms(headers, clock.now_ms()) else { return };
     if ahead_ms.abs() > SKEW_MS_MAX {
         let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
         let detail = format!(

@@ -186,7 +186,7 @@ pub async fn put_apns_mdm(
     Ok(Json(PushStatus { preflight: Some(Preflight::of(proof)), ..status }))
 }
 
-/// Takes the service account away that the API has set. One in a file of the settings takes its place within seconds; otherwise nothing is
+/// Takes the service account away that the API has set. One for the same project in a file of the settings takes its place at once; otherwise nothing is
 /// called by FCM any more, which is refused while devices are, unless `?force=true`.
 #[utoipa::path(delete, path = "/api/v1/push/fcm", tag = "push", params(Forced), responses((status = 204, description = "taken away"), (status = 404, description = "the API has set none"), (status = 409, description = "credential_needed, with the number of devices")))]
 pub async fn delete_fcm(State(app): State<App>, Caller(actor): Caller, QueryOf(forced): QueryOf<Forced>) -> Answer<StatusCode> {

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::change;
 use crate::error::{Error, Result as Outcome};
 use crate::intake::authority;
-use crate::intake::refusals::first_of_network;
+use crate::intake::refusals::network_of;
 use crate::ops::ca::Authority;
 use crate::ops::ca::issue::{self, Read};
 use crate::protocol::apple::scep::{self, FailInfo, Kind, MESSAGE_BYTES_MAX};
@@ -45,7 +45,7 @@ const RETRY_AFTER_S: i64 = 5;
 /// How much one process does for those whom nobody knows yet.
 #[derive(Debug)]
 pub struct Gate {
-    addresses: DefaultKeyedRateLimiter<IpAddr>,
+    addresses: DefaultKeyedRateLimiter<String>,
     opened: Semaphore,
 }
 
@@ -61,7 +61,7 @@ impl Gate {
         if self.addresses.len() >= ADDRESSES_MAX {
             self.addresses.retain_recent();
         }
-        let is_free = self.addresses.len() < ADDRESSES_MAX && self.addresses.check_key(&address).is_ok();
+        let is_free = self.addresses.len() < ADDRESSES_MAX && self.addresses.check_key(&network_of(&address.to_string())).is_ok();
         if is_free { Ok(()) } else { Err(Error::Busy { retry_after_s: RETRY_AFTER_S }) }
     }
 }
@@ -73,7 +73,7 @@ pub async fn operation(
     Extension(gate): Extension<Arc<Gate>>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    gate.count(first_of_network(client_address(&app, peer.ip(), request.headers())))?;
+    gate.count(client_address(&app, peer.ip(), request.headers()))?;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let operation = query.split('&').find_map(|pair| pair.strip_prefix("operation=")).unwrap_or_default();
     match operation {

@@ -9,8 +9,6 @@ use crate::push::verdict::Verdict;
 
 /// How much of an unknown reason is shown to the operator.
 const REASON_CHARS_MAX: usize = 80;
-/// How much of a body is looked at for words of a proxy.
-const BODY_BYTES_SHOWN: usize = 1_024;
 const DEVICE_WAIT_MS: i64 = 60_000;
 const INTERNAL_WAIT_MS: i64 = 30_000;
 /// A timestamp below this is in seconds, whatever Apple's documentation says: in milliseconds it would be in 1973.
@@ -43,11 +41,7 @@ pub(super) fn read(reply: &Reply, address: &str) -> Said {
     let stamp = body.timestamp.and_then(|number| number.as_i64().or_else(|| number.as_f64().map(|stamp| stamp as i64)));
     let dead_since_ms = stamp.map(|stamp| if (0..SECONDS_BELOW).contains(&stamp) { stamp * 1_000 } else { stamp });
     let html = reply.body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<');
-    let raw = if reason.is_empty() {
-        strange::words(&String::from_utf8_lossy(&reply.body[..reply.body.len().min(BODY_BYTES_SHOWN)]), address)
-    } else {
-        String::new()
-    };
+    let raw = if reason.is_empty() { strange::words_of(&reply.body, address) } else { String::new() };
     Said { status: reply.status, reason, raw, dead_since_ms, retry_after: reply.retry_after.clone(), html }
 }
 

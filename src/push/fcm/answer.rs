@@ -11,8 +11,6 @@ use crate::push::verdict::Verdict;
 
 /// How much of FCM's message is shown to the operator.
 const DETAIL_CHARS_MAX: usize = 300;
-/// How much of a body is looked at for words of a proxy.
-const BODY_BYTES_SHOWN: usize = 1_024;
 /// FCM's word for a request, or an address, that it cannot read.
 pub(super) const INVALID_ARGUMENT: &str = "INVALID_ARGUMENT";
 /// The shortest wait of a device whose own rate is exceeded.
@@ -134,12 +132,11 @@ impl Said<'_> {
         if code.is_none() && self.by_status().is_some() {
             return None;
         }
-        let text = match (code, self.error.status.as_str()) {
-            (Some(code), _) => format!("{code} {}", self.error.message),
-            (None, "") => String::from_utf8_lossy(&self.reply.body[..self.reply.body.len().min(BODY_BYTES_SHOWN)]).into_owned(),
-            (None, status) => format!("{status} {}", self.error.message),
-        };
-        Some(strange::words(&text, self.address))
+        let word = code.unwrap_or(&self.error.status);
+        if word.is_empty() {
+            return Some(strange::words_of(&self.reply.body, self.address));
+        }
+        Some(strange::words(&format!("{word} {}", self.error.message), self.address))
     }
 
     /// About the address only if the answer says so; else the request is wrong.

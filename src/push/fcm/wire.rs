@@ -5,13 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chrono::NaiveDateTime;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, Url};
 use tower::util::MapResultLayer;
 
 use super::Settings;
 use crate::push::aimd::{Limit, START};
+use crate::push::http_date;
 use crate::push::verdict::Verdict;
 
 /// FCM allows 100 streams a connection; this is how many connections are kept over TLS.
@@ -318,10 +318,8 @@ fn count_connect(result: &'static str) {
 
 /// Google's clock, which judges our tokens, against ours.
 fn note_skew(headers: &HeaderMap, now_ms: i64) {
-    let theirs = headers.get(DATE).and_then(|value| value.to_str().ok());
-    let theirs = theirs.and_then(|text| NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok());
-    if let Some(theirs) = theirs {
-        metrics::gauge!("muster_clock_skew").set((now_ms - theirs.and_utc().timestamp_millis()) as f64 / 1_000.0);
+    if let Some(ahead_ms) = http_date::ahead_ms(headers, now_ms) {
+        metrics::gauge!("muster_clock_skew").set(ahead_ms as f64 / 1_000.0);
     }
 }
 
