@@ -155,10 +155,18 @@ impl Default for Mdm {
 }
 
 /// The agent protocol.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Agent {
     pub reactivation: Reactivation,
+    /// The kinds of servers that agents may get service tokens for.
+    pub audiences: Vec<String>,
+}
+
+impl Default for Agent {
+    fn default() -> Agent {
+        Agent { reactivation: Reactivation::default(), audiences: vec!["storage".into()] }
+    }
 }
 
 /// What becomes of known hardware that activates again.

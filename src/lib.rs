@@ -10,6 +10,7 @@ pub mod http;
 pub mod intake;
 pub mod model;
 pub mod ops;
+pub mod outpost;
 pub mod policy;
 pub mod protocol;
 pub mod push;

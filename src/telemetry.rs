@@ -91,6 +91,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ("muster_events_total", "Events by outcome."),
     ("muster_results_total", "Task results by outcome."),
     ("muster_activations_total", "Activations by outcome."),
+    ("muster_service_tokens_total", "Requests of agents for service tokens, by outcome."),
+    ("muster_introspections_total", "Service tokens that other servers asked about, by whether they stood."),
     ("muster_scep_requests_total", "Requests for devices' identities by outcome."),
     ("muster_nudges_total", "Nudges by provider, lane, result and reason."),
     ("muster_nudges_coalesced_total", "Changes that had no nudge of their own because one called for several, by lane."),

@@ -4,6 +4,7 @@ mod backup;
 mod demo;
 mod doctor;
 mod local;
+mod outpost;
 mod remote;
 mod simulate;
 
@@ -65,6 +66,10 @@ enum Command {
     },
     /// A fleet of simulated phones against any server; ends with 1 where phones failed.
     Simulate(Box<simulate::Options>),
+    /// A relay in a DMZ: hands on to the server what devices say, and nothing else.
+    Edge(Box<outpost::EdgeOptions>),
+    /// A node that keeps the files of apps, which prove themselves with service tokens of the server.
+    StorageNode(Box<outpost::StorageOptions>),
     /// Bring the database to this version's schema.
     Migrate,
     /// Write the whole database to a file, also while servers run.
@@ -217,6 +222,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Demo { seconds, keep } => return demo::run(seconds, keep).await,
         Command::Simulate(options) => return simulate::run(*options).await,
+        Command::Edge(options) => outpost::edge(*options).await?,
+        Command::StorageNode(options) => outpost::storage_node(*options).await?,
         Command::Migrate => local::migrate(&config()?).await?,
         Command::Backup { file } => println!("{} rows", backup::backup(&config()?, &Clock::system(), &file).await?),
         Command::Restore { file } => println!("{} rows", backup::restore(&config()?, &file).await?),

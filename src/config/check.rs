@@ -8,6 +8,7 @@ use crate::model::reach;
 /// A hundred years: what is kept for longer is kept for good.
 const DAYS_MAX: i64 = 36_500;
 const COUNT_MAX: i64 = 1_000_000_000;
+const AUDIENCE_BYTES_MAX: usize = 64;
 const REFRESH_S_MAX: i64 = 10 * 366 * 86_400;
 
 impl Config {
@@ -17,6 +18,15 @@ impl Config {
         self.check_numbers()?;
         if self.mdm.ca_cert.is_some() != self.mdm.ca_key.is_some() {
             return Err(ConfigError("[mdm] ca_cert and ca_key stand together: set both or neither".into()));
+        }
+        let is_name = |name: &String| {
+            let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-');
+            (1..=AUDIENCE_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain)
+        };
+        if let Some(wrong) = self.agent.audiences.iter().find(|name| !is_name(name)) {
+            return Err(ConfigError(format!(
+                "[agent] audiences: {wrong:?} is no name of a kind of server: take up to {AUDIENCE_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'"
+            )));
         }
         self.mail.check().and_then(|()| self.alarms.check(&self.mail)).map_err(ConfigError)?;
         for listener in self.listening() {

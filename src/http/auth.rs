@@ -101,7 +101,8 @@ pub fn client_address(app: &App, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     behind(&app.config.trusted_proxies, peer, headers)
 }
 
-fn behind(proxies: &[IpAddr], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+/// The same for any list of trusted proxies.
+pub fn behind(proxies: &[IpAddr], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !proxies.contains(&peer) {
         return peer;
     }

@@ -67,6 +67,7 @@ fn status_of(code: &str) -> StatusCode {
         | "user_unknown"
         | "user_disabled"
         | "user_mismatch"
+        | "device_mismatch"
         | "device_unauthorized"
         | "unauthorized"
         | "role_insufficient"

@@ -30,10 +30,14 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _app: &App) -> Result<JsonBody<T>, Problem> {
-        says_json(request.headers())?;
-        let bytes = body(request, BODY_BYTES_MAX).await?;
-        parse(&bytes).map(JsonBody)
+        parse(&json_bytes(request).await?).map(JsonBody)
     }
+}
+
+/// The body of a request that says that it is JSON.
+pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
+    says_json(request.headers())?;
+    body(request, BODY_BYTES_MAX).await
 }
 
 /// A JSON body that may be left out.
@@ -107,9 +111,9 @@ fn too_large(bytes_max: usize) -> Problem {
     problem
 }
 
-/// Reads on for a while and forgets it. A connection that is closed over unread bytes is reset, and a client that writes all before it
+/// Reads on for a while and forgets it, before a request is refused. A connection that is closed over unread bytes is reset, and a client that writes all before it
 /// reads would never see the answer.
-async fn drain(body: &mut Body, patience: Patience) {
+pub async fn drain(body: &mut Body, patience: Patience) {
     let read = async {
         let mut left = DRAINED_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {
@@ -150,6 +154,11 @@ fn nul(bytes: &[u8]) -> Option<String> {
     // Almost no body has the escape at all: only one that does is read a second time.
     let is_escaped = bytes.windows(6).any(|six| six == b"\\u0000");
     if is_escaped { find(&serde_json::from_slice(bytes).ok()?, "") } else { None }
+}
+
+/// A fault of what serde says of the part at `pointer`.
+pub fn fault(pointer: &str, sentence: &str) -> Fault {
+    Fault { pointer: pointer.to_owned(), detail: explain(sentence) }
 }
 
 /// Serde's sentence, with the nearest known name where a field or a word is not known.

@@ -29,6 +29,9 @@ pub fn router(app: App, parts: &[Part]) -> Router {
     if parts.contains(&Part::Agent) {
         programs = programs.nest("/agent/v1", agent());
     }
+    if parts.contains(&Part::Agent) || parts.contains(&Part::Api) {
+        programs = programs.route("/.well-known/jwks.json", get(api::introspect::keys));
+    }
     if parts.contains(&Part::Api) {
         let api = api().layer(middleware::from_fn_with_state(app.clone(), precondition::untagged));
         programs = programs.nest("/api/v1", api).route("/api/openapi.json", get(openapi::json)).route("/api/docs", get(openapi::page));
@@ -50,6 +53,7 @@ fn agent() -> Router<App> {
         .route("/activate", post(agent::activate::activate))
         .route("/sync", post(agent::sync::sync))
         .route("/events", post(agent::events::events))
+        .route("/service-token", post(agent::service_token::issue))
 }
 
 /// Apple's MDM protocol.
@@ -134,6 +138,7 @@ pub(crate) fn api() -> Router<App> {
         .route("/push/apns-mdm", put(api::push::put_apns_mdm).delete(api::push::delete_apns_mdm))
         .route("/push/{name}/canary", post(api::push::post_canary))
         .route("/overview", get(api::push::overview))
+        .route("/introspect", post(api::introspect::introspect))
         .route("/operators", get(api::operators::list).post(api::operators::create).delete(api::operators::delete_named))
         .route("/operators/{id}", delete(api::operators::delete))
         .route("/keys", get(api::operators::keys).post(api::operators::create_key).delete(api::operators::delete_named_key))

@@ -31,6 +31,9 @@ use crate::app::App;
         agent::activate::activate,
         agent::sync::sync,
         agent::events::events,
+        agent::service_token::issue,
+        api::introspect::keys,
+        api::introspect::introspect,
         api::users::list,
         api::users::create,
         api::users::get,
@@ -239,6 +242,6 @@ mod tests {
                 routed += 1;
             }
         }
-        assert_eq!(described.len(), routed + 3, "health, readiness and metrics beside the two tables");
+        assert_eq!(described.len(), routed + 4, "health, readiness, metrics and keys beside the two tables");
     }
 }

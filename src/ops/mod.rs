@@ -17,6 +17,7 @@ pub mod mail;
 pub mod mdm;
 pub mod operators;
 pub mod policies;
+pub mod service_tokens;
 pub mod settle;
 pub mod tasks;
 #[cfg(test)]

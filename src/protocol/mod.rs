@@ -4,3 +4,4 @@ pub mod agent;
 pub mod apple;
 pub mod cms;
 pub mod pki;
+pub mod service_token;

@@ -7,6 +7,7 @@ mod migrate;
 mod seat;
 mod turns;
 
+pub mod agents;
 pub mod alarms;
 pub mod apple;
 pub mod backup;

@@ -7,6 +7,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http", &["intake", "ops", "store", "protocol", "policy", "app", "model", "push", "http"]),
     ("work", &["ops", "push", "store", "app", "model", "work"]),
     ("intake", &["ops", "store", "app", "protocol", "model", "intake"]),
+    ("outpost", &["http", "protocol", "model", "outpost"]),
     ("ops", &["store", "policy", "protocol", "model", "ops"]),
     ("push", &["model", "push"]),
     ("store", &["model", "store"]),

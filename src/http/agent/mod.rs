@@ -2,6 +2,7 @@
 
 pub mod activate;
 pub mod events;
+pub mod service_token;
 pub mod sync;
 
 use axum::extract::Request;
@@ -22,7 +23,7 @@ use crate::store::contacts::Way;
 use crate::store::devices;
 
 /// Reads the body and the device token of a contact.
-async fn read(request: Request) -> Answer<(Id, String, Bytes)> {
+pub async fn read(request: Request) -> Answer<(Id, String, Bytes)> {
     let (device_id, token_hash) = device_token(request.headers())?;
     let bytes = extract::body(request, BODY_BYTES_MAX).await?;
     Ok((device_id, token_hash, bytes))
@@ -33,7 +34,8 @@ fn device_token(headers: &HeaderMap) -> Answer<(Id, String)> {
     found.ok_or_else(|| Error::refused("device_unknown", "send Authorization: Bearer dvt_... as activation gave it").into())
 }
 
-fn parse_problem(error: ParseError) -> Problem {
+/// What is wrong with a body as its answer says it.
+pub fn parse_problem(error: ParseError) -> Problem {
     match error {
         ParseError::Malformed(detail) => Problem::new(StatusCode::BAD_REQUEST, "json_malformed", format!("the body is no JSON: {detail}")),
         ParseError::Invalid(faults) => Problem::invalid(faults),

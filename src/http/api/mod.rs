@@ -6,6 +6,7 @@ pub mod enrollment_tokens;
 pub mod events;
 pub mod feed;
 pub mod findings;
+pub mod introspect;
 pub mod jobs;
 pub mod labels;
 pub mod mail;

@@ -5,6 +5,7 @@ mod answer;
 mod check;
 mod event;
 mod facts;
+mod service_token;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ pub use answer::{DeniedMembers, EventOutcome, EventsAnswer, PolicyAnswer, Result
 pub use check::{Item, Members, ParseError, storable};
 pub use event::{Event, EventBody, EventData, EventsBody, ProfileChange, ScanOutcome, TYPES as EVENT_TYPES, parse_events};
 pub use facts::facts_hash;
+pub use service_token::{ServiceTokenAnswer, ServiceTokenBody, parse_service_token};
 pub use sync::{
     Detail, PolicyBody, PolicyReport, PushAddress, PushKind, PushProvider, SyncBody, SyncRequest, TaskResult, TaskStatus, parse_sync,
 };

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod command;
 pub mod cut;
 pub mod device;
+pub mod outpost;
 pub mod postgres;
 pub mod process;
 pub mod push;

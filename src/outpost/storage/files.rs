@@ -1,0 +1,252 @@
+//! Files on a disk: a folder for each device, and in it a file for each name. A file is there whole or not at all.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use http_body_util::BodyExt;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::files::private_folder;
+use crate::http::error::{Answer, Problem};
+use crate::http::extract::drain;
+use crate::http::serve::Patience;
+use crate::model::token::hash;
+
+/// Characters of a file's name at most.
+const NAME_BYTES_MAX: usize = 128;
+/// Files of a device at most: a list of them fits into one answer.
+const FILES_MAX: usize = 1000;
+/// Files that are written at a time; more wait.
+const WRITING_MAX: usize = 64;
+/// Locks over the devices: who writes counts what the device has.
+const LOCKS: usize = 64;
+/// How long a device may take for the next piece of a file, and for all of it.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+const FILE_TIMEOUT: Duration = Duration::from_secs(1800);
+/// What a file is called while it comes in. No name that is taken begins with a dot.
+const PART: &str = ".part-";
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub file_bytes_max: u64,
+    pub device_bytes_max: u64,
+}
+
+/// The files of all devices.
+#[derive(Debug)]
+pub struct Files {
+    folder: PathBuf,
+    limits: Limits,
+    writing: Semaphore,
+    locks: Vec<Mutex<()>>,
+}
+
+/// A stored file as the acknowledgement tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stored {
+    pub name: String,
+    pub bytes: u64,
+    /// Lower-case hex.
+    pub sha256: String,
+}
+
+/// A file as the list tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listed {
+    pub name: String,
+    pub bytes: u64,
+    /// Unix milliseconds.
+    pub modified_ms: u64,
+}
+
+impl Files {
+    /// Opens the folder, makes it where there is none, and takes away what a fall left half written.
+    pub fn open(folder: &Path, limits: Limits) -> std::io::Result<Files> {
+        private_folder(folder)?;
+        for device in std::fs::read_dir(folder)? {
+            let device = device?;
+            if !device.file_type()?.is_dir() {
+                continue;
+            }
+            for file in std::fs::read_dir(device.path())? {
+                let file = file?;
+                if file.file_name().to_string_lossy().starts_with(PART) {
+                    std::fs::remove_file(file.path())?;
+                }
+            }
+        }
+        let locks = (0..LOCKS).map(|_| Mutex::default()).collect();
+        Ok(Files { folder: folder.to_owned(), limits, writing: Semaphore::new(WRITING_MAX), locks })
+    }
+
+    /// Fails where no file could be written.
+    pub fn reach(&self) -> Answer<()> {
+        crate::files::can_write(&self.folder).map_err(disk)
+    }
+
+    /// The files of a device, by name.
+    pub async fn list(&self, device: &str) -> Answer<Vec<Listed>> {
+        let folder = self.folder_of(device)?;
+        let read = tokio::task::spawn_blocking(move || listed(&folder)).await;
+        read.map_err(|_| disk(ErrorKind::Interrupted.into()))?.map_err(disk)
+    }
+
+    /// How many bytes a file has, and the bytes.
+    pub async fn read(&self, device: &str, name: &str) -> Answer<(u64, Body)> {
+        let file = File::open(self.folder_of(device)?.join(checked(name)?)).await.map_err(disk)?;
+        let bytes = file.metadata().await.map_err(disk)?.len();
+        let pieces = futures_util::stream::try_unfold((file, bytes), async |(mut file, left)| {
+            let mut piece = Vec::with_capacity(left.min(64 * 1024) as usize);
+            let read = tokio::io::AsyncReadExt::read_buf(&mut file, &mut piece).await?;
+            let left = left.saturating_sub(read as u64);
+            Ok::<_, std::io::Error>((read > 0).then_some((piece, (file, left))))
+        });
+        Ok((bytes, Body::from_stream(pieces)))
+    }
+
+    /// Stores what comes; true where the name is new. `part` names it while it comes.
+    pub async fn write(&self, device: &str, name: &str, part: &str, body: Body) -> Answer<(Stored, bool)> {
+        let (folder, name) = (self.folder_of(device)?, checked(name)?);
+        let Ok(_place) = self.writing.acquire().await else { return Err(disk(ErrorKind::Interrupted.into())) };
+        private_folder(&folder).map_err(disk)?;
+        let part = folder.join(format!("{PART}{part}"));
+        let mut body = body;
+        let outcome = self.write_part(&folder, name, &part, &mut body, device).await;
+        if outcome.is_err() {
+            drain(&mut body, Patience::default()).await;
+            // It may not be there at all.
+            tokio::fs::remove_file(&part).await.ok();
+        }
+        outcome
+    }
+
+    async fn write_part(&self, folder: &Path, name: &str, part: &Path, body: &mut Body, device: &str) -> Answer<(Stored, bool)> {
+        let received = tokio::time::timeout(FILE_TIMEOUT, self.receive(part, body)).await;
+        let (bytes, sha256) = received.map_err(|_| too_slow())??;
+        // From here on nobody else counts this device's files.
+        let _turn = self.lock_of(device).lock().await;
+        let there = self.list(device).await?;
+        let is_new = there.iter().all(|file| file.name != name);
+        let others: u64 = there.iter().filter(|file| file.name != name).map(|file| file.bytes).sum();
+        if others + bytes > self.limits.device_bytes_max || (is_new && there.len() >= FILES_MAX) {
+            let detail = format!(
+                "a device may have {} bytes in {FILES_MAX} files, and has {others} in {} others: take some away",
+                self.limits.device_bytes_max,
+                there.len() - usize::from(!is_new)
+            );
+            return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, "device_full", detail));
+        }
+        tokio::fs::rename(part, folder.join(name)).await.map_err(disk)?;
+        // The name is as durable as the bytes, and so is the device's folder, which may be new.
+        for folder in [folder, &self.folder] {
+            File::open(folder).await.map_err(disk)?.sync_all().await.map_err(disk)?;
+        }
+        Ok((Stored { name: name.to_owned(), bytes, sha256 }, is_new))
+    }
+
+    /// Writes a body into a file of its own; answers its bytes and their SHA-256.
+    async fn receive(&self, part: &Path, body: &mut Body) -> Answer<(u64, String)> {
+        let mut file = File::create_new(part).await.map_err(disk)?;
+        let (mut bytes, mut digest) = (0, Sha256::new());
+        loop {
+            let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await.map_err(|_| too_slow())?;
+            let Some(frame) = frame else { break };
+            let frame =
+                frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "the file ended early; send it again"))?;
+            let Some(piece) = frame.data_ref() else { continue };
+            bytes += piece.len() as u64;
+            if bytes > self.limits.file_bytes_max {
+                let detail = format!("a file may have at most {} bytes", self.limits.file_bytes_max);
+                let mut problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+                problem.members.insert("limit_bytes".into(), self.limits.file_bytes_max.into());
+                return Err(problem);
+            }
+            digest.update(piece);
+            file.write_all(piece).await.map_err(disk)?;
+        }
+        file.sync_all().await.map_err(disk)?;
+        Ok((bytes, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// Takes a file away.
+    pub async fn remove(&self, device: &str, name: &str) -> Answer<()> {
+        let file = self.folder_of(device)?.join(checked(name)?);
+        let _turn = self.lock_of(device).lock().await;
+        tokio::fs::remove_file(file).await.map_err(disk)
+    }
+
+    fn lock_of(&self, device: &str) -> &Mutex<()> {
+        let at = hash(device).bytes().take(8).fold(0, |sum, byte| sum + usize::from(byte)) % LOCKS;
+        &self.locks[at]
+    }
+
+    fn folder_of(&self, device: &str) -> Answer<PathBuf> {
+        // The server writes ids so; what comes signed is looked at all the same.
+        let is_id = device.len() == 36 && device.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+        if is_id {
+            Ok(self.folder.join(device))
+        } else {
+            Err(Problem::new(StatusCode::UNAUTHORIZED, "token_unknown", "the token names no device"))
+        }
+    }
+}
+
+fn checked(name: &str) -> Answer<&str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if !name.starts_with('.') && (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain) {
+        return Ok(name);
+    }
+    let detail = format!("a file's name has up to {NAME_BYTES_MAX} of A-Z, a-z, 0-9, '.', '_' and '-', and begins with no dot");
+    Err(Problem::invalid(vec![crate::model::Fault { pointer: "name".into(), detail }]))
+}
+
+fn listed(folder: &Path) -> std::io::Result<Vec<Listed>> {
+    let mut found = Vec::new();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Taken away meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if !name.starts_with(PART) {
+            let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            found.push(Listed { name, bytes: metadata.len(), modified_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) });
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the file took too long; send it again")
+}
+
+fn disk(error: std::io::Error) -> Problem {
+    match error.kind() {
+        ErrorKind::NotFound => Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such file"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            tracing::error!("the disk of the storage node is full");
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the node's disk is full; what was acknowledged is safe")
+        }
+        _ => {
+            tracing::error!(%error, "the disk of the storage node does not do what it should");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the node failed; its log says why")
+        }
+    }
+}
