@@ -12,9 +12,9 @@ use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::kind::Kind;
 use crate::model::schedule::{self, DOCUMENT_PATIENCE_MS, OpenWork, PERIOD_S, Rhythm};
-use crate::model::{Id, Lane};
+use crate::model::{Denial, Id, Lane};
 use crate::ops::mdm::lost::Lost;
-use crate::ops::{jobs, settle as documents};
+use crate::ops::{audit, jobs, settle as documents};
 use crate::protocol::agent::{DeniedMembers, EventsAnswer, PolicyAnswer, SyncAnswer, TASKS_MAX, TaskAnswer};
 use crate::store::apple::{self as store, Refresh};
 use crate::store::certificates::{self, Challenge};
@@ -56,6 +56,7 @@ pub(super) async fn give_out(
         delivered = found.into_iter().filter(|one| !one.document.is_null()).map(|one| (one.channel_id, one)).collect();
         documents::mint(conn, moment, delivered.values().flat_map(|one| &one.tokens)).await?;
     }
+    let removed = apps_to_remove(conn, visits).await?;
     let mut out = Out { counts: taken.counts, entries: taken.entries, ..Out::default() };
     let mut answers = Vec::with_capacity(visits.len());
     for visit in visits.iter_mut() {
@@ -65,11 +66,29 @@ pub(super) async fn give_out(
             Some(_) => apple::answer(app, moment, visit, tasks, &mut out),
             None => answer(app, moment, visit, tasks, document, &mut out),
         };
+        let heard = match heard {
+            Heard::Denied(members) => {
+                let remove_apps = removed.get(&visit.standing.id).cloned().unwrap_or_default();
+                Heard::Denied(Box::new(DeniedMembers { remove_apps, ..*members }))
+            }
+            heard => heard,
+        };
         answers.push((visit.at, heard));
     }
     let carried = std::mem::take(&mut out.carried);
     out.write(conn, moment).await?;
     Ok((answers, carried))
+}
+
+/// What the denied ones among the visits have to take off their phones: the apps that their policies gave them.
+async fn apps_to_remove(conn: &mut Conn, visits: &[Visit<'_>]) -> Result<HashMap<Id, Vec<String>>> {
+    let takes_apps = |visit: &&Visit<'_>| visit.standing.denied.as_deref().and_then(Denial::named).is_some_and(Denial::takes_apps);
+    let denied: HashMap<Id, &str> =
+        visits.iter().filter(takes_apps).map(|visit| (visit.standing.id, visit.standing.platform.as_str())).collect();
+    if denied.is_empty() {
+        return Ok(HashMap::new());
+    }
+    audit::given(conn, &denied).await
 }
 
 fn wants_document(visit: &Visit<'_>) -> bool {

@@ -41,6 +41,11 @@ impl Denial {
         matches!(self, Denial::UserDeleted | Denial::Retired)
     }
 
+    /// True where what the policies gave goes too: the phone's user is gone, for now or for good, or the phone is. Who was only signed out keeps it.
+    pub fn takes_apps(self) -> bool {
+        matches!(self, Denial::UserDisabled | Denial::UserDeleted | Denial::Retired)
+    }
+
     /// True where the hardware itself is shut out, whoever carries it. A phone whose user is disabled or deleted may come with
     /// another user, if an operator admits it.
     pub fn bars_hardware(self) -> bool {

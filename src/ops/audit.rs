@@ -1,4 +1,5 @@
-//! The apps of Apple devices against their policies: whatever is installed that may not be, and whatever is not that should be.
+//! The apps of devices against their policies: whatever is installed that may not be, and whatever is not that should be; and what goes with
+//! a user.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,6 +10,7 @@ use super::settle;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::model::Id;
+use crate::policy::applications;
 use crate::store::{Conn, findings as store};
 
 /// A device has so long to install what it should have.
@@ -31,6 +33,13 @@ impl Listed {
         let apps = fact.as_array().into_iter().flatten().filter_map(|app| app["id"].as_str()).map(str::to_owned).collect();
         Listed { device_id, channel_id, apps }
     }
+}
+
+/// The apps that policies give to channels, by channel: what goes when their user goes. `platforms` says what each channel's device is.
+pub async fn given(conn: &mut Conn, platforms: &HashMap<Id, &str>) -> Result<HashMap<Id, Vec<String>>> {
+    let channels: Vec<Id> = platforms.keys().copied().collect();
+    let said = settle::applications(conn, &channels).await?;
+    Ok(said.into_iter().map(|(channel, apps)| (channel, applications::given(&apps, platforms[&channel]))).collect())
 }
 
 /// Opens and closes the findings of devices that listed their apps; where nothing differs, nothing is written.

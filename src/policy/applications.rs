@@ -27,6 +27,18 @@ pub fn app_id(app: &Value) -> Option<AppId> {
     text("packageName").map(AppId::Package).or_else(|| text("bundleId").map(AppId::Bundle))
 }
 
+/// The ids of the apps that a list gives to phones of a platform: what is to go again when the phone's user goes. What was on it from the
+/// beginning, and what it may not have, is not given.
+pub fn given(applications: &Value, platform: &str) -> Vec<String> {
+    let apps = applications.as_array().into_iter().flatten();
+    let is_given = |app: &&Value| !matches!(app["installType"].as_str(), Some("BLOCKED" | "PREINSTALLED"));
+    let of_platform = |id: AppId| match id {
+        AppId::Package(package) => (platform == "android").then_some(package),
+        AppId::Bundle(bundle) => (platform != "android").then_some(bundle),
+    };
+    apps.filter(is_given).filter_map(app_id).filter_map(of_platform).collect()
+}
+
 /// Checks the list of apps.
 pub fn check(value: &Value, pointer: &str, faults: &mut Vec<Fault>) {
     let Some(apps) = value.as_array() else { return fault(faults, pointer, "must be a list") };
@@ -79,5 +91,22 @@ fn check_entry(value: &Value, pointer: &str, level: usize, faults: &mut Vec<Faul
         Value::Array(items) => {
             items.iter().enumerate().for_each(|(at, item)| check_entry(item, &format!("{pointer}/{at}"), level + 1, faults));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_given_is_of_its_platform_and_neither_blocked_nor_there_before() {
+        let apps = json!([
+            {"packageName": "a", "installType": "FORCE_INSTALLED"}, {"bundleId": "a"}, {"packageName": "b", "installType": "BLOCKED"},
+            {"packageName": "c", "installType": "PREINSTALLED"}, {"packageName": "d"}, {"bundleId": "e", "installType": "AVAILABLE"}
+        ]);
+        assert_eq!((given(&apps, "android"), given(&apps, "ios")), (vec!["a".to_owned(), "d".into()], vec!["a".to_owned(), "e".into()]));
+        assert!(given(&Value::Null, "android").is_empty());
     }
 }

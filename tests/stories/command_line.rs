@@ -203,6 +203,25 @@ async fn the_doctor_finds_what_would_keep_a_server_from_working_and_changes_noth
     let output = bare.env_remove("MUSTER_PUSH__FCM__SERVICE_ACCOUNT").args(["doctor", "--json"]).output().await.unwrap();
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(faults(told.as_array().unwrap()).contains("1 channels are never called"), "{told}");
+    // A certificate for another name than devices come by.
+    let made = rcgen::generate_simple_self_signed(["mdm.example.org".to_owned()]).unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| shell.folder.path().join(name).display().to_string());
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let tls = [("MUSTER_TLS__CERT", cert.as_str()), ("MUSTER_TLS__KEY", key.as_str())];
+    for (url, proxy, fault, is_told) in [
+        ("https://mdm.example.org", "[]", "", false),
+        ("https://www.example.org", "[]", "is not for www.example.org", true),
+        ("https://www.example.org", "[\"192.0.2.1\"]", "", true),
+    ] {
+        let more = [("MUSTER_PUBLIC_URL", url), ("MUSTER_TRUSTED_PROXIES", proxy)];
+        let (_, told) = findings(&shell.server, &[tls, more].concat()).await;
+        let of_tls: Vec<String> = faults(&told).lines().filter(|line| line.starts_with("tls: ")).map(str::to_owned).collect();
+        assert_eq!(of_tls.len(), usize::from(!fault.is_empty()), "{told:?}");
+        assert!(of_tls.iter().all(|line| line.contains(fault)), "{told:?}");
+        let is_named = |finding: &Value| finding["detail"].as_str().unwrap().contains("the host of public_url");
+        assert_eq!(told.iter().any(is_named), is_told, "{url} {proxy}: {told:?}");
+    }
     // What `serve` refuses is a fault here too.
     for (name, value, words) in [
         ("MUSTER_LISTEN", "0.0.0.0:80", "behind_proxy"),

@@ -198,3 +198,29 @@ async fn ctrl_c_ends_a_fleet_that_did_not_get_in_with_its_report_and_a_failure()
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &report["phones"]["failed"]), (Some(1), &json!(3)), "{report:#}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn phones_that_fail_at_everything_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    let key = server.key().await;
+    let token = token(&server, &key).await;
+    let line = format!(
+        "simulate --server {} --token {token} --devices 3 --arrivals 1000 --seconds 600 --failures 1 --sync-every 0.5 --json",
+        server.url
+    );
+    let mut command = server.command();
+    command.args(line.split(' ')).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let fleet = command.spawn().unwrap();
+    let http = reqwest::Client::new();
+    let get = async |path: &str| reply(http.get(format!("{}/api/v1{path}", server.url)).bearer_auth(&key)).await.expect(200);
+    until("all three are in", async || get("/devices").await["items"].as_array().unwrap().len() == 3).await;
+    let order = json!({"kind": "message", "params": {"text": "hello"}, "target": {"all": true}});
+    reply(http.post(format!("{}/api/v1/jobs", server.url)).bearer_auth(&key).json(&order)).await.expect(202);
+    until("all three have failed", async || get("/tasks?state=failed").await["items"].as_array().unwrap().len() == 3).await;
+    interrupt(&fleet).await;
+    let output = tokio::time::timeout(DEADLINE, fleet.wait_with_output()).await.unwrap().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let phones = &report["phones"];
+    assert_eq!((&phones["tasks_done"], &phones["tasks_failed"]), (&json!(0), &json!(3)), "{report:#}");
+}

@@ -51,6 +51,34 @@ async fn the_phone_of_a_deleted_user_deletes_the_apps_data() {
 }
 
 #[tokio::test]
+async fn the_apps_that_policies_gave_go_with_the_user_and_come_back_with_it() {
+    each_database(async |server| {
+        let phone = server.phone("h").await;
+        let apps = json!([{"packageName": "org.example.mail", "installType": "FORCE_INSTALLED"},
+            {"packageName": "org.example.game", "installType": "BLOCKED"}, {"bundleId": "org.example.notes"}]);
+        server.put("/policies/apps", json!({"document": {"applications": apps}})).await.expect(201);
+        let all = json!({"assignments": [{"label": "all", "mode": "include", "rank": 1}]});
+        server.put("/policies/apps/assignments", all).await.expect(200);
+        let document = async || phone.visit(&server, "periodic").await["policy"]["document"].clone();
+        server.until("the policy is there", async || document().await["applications"].is_array()).await;
+        // Signed out by an operator: the phone keeps what it has.
+        server.post(&format!("/devices/{}/unauthorize", phone.id), json!({})).await.expect(200);
+        assert_eq!(told(&server, &phone, json!({"cause": "push"})).await["remove_apps"], json!([]));
+        server.post(&format!("/devices/{}/authorize", phone.id), json!({})).await.expect(200);
+        let user = user_of(&server, &phone).await;
+        server.call("PATCH", &user, Some(json!({"enabled": false}))).await.expect(200);
+        assert_eq!(told(&server, &phone, json!({"cause": "push"})).await["remove_apps"], json!(["org.example.mail"]));
+        assert_eq!(phone.events(&server, json!([])).await.expect(403)["remove_apps"], json!(["org.example.mail"]));
+        server.call("PATCH", &user, Some(json!({"enabled": true}))).await.expect(200);
+        assert!(document().await["applications"].is_array(), "one that reports no version gets its document anew");
+        server.delete(&user).await.expect(204);
+        assert_eq!(told(&server, &phone, json!({"cause": "push"})).await["remove_apps"], json!(["org.example.mail"]));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_unauthorized_phone_gets_only_the_tasks_that_protect_it() {
     each_database(async |server| {
         let phone = server.phone("h").await;

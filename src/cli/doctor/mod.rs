@@ -8,6 +8,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -110,6 +114,7 @@ async fn look(report: &mut Report, config: &Config, clock: &Clock) {
     server(report, config).await;
     if let Some(tls) = &config.tls {
         certificate(report, tls, clock);
+        is_ours(report, tls, config);
     }
     mail::look(report, config).await;
     let seal = master_key(report, config);
@@ -187,6 +192,26 @@ fn certificate(report: &mut Report, files: &Tls, clock: &Clock) {
     let chain = std::fs::read_to_string(&files.cert).ok().and_then(|text| Certificate::chain_from_pem(&text).ok());
     let Some(chain) = chain else { return report.fault("tls", format!("{shown} is no certificate")) };
     report.ends("tls", &shown.to_string(), chain[0].until_ms(), clock.now_ms());
+}
+
+/// Whether the certificate is for the address by which devices and operators come.
+fn is_ours(report: &mut Report, files: &Tls, config: &Config) {
+    let url = config.public_url.parse::<http::Uri>().unwrap_or_default();
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let (Ok(name), Some(Ok(leaf))) =
+        (ServerName::try_from(host.clone()), CertificateDer::pem_file_iter(&files.cert).ok().and_then(|mut chain| chain.next()))
+    else {
+        return;
+    };
+    let told = format!("{} is not for {host}, the host of public_url", files.cert.display());
+    match ParsedCertificate::try_from(&leaf).and_then(|leaf| verify_server_name(&leaf, &name)) {
+        Ok(()) => {}
+        // What stands before it shows a certificate of its own.
+        Err(_) if config.behind_proxy || !config.trusted_proxies.is_empty() => {
+            report.note("tls", format!("{told}: right where the proxy shows another one"));
+        }
+        Err(_) => report.fault("tls", format!("{told}: devices and browsers will refuse it; get one for that name, or correct public_url")),
+    }
 }
 
 /// Whether a file is there, or could be made; else what keeps it from that.

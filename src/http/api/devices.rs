@@ -27,6 +27,8 @@ use crate::ops::tasks::Task;
 use crate::store::search::{self, Search};
 use crate::store::{Class, channels, contacts, devices};
 
+/// What devices can be, whichever of them are there.
+const PLATFORMS: [&str; 6] = ["android", "ios", "macos", "tvos", "watchos", "visionos"];
 const STATES: [&str; 6] = ["expected", "pending_approval", "active", "idle", "silent", "unmanaged"];
 
 /// Which devices to list.
@@ -70,7 +72,8 @@ pub async fn create(
 pub async fn list(State(app): State<App>, _: Caller, QueryOf(query): QueryOf<DeviceQuery>) -> Answer<Json<List<Device>>> {
     let limit = page::limit(query.limit)?;
     let state = one_of("?state", query.state, &STATES)?;
-    let search = Search { q: query.q, label: query.label, state, platform: query.platform, after: page::decode(query.cursor.as_deref())? };
+    let platform = one_of("?platform", query.platform, &PLATFORMS)?;
+    let search = Search { q: query.q, label: query.label, state, platform, after: page::decode(query.cursor.as_deref())? };
     let mut conn = app.db.read().await?;
     let found = List::of(search::devices(&mut conn, &search, limit + 1).await?, limit, |id| (id.bucket(), id.to_string()));
     let items = ops::views(&mut conn, &found.items).await?;
