@@ -145,3 +145,41 @@ async fn nobody_is_let_in_whom_the_server_sent_away_or_of_whom_it_cannot_be_aske
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_device_that_never_ends_its_files_takes_no_more_than_its_own_places() {
+    each_database(async |server| {
+        let folder = tempfile::tempdir().unwrap();
+        let running = node(&server, folder.path()).await;
+        let (phone, other) = (server.phone("h").await, server.phone("other").await);
+        let client = Client { server: &server, url: running.url.clone(), token: token(&server, &phone).await };
+        let mut ends = Vec::new();
+        for n in 0..4 {
+            let (end, rest) = tokio::sync::oneshot::channel::<()>();
+            let pieces = futures_util::stream::unfold(Some(rest), async |rest: Option<tokio::sync::oneshot::Receiver<()>>| {
+                match rest {
+                    // The first piece at once, the end when the test says so.
+                    Some(rest) => rest.await.ok().map(|()| (Ok::<_, std::io::Error>(b"some words".to_vec()), None)),
+                    None => None,
+                }
+            });
+            let request = server.client.put(format!("{}/storage/v1/files/slow-{n}", running.url)).bearer_auth(&client.token);
+            ends.push((end, tokio::spawn(reply(request.body(reqwest::Body::wrap_stream(pieces))))));
+        }
+        let own = folder.path().join(&phone.id);
+        let parts = || std::fs::read_dir(&own).map_or(0, |files| files.count());
+        server.until("four are coming in", async || parts() == 4).await;
+        let fifth = client.call("PUT", "/fifth", Some(b"x".to_vec())).await;
+        assert!(fifth.headers.contains_key("retry-after"));
+        assert_eq!(fifth.expect(503)["code"], "node_busy");
+        let elsewhere = Client { server: &server, url: running.url.clone(), token: token(&server, &other).await };
+        elsewhere.call("PUT", "/own", Some(b"x".to_vec())).await.expect(201);
+        for (end, sending) in ends {
+            end.send(()).unwrap();
+            sending.await.unwrap().expect(201);
+        }
+        client.call("PUT", "/fifth", Some(b"x".to_vec())).await.expect(201);
+        server.stop().await;
+    })
+    .await;
+}

@@ -1,7 +1,9 @@
 //! Files on a disk: a folder for each device, and in it a file for each name. A file is there whole or not at all.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -11,7 +13,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use crate::files::private_folder;
 use crate::http::error::{Answer, Problem};
@@ -23,8 +25,11 @@ use crate::model::token::hash;
 const NAME_BYTES_MAX: usize = 128;
 /// Files of a device at most: a list of them fits into one answer.
 const FILES_MAX: usize = 1000;
-/// Files that are written at a time; more wait.
+/// Files that are written at a time, and those of one device among them; more are sent away.
 const WRITING_MAX: usize = 64;
+const WRITING_OF_DEVICE_MAX: usize = 4;
+/// Seconds after which who was sent away comes again.
+const RETRY_AFTER_S: i64 = 5;
 /// Locks over the devices: who writes counts what the device has.
 const LOCKS: usize = 64;
 /// How long a device may take for the next piece of a file, and for all of it.
@@ -45,8 +50,25 @@ pub struct Limits {
 pub struct Files {
     folder: PathBuf,
     limits: Limits,
-    writing: Semaphore,
+    /// How many files each device is writing.
+    writing: std::sync::Mutex<HashMap<String, usize>>,
     locks: Vec<Mutex<()>>,
+}
+
+/// A file of a device that is being written.
+struct Writing<'a> {
+    files: &'a Files,
+    device: &'a str,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut writing = self.files.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match writing.get_mut(self.device) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(writing.remove(self.device)),
+        }
+    }
 }
 
 /// A stored file as the acknowledgement tells it.
@@ -84,7 +106,7 @@ impl Files {
             }
         }
         let locks = (0..LOCKS).map(|_| Mutex::default()).collect();
-        Ok(Files { folder: folder.to_owned(), limits, writing: Semaphore::new(WRITING_MAX), locks })
+        Ok(Files { folder: folder.to_owned(), limits, writing: Default::default(), locks })
     }
 
     /// Fails where no file could be written.
@@ -115,7 +137,7 @@ impl Files {
     /// Stores what comes; true where the name is new. `part` names it while it comes.
     pub async fn write(&self, device: &str, name: &str, part: &str, body: Body) -> Answer<(Stored, bool)> {
         let (folder, name) = (self.folder_of(device)?, checked(name)?);
-        let Ok(_place) = self.writing.acquire().await else { return Err(disk(ErrorKind::Interrupted.into())) };
+        let _place = self.place(device)?;
         private_folder(&folder).map_err(disk)?;
         let part = folder.join(format!("{PART}{part}"));
         let mut body = body;
@@ -126,6 +148,19 @@ impl Files {
             tokio::fs::remove_file(&part).await.ok();
         }
         outcome
+    }
+
+    /// A place among those who write. A file takes as long as its device likes, so nobody waits for one.
+    fn place<'a>(&'a self, device: &'a str) -> Answer<Writing<'a>> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = writing.get(device).copied().unwrap_or(0);
+        if own >= WRITING_OF_DEVICE_MAX || writing.values().sum::<usize>() >= WRITING_MAX {
+            let detail = format!("{WRITING_OF_DEVICE_MAX} files of a device are taken at a time, and {WRITING_MAX} of all; try again");
+            let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "node_busy", detail);
+            return Err(Problem { retry_after_s: Some(RETRY_AFTER_S), ..busy });
+        }
+        writing.insert(device.to_owned(), own + 1);
+        Ok(Writing { files: self, device })
     }
 
     async fn write_part(&self, folder: &Path, name: &str, part: &Path, body: &mut Body, device: &str) -> Answer<(Stored, bool)> {

@@ -19,6 +19,8 @@ const KEYS_FOR: Duration = Duration::from_secs(300);
 const KEYS_EVERY: Duration = Duration::from_secs(1);
 /// How long the server's word holds.
 const WORD_FOR: Duration = Duration::from_secs(2);
+/// How long the server may take to answer the node.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Words that are kept; beyond it those that no longer hold are forgotten, then all.
 const WORDS_MAX: usize = 10_000;
 /// Seconds after which a device tries again that the node could not ask about.
@@ -30,9 +32,18 @@ pub struct Proof {
     upstream: Upstream,
     key: Secret,
     audience: String,
-    keys: tokio::sync::Mutex<Option<(KeySet, Instant)>>,
+    keys: tokio::sync::Mutex<Keys>,
     /// The server's word by the token's hash.
     words: Mutex<HashMap<String, (bool, Instant)>>,
+}
+
+/// The server's key set as it was read last.
+#[derive(Debug, Default)]
+struct Keys {
+    set: Option<KeySet>,
+    read_at: Option<Instant>,
+    /// When it was asked for last, whatever came of it.
+    asked_at: Option<Instant>,
 }
 
 impl Proof {
@@ -92,10 +103,12 @@ impl Proof {
     /// The server's word.
     async fn ask(&self, token: &str) -> Answer<bool> {
         let request = self.upstream.request(http::Method::POST, "/api/v1/introspect").ok_or_else(unreachable)?;
-        let answer = request.bearer_auth(self.key.reveal()).json(&json!({"token": token})).send().await.map_err(|error| {
-            tracing::warn!(%error, "the server does not answer");
-            unreachable()
-        })?;
+        let answer = request.timeout(ANSWER_TIMEOUT).bearer_auth(self.key.reveal()).json(&json!({"token": token})).send().await.map_err(
+            |error| {
+                tracing::warn!(%error, "the server does not answer");
+                unreachable()
+            },
+        )?;
         let status = answer.status();
         if !status.is_success() {
             tracing::error!(%status, "the server does not say whether a token stands; does it know the node's key?");
@@ -105,24 +118,26 @@ impl Proof {
         told["active"].as_bool().ok_or_else(unreachable)
     }
 
-    /// The server's key set, asked for again where it is old or, with `anew`, where it was not asked for just now. One that is old is used on
+    /// The server's key set, asked for again where it is old or, with `anew`, whenever it was not asked for just now. One that is old is used on
     /// while the server does not answer: what it says of a token is asked for anyway.
     async fn keys(&self, anew: bool) -> Answer<KeySet> {
         let mut kept = self.keys.lock().await;
-        let is_old = |at: &Instant| at.elapsed() >= if anew { KEYS_EVERY } else { KEYS_FOR };
-        if let Some((keys, _)) = kept.as_ref().filter(|(_, at)| !is_old(at)) {
-            return Ok(keys.clone());
-        }
-        let asked =
-            async { self.upstream.request(http::Method::GET, "/.well-known/jwks.json")?.send().await.ok()?.json::<KeySet>().await.ok() };
-        match (asked.await, kept.as_ref()) {
-            (Some(keys), _) => {
-                *kept = Some((keys.clone(), Instant::now()));
-                Ok(keys)
+        let within = |at: Option<Instant>, limit: Duration| at.is_some_and(|at| at.elapsed() < limit);
+        let is_fresh = !anew && within(kept.read_at, KEYS_FOR);
+        if !is_fresh && !within(kept.asked_at, KEYS_EVERY) {
+            let read = self.read_keys().await;
+            // Behind the answer: those who have waited for it do not ask one after the other.
+            kept.asked_at = Some(Instant::now());
+            if let Some(set) = read {
+                (kept.set, kept.read_at) = (Some(set), kept.asked_at);
             }
-            (None, Some((keys, _))) => Ok(keys.clone()),
-            (None, None) => Err(unreachable()),
         }
+        kept.set.clone().ok_or_else(unreachable)
+    }
+
+    async fn read_keys(&self) -> Option<KeySet> {
+        let request = self.upstream.request(http::Method::GET, "/.well-known/jwks.json")?;
+        request.timeout(ANSWER_TIMEOUT).send().await.ok()?.json().await.ok()
     }
 }
 
