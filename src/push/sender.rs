@@ -225,8 +225,10 @@ impl Sender {
 
     /// Keeps connections open while there is nothing to send, so that the next nudge finds one; call it every second, where nudges are sent.
     pub fn keep_warm(&self) {
-        if let (Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. }, true) = (&self.transport, self.reopens_at_ms().is_none()) {
-            apns.keep_warm(self.slots.has_waiting());
+        if let (Transport::ApnsApp(apns) | Transport::ApnsMdm { apns, .. }, true) = (&self.transport, self.reopens_at_ms().is_none())
+            && let Some(Verdict::Config { code, detail }) = apns.keep_warm(self.slots.has_waiting())
+        {
+            self.gate().denied(self.clock.now_ms(), code, detail);
         }
     }
 

@@ -154,11 +154,9 @@ impl Apns {
     }
 
     /// Keeps connections open while nothing is sent, and shows what their peers allow, which changes meanwhile; `waiting` says that nudges
-    /// find no place.
-    pub(super) fn keep_warm(&self, waiting: bool) {
-        if let Some(current) = self.current() {
-            current.pool.keep_warm(waiting);
-        }
+    /// find no place. Answers, once, that the provider ended all connections because of the credential.
+    pub(super) fn keep_warm(&self, waiting: bool) -> Option<Verdict> {
+        self.current().and_then(|current| current.pool.keep_warm(waiting))
     }
 
     /// Requests that may be under way, over all connections.

@@ -43,6 +43,8 @@ struct State {
     retired: bool,
     failures: u32,
     failed: Option<(Instant, Verdict)>,
+    /// What the peer said of the credential when it ended a connection, until it is told.
+    denial: Option<Verdict>,
     /// How many connections that nobody had asked anything ended soon, one after the other, and when the last of them did.
     unwanted: u32,
     unwanted_at: Option<Instant>,
@@ -99,8 +101,9 @@ impl Pool {
     }
 
     /// Opens connections also while nothing is sent, so that the next nudge finds one; and one more where nudges are `waiting` at each look for a
-    /// second and it is the peers' word that keeps them waiting: where the answers show strain, another connection would be no better.
-    pub(super) fn keep_warm(self: &Arc<Pool>, waiting: bool) {
+    /// second and it is the peers' word that keeps them waiting: where the answers show strain, another connection would be no better. Answers,
+    /// once, a denial of the credential that left no connection: nobody who sends may come to hear it for hours.
+    pub(super) fn keep_warm(self: &Arc<Pool>, waiting: bool) -> Option<Verdict> {
         let mut state = self.state();
         state.let_go();
         let full = |connection: &Arc<Connection>| connection.streams_max() <= connection.limit().now();
@@ -111,9 +114,11 @@ impl Pool {
         }
         self.open_if_wanted(&mut state, false);
         self.show(&state);
+        let denial = if state.connections.is_empty() { state.denial.take() } else { None };
         drop(state);
         // A peer may have raised its number of streams meanwhile, which rings nobody.
         self.bell.notify_one();
+        denial
     }
 
     /// Opens another connection where there should be one more. A peer that wants none on which nothing happens is heeded, unless one is
@@ -213,7 +218,7 @@ impl Pool {
     pub(super) fn worked(&self) {
         let mut state = self.state();
         state.failures = 0;
-        state.failed = None;
+        (state.failed, state.denial) = (None, None);
     }
 
     /// Opens no more streams on any connection of now.
@@ -302,6 +307,7 @@ impl State {
 
     fn fail(&mut self, verdict: Verdict) {
         self.failures = self.failures.saturating_add(1);
+        self.denial = Some(verdict.clone()).filter(|verdict| matches!(verdict, Verdict::Config { .. }));
         self.failed = Some((Instant::now(), verdict));
     }
 }

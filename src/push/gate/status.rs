@@ -1,7 +1,7 @@
 //! What the gate tells of itself.
 
 use super::Gate;
-use crate::push::notice::{SenderState, SenderStatus};
+use crate::push::notice::{Notice, SenderState, SenderStatus};
 
 impl Gate {
     /// 0 closed, 1 half open, 2 open: the metric of the breakers. A fault of the credential stands until a probe has mended it: also while
@@ -13,6 +13,13 @@ impl Gate {
             1.0
         } else {
             0.0
+        }
+    }
+
+    /// The provider refused the credential while nothing was sent: it is at fault as if a nudge had been told so.
+    pub(in crate::push) fn denied(&mut self, now_ms: i64, code: &'static str, detail: String) {
+        if self.credential.trip(now_ms, code, detail.clone()) {
+            self.notices.push(Notice::Fault { code: code.into(), detail });
         }
     }
 

@@ -29,6 +29,21 @@ async fn a_token_grows_no_older_than_an_hour_and_none_is_made_twice_in_twenty_mi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_refused_while_nobody_is_called_is_an_alarm_before_somebody_has_to_be() {
+    let world = Apns::start().await;
+    let mut managed = world.managed("A").await;
+    world.apns.revoke_certificates(TOPIC);
+    world.apns.refuse_connections();
+    world.apns.accept_connections().await.unwrap();
+    // Nobody is called, and the clock stands still.
+    world.server.until("the fault", async || world.sender("apns_mdm").await["state"] == "fault").await;
+    let alarms = async || world.server.get("/alarms?state=open").await["items"].as_array().unwrap().clone();
+    world.server.until("the alarm", async || alarms().await.iter().any(|alarm| alarm["kind"] == "push_fault")).await;
+    assert!(managed.pushes.try_recv().is_err());
+    world.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_push_certificate_stops_mdm_alone_and_a_new_one_takes_over_at_run_time() {
     let clock = Clock::moved(START_MS, 7);
     let apns = StandIn::start(clock.clone()).await.unwrap();
