@@ -75,7 +75,7 @@ async fn a_refused_stream_goes_again_at_once_and_a_broken_one_waits_as_a_counted
         let mut phone = world.iphone(&format!("broken-{n}")).await;
         world.apns.faults().set(Scope::Token(phone.device.push.clone()), Times::Next(1), fault);
         world.locate(&[&phone.device.id]).await;
-        let waited_ms = world.nudged_after_ms(&mut phone, 60_000, 2 * GAP_MS).await;
+        let waited_ms = world.nudged_after_ms(&mut phone, GAP_MS / 4, 2 * GAP_MS).await;
         assert_eq!(waited_ms > 0, counted, "{waited_ms} {shown}");
     }
     world.server.stop().await;
