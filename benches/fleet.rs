@@ -1,16 +1,30 @@
 //! A fleet of 1,000,000 on one database: a restart with every call overdue, what a contact costs beside what it costs in a small fleet, a
-//! job for all with the sender's limits lifted and no phone coming in, a job and a policy for all with the limits that a server has and
-//! phones coming in beside them, an urgent lock behind the bulk, and the memory.
+//! job whose phones come in as they are called, a job for all with the sender's limits lifted and no phone coming in, a job and a policy for
+//! all with the limits that a server has and other phones coming in beside them, an urgent lock behind the bulk, a policy for all with the
+//! limits lifted and no phone coming in, and the memory.
 //!
-//! `cargo bench --bench fleet -- [--devices N] [--seconds N] [--postgres URL]`. The server is a process of its own, the provider a stand-in
-//! that answers after 20 ms. Everything on one machine, on loopback; every phase has an end.
+//! `cargo bench --bench fleet -- [--devices N] [--called N] [--connections N] [--seconds N] [--postgres URL]`. `--called` is for how many
+//! phones the job is whose phones come in, and `--connections` on how many connections these come. The server is a process of its own, the
+//! provider a stand-in that answers after 20 ms. Everything on one machine, on loopback; every phase has an end.
 
+#[path = "support/arguments.rs"]
+mod arguments;
+#[path = "fleet/called.rs"]
+mod called;
+#[path = "support/crowd.rs"]
+mod crowd;
 #[path = "support/google.rs"]
 mod google;
+#[path = "support/insert.rs"]
+mod insert;
+#[path = "support/nudged.rs"]
+mod nudged;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/seed.rs"]
 mod seed;
+#[path = "fleet/silent.rs"]
+mod silent;
 #[path = "support/site.rs"]
 mod site;
 #[path = "support/times.rs"]
@@ -20,14 +34,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster::clock::Clock;
+use called::Called;
+use crowd::{PHASE_MAX, grow, sample, settled};
 use muster::model::Id;
 use muster::model::schedule::GAP_MS;
-use muster::sim::fcm::{PROJECT, StandIn};
+use muster::sim::fcm::StandIn;
 use process::Server;
 use serde_json::json;
+use silent::Silent;
 use site::{Phone, Site};
-use sqlx::{AnyConnection, Connection};
 use times::{Times, row};
 
 /// The small fleet whose contacts are the measure of those in the large one.
@@ -41,28 +56,29 @@ const BUSY: usize = 64;
 /// Phones that are locked, enrolled after the job for all: none of them waits for its nudge, which would be taken for the lock's.
 const LOCKED: usize = 64;
 const ANSWER_DELAY_MS: u64 = 20;
-/// A phase that takes longer is told as it stands.
-const PHASE_MAX: Duration = Duration::from_secs(900);
 const PERIOD_S: f64 = 10_800.0;
 
 struct Plan {
     devices: usize,
+    called: usize,
+    connections: usize,
     seconds: u64,
     postgres: Option<String>,
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let mut plan = Plan { devices: 1_000_000, seconds: 10, postgres: None };
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{name} needs a value"))?;
-        match name.as_str() {
+    let mut plan = Plan { devices: 1_000_000, called: usize::MAX, connections: 64, seconds: 10, postgres: None };
+    arguments::each(|name, value| {
+        match name {
             "--devices" => plan.devices = value.parse()?,
+            "--called" => plan.called = value.parse()?,
+            "--connections" => plan.connections = value.parse()?,
             "--seconds" => plan.seconds = value.parse()?,
             "--postgres" => plan.postgres = Some(value),
-            _ => anyhow::bail!("{name} is not known"),
+            _ => return Ok(false),
         }
-    }
+        Ok(true)
+    })?;
     rustls::crypto::ring::default_provider().install_default().ok();
     sqlx::any::install_default_drivers();
     tokio::runtime::Runtime::new()?.block_on(async {
@@ -82,7 +98,7 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let key = server.key().await?;
     server.start().await?;
     let mut site = Site::new(&server.base, &key).await?;
-    site.enroll(&fcm, "first", 1).await?;
+    let first = site.enroll(&fcm, "first", 1).await?;
     server.stop().await?;
     server.lift_limits(true);
 
@@ -107,15 +123,36 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let visitors = Arc::new(sample(&fleet, VISITORS));
     let idle = site.beside(&visitors, CONNECTIONS, THINK, tokio::time::sleep(Duration::from_secs(plan.seconds))).await;
     row("contacts, nothing else", idle.text());
+    server.stop().await?;
+    server.lift_limits(false);
+    server.start().await?;
+    // Before any other job: a phone that is called finds its task and nothing else.
+    let fleet = Arc::new(fleet);
+    let first = first.first().ok_or_else(|| anyhow::anyhow!("no phone was enrolled"))?;
+    let (count, connections) = (plan.called.min(fleet.len()), plan.connections);
     let before = server.turns().await;
-    silent_job(&site, &fcm, fleet.len()).await?;
+    called::job(&Called { site: &site, fcm: &fcm, fleet: &fleet, first, count, connections }).await?;
     server.tell_turns(&before).await;
+    row("resident memory, and its peak", server.memory());
+    server.stop().await?;
+    let bare = insert::ceiling(url).await?;
+
+    server.lift_limits(true);
+    server.start().await?;
+    past_the_gap().await;
+    let base = server.base.clone();
+    let silent = |site: &Site| Silent { site: site.clone(), fcm: &fcm, base: &base, url, devices: fleet.len() };
+    let before = server.turns().await;
+    let speed = silent::job(&silent(&site)).await?;
+    server.tell_turns(&before).await;
+    row("tasks made a second, beside bare inserts", format!("{:.0} = {:.3} of them", speed.made, speed.made / bare));
+    row("devices a second accepted, beside bare inserts", format!("{:.0} = {:.3} of them", speed.accepted, speed.accepted / bare));
     row("resident memory, and its peak", server.memory());
     server.stop().await?;
     server.lift_limits(false);
     server.start().await?;
-    // Nobody is called twice within the gap, and what that job has left for the visitors they fetch first.
-    tokio::time::sleep(Duration::from_millis(GAP_MS.unsigned_abs())).await;
+    // What that job has left for the visitors they fetch first.
+    past_the_gap().await;
     for phone in visitors.iter() {
         site.come(phone, "periodic").await?;
     }
@@ -127,44 +164,32 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     policy(&site, &visitors, &idle, url).await;
     server.tell_turns(&before).await;
     row("resident memory, and its peak", server.memory());
+    server.stop().await?;
+    server.lift_limits(true);
+    server.start().await?;
+    // What the former policy still has to call for goes first.
+    let began = Instant::now();
+    while crowd::untold(url).await? > 0 && began.elapsed() < PHASE_MAX {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    past_the_gap().await;
+    let before = server.turns().await;
+    let speed = silent::policy(&silent(&site), "bench").await?;
+    server.tell_turns(&before).await;
+    row("devices a second moved, beside bare inserts", format!("{:.0} = {:.3} of them", speed.made, speed.made / bare));
+    row("devices a second accepted, beside bare inserts", format!("{:.0} = {:.3} of them", speed.accepted, speed.accepted / bare));
     server.stop().await
 }
 
-/// Seeds phones and registers them with the provider.
-async fn grow(url: &str, fcm: &StandIn, from: usize, to: usize) -> anyhow::Result<Vec<Id>> {
-    let ids = seed::fleet(url, from, to).await?;
-    for n in from..to {
-        fcm.register_as(&seed::push(n), PROJECT, None);
-    }
-    Ok(ids)
-}
-
-/// So many phones, evenly from all over the fleet.
-fn sample(fleet: &[Id], count: usize) -> Vec<Phone> {
-    let step = (fleet.len() / count.max(1)).max(1);
-    fleet.iter().enumerate().step_by(step).map(|(n, id)| Phone::seeded(n, *id)).collect()
+/// Nobody is called twice within the gap: what is ordered within it would wait for those who were just called.
+async fn past_the_gap() {
+    tokio::time::sleep(Duration::from_millis(GAP_MS.unsigned_abs())).await;
 }
 
 /// Contacts of the whole fleet without a pause.
 async fn contacts(plan: &Plan, site: &Site, fleet: &[Id]) -> Times {
     let phones = Arc::new(sample(fleet, 50_000));
     site.beside(&phones, BUSY, Duration::ZERO, tokio::time::sleep(Duration::from_secs(plan.seconds))).await
-}
-
-/// Waits until no call is half an hour overdue: those that were have been spread over the period, or sent.
-async fn settled(url: &str) -> anyhow::Result<()> {
-    let (began, before_ms) = (Instant::now(), Clock::system().now_ms() - 1_800_000);
-    while overdue(url, before_ms).await? > 0 && began.elapsed() < PHASE_MAX {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    Ok(())
-}
-
-/// How many calls are waiting that were due before this time, Unix milliseconds.
-async fn overdue(url: &str, before_ms: i64) -> anyhow::Result<i64> {
-    let mut conn = AnyConnection::connect(url).await?;
-    let waiting = "SELECT COUNT(*) FROM wakes WHERE sender = 'fcm' AND lane = 4 AND due_at_ms < $1";
-    Ok(sqlx::query_scalar(waiting).bind(before_ms).fetch_one(&mut conn).await?)
 }
 
 /// The server comes back when every phone's call is overdue: how many it calls in each of the first seconds.
@@ -187,20 +212,6 @@ async fn restart(server: &mut Server, fcm: &StandIn, plan: &Plan, url: &str) -> 
     );
     settled(url).await?;
     row("restart, all overdue: all have their time", format!("{:.0} s", began.elapsed().as_secs_f64()));
-    Ok(())
-}
-
-/// A job for all whose phones do not come.
-async fn silent_job(site: &Site, fcm: &StandIn, devices: usize) -> anyhow::Result<()> {
-    let before = fcm.counts().accepted;
-    let began = Instant::now();
-    site.send("POST", "/jobs", json!({"kind": "message", "params": {"text": "hello"}, "target": {"all": true}})).await?;
-    let answered = began.elapsed().as_secs_f64();
-    let first = until(fcm, before + 1, began).await;
-    let all = until(fcm, before + devices as u64, began).await;
-    row("job for all, limits lifted: answered", format!("{:.0} ms", answered * 1000.0));
-    row("job for all, limits lifted: first nudge", format!("{:.0} ms", first * 1000.0));
-    row("job for all, limits lifted: accepted", format!("{} in {all:.0} s", fcm.counts().accepted - before));
     Ok(())
 }
 
@@ -228,7 +239,7 @@ async fn job(site: &mut Site, fcm: &StandIn, visitors: &Arc<Vec<Phone>>, devices
             let all = before + devices.saturating_sub(visitors.len()) as u64 * 99 / 100;
             while fcm.counts().accepted < all && began.elapsed() < PHASE_MAX {
                 if let Some(phone) = aside.get(urgent.len() % LOCKED) {
-                    urgent.push(site.lock(fcm, phone, ANSWER_DELAY_MS).await.unwrap_or(f64::INFINITY));
+                    urgent.push(lock(site, fcm, phone).await.unwrap_or(f64::INFINITY));
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -241,6 +252,19 @@ async fn job(site: &mut Site, fcm: &StandIn, visitors: &Arc<Vec<Phone>>, devices
     row("contacts meanwhile", format!("{} = {:.1} x idle p99", during.text(), during.p(0.99) / idle.p(0.99)));
     row("lock of one phone meanwhile, to the wire", Times::of(urgent).text());
     Ok(())
+}
+
+/// Locks one phone and waits for its push: milliseconds from the order to the wire, without the provider's own delay. `None` where the push
+/// did not come in 10 s. The phone then comes for its task.
+async fn lock(site: &Site, fcm: &StandIn, phone: &Phone) -> Option<f64> {
+    let mut pushes = fcm.connect(&phone.push);
+    while pushes.try_recv().is_ok() {}
+    let began = Instant::now();
+    site.send("POST", "/jobs", json!({"kind": "lock", "target": {"devices": [phone.device]}})).await.ok()?;
+    let push = tokio::time::timeout(Duration::from_secs(10), pushes.recv()).await;
+    let took = push.ok().flatten().map(|_| began.elapsed().as_secs_f64() * 1000.0 - ANSWER_DELAY_MS as f64);
+    site.come(phone, "push").await.ok();
+    took
 }
 
 /// A policy for all while phones come in.

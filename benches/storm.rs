@@ -9,6 +9,8 @@ mod common;
 mod first;
 #[path = "support/google.rs"]
 mod google;
+#[path = "support/insert.rs"]
+mod insert;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/seed.rs"]
@@ -80,9 +82,10 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     for caller in callers {
         times.extend(caller.await?);
     }
+    let taken_s = began.elapsed().as_secs_f64();
     let (accepted, lost) = (heard.accepted.load(Ordering::Relaxed), heard.lost.load(Ordering::Relaxed));
-    row("phones heard", format!("{accepted} of {} in {:.0} s", phones.len(), began.elapsed().as_secs_f64()));
-    row("requests", Times(Times::of(times).0, began.elapsed().as_secs_f64(), 0).text());
+    row("phones heard", format!("{accepted} of {} in {taken_s:.0} s", phones.len()));
+    row("requests", Times(Times::of(times).0, taken_s, 0).text());
     row("sent away with 503, not heard at all", format!("{}, {lost}", heard.sent_away.load(Ordering::Relaxed)));
     row("resident memory, and its peak", server.memory());
     server.tell_turns(&[]).await;
@@ -90,6 +93,8 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let said = i64::try_from(accepted * KEPT)?;
     row("events accepted, events there", format!("{said}, {kept}"));
     server.stop().await?;
+    let (bare, rate) = (insert::ceiling(url).await?, kept as f64 / taken_s);
+    row("events a second, beside bare inserts", format!("{rate:.0} = {:.3} of them", rate / bare));
     anyhow::ensure!(kept == said, "what was accepted is not there once");
     Ok(())
 }

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use crate::seed;
 use crate::times::Times;
 
+/// Connections that are kept for the next contact.
+const CONNECTIONS_MAX: usize = 1_024;
+
 /// A phone that comes in: its device, its device token, its push address.
 #[derive(Clone)]
 pub struct Phone {
@@ -32,6 +35,24 @@ impl Phone {
     }
 }
 
+/// How a contact ended.
+pub struct Met {
+    pub took_ms: f64,
+    /// Results that it told and that were not taken.
+    pub refused: usize,
+    pub then: Then,
+}
+
+/// What the phone does next.
+pub enum Then {
+    /// Nothing: there is no more to do.
+    Gone,
+    /// It was given tasks or a document, and comes again with these results.
+    Again(Vec<Value>),
+    /// It was sent away (503) and comes again after so long.
+    Later(Duration),
+}
+
 /// A server as its phones and its operator see it.
 #[derive(Clone)]
 pub struct Site {
@@ -46,17 +67,18 @@ pub struct Site {
 impl Site {
     /// With a user and an enrollment token.
     pub async fn new(base: &str, key: &str) -> anyhow::Result<Site> {
-        let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
+        let client = reqwest::Client::builder().pool_max_idle_per_host(CONNECTIONS_MAX).build()?;
         let mut site = Site { base: base.to_owned(), key: key.to_owned(), client, enrollment: Value::Null, version: Value::Null };
         site.send("POST", "/users", json!({"email": "user@example.org", "name": "A user"})).await?;
         site.enrollment = site.send("POST", "/enrollment-tokens", json!({"name": "bench"})).await?["token"].clone();
         Ok(site)
     }
 
-    /// A request of the operator.
+    /// A request of the operator; nothing where nothing is answered.
     pub async fn send(&self, method: &str, path: &str, body: Value) -> anyhow::Result<Value> {
         let request = self.client.request(method.parse()?, format!("{}/api/v1{path}", self.base)).bearer_auth(&self.key).json(&body);
-        Ok(request.send().await?.error_for_status()?.json().await?)
+        let text = request.send().await?.error_for_status()?.text().await?;
+        Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
     }
 
     /// Enrolls so many phones; each has its document afterwards.
@@ -83,8 +105,38 @@ impl Site {
     }
 
     async fn sync(&self, phone: &Phone, body: Value) -> anyhow::Result<Value> {
-        let request = self.client.post(format!("{}/agent/v1/sync", self.base)).bearer_auth(&phone.token).json(&body);
-        Ok(request.send().await?.error_for_status()?.json().await?)
+        Ok(self.request(phone, body).await?.error_for_status()?.json().await?)
+    }
+
+    async fn request(&self, phone: &Phone, body: Value) -> reqwest::Result<reqwest::Response> {
+        self.client.post(format!("{}/agent/v1/sync", self.base)).bearer_auth(&phone.token).json(&body).send().await
+    }
+
+    /// One contact, which tells these results; fails where it was neither answered nor sent away.
+    pub async fn contact(&self, phone: &Phone, cause: &str, results: &[Value]) -> anyhow::Result<Met> {
+        let version = phone.version().clone().unwrap_or_else(|| self.version.clone());
+        let body = json!({"cause": cause, "policy": {"version": version, "details": []}, "results": results});
+        let began = Instant::now();
+        let answer = self.request(phone, body).await?;
+        let met = |refused, then| Met { took_ms: began.elapsed().as_secs_f64() * 1000.0, refused, then };
+        if answer.status() == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+            let after_s = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+            return Ok(met(0, Then::Later(Duration::from_secs(after_s.unwrap_or(60)))));
+        }
+        let answer: Value = answer.error_for_status()?.json().await?;
+        let outcomes = answer["results"].as_array().map_or(&[][..], Vec::as_slice);
+        let taken = outcomes.iter().filter(|one| one["outcome"] == "recorded" || one["outcome"] == "duplicate").count();
+        let refused = results.len().saturating_sub(taken);
+        let tasks = answer["tasks"].as_array().cloned().unwrap_or_default();
+        let given = answer["policy"]["version"].as_str();
+        if tasks.is_empty() && given.is_none() {
+            return Ok(met(refused, Then::Gone));
+        }
+        if let Some(version) = given {
+            *phone.version() = Some(json!(version));
+        }
+        let done = tasks.iter().map(|task| json!({"task_id": task["id"], "status": "done", "at_ms": 1})).collect();
+        Ok(met(refused, Then::Again(done)))
     }
 
     /// One contact, and others where it was given tasks or a document, to tell what became of them; how long each took, in milliseconds.
@@ -92,20 +144,14 @@ impl Site {
         let mut times = Vec::new();
         let mut results = Vec::new();
         loop {
-            let version = phone.version().clone().unwrap_or_else(|| self.version.clone());
-            let body = json!({"cause": cause, "policy": {"version": version, "details": []}, "results": results});
-            let began = Instant::now();
-            let answer = self.sync(phone, body).await?;
-            times.push(began.elapsed().as_secs_f64() * 1000.0);
-            let tasks = answer["tasks"].as_array().cloned().unwrap_or_default();
-            let given = answer["policy"]["version"].as_str();
-            if tasks.is_empty() && given.is_none() {
-                return Ok(times);
+            let met = self.contact(phone, cause, &results).await?;
+            times.push(met.took_ms);
+            anyhow::ensure!(met.refused == 0, "a result was refused");
+            match met.then {
+                Then::Gone => return Ok(times),
+                Then::Again(done) => results = done,
+                Then::Later(after) => anyhow::bail!("sent away for {} s", after.as_secs()),
             }
-            if let Some(version) = given {
-                *phone.version() = Some(json!(version));
-            }
-            results = tasks.iter().map(|task| json!({"task_id": task["id"], "status": "done", "at_ms": 1})).collect();
         }
     }
 
@@ -144,18 +190,5 @@ impl Site {
             failed += refused;
         }
         Times(Times::of(times).0, began.elapsed().as_secs_f64(), failed)
-    }
-
-    /// Locks one phone and waits for its push: milliseconds from the order to the wire, without the provider's own delay. `None` where the
-    /// push did not come in 10 s. The phone then comes for its task.
-    pub async fn lock(&self, fcm: &StandIn, phone: &Phone, delay_ms: u64) -> Option<f64> {
-        let mut pushes = fcm.connect(&phone.push);
-        while pushes.try_recv().is_ok() {}
-        let began = Instant::now();
-        self.send("POST", "/jobs", json!({"kind": "lock", "target": {"devices": [phone.device]}})).await.ok()?;
-        let push = tokio::time::timeout(Duration::from_secs(10), pushes.recv()).await;
-        let took = push.ok().flatten().map(|_| began.elapsed().as_secs_f64() * 1000.0 - delay_ms as f64);
-        self.come(phone, "push").await.ok();
-        took
     }
 }

@@ -23,6 +23,15 @@ pub struct Push {
     pub accepted_at_ms: i64,
 }
 
+/// That a phone was called, as [`super::StandIn::tap`] tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// The address that the message was sent to.
+    pub address: Arc<str>,
+    /// Unix milliseconds at which FCM accepted it.
+    pub accepted_at_ms: i64,
+}
+
 /// What became of an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
@@ -35,6 +44,7 @@ pub(super) enum Kept {
 #[derive(Default)]
 pub(super) struct Board {
     devices: HashMap<Arc<str>, Device>,
+    tap: Option<mpsc::Sender<Called>>,
 }
 
 struct Device {
@@ -77,6 +87,11 @@ impl Board {
         true
     }
 
+    /// Tells `called` of every message from now on that is handed to a phone or kept for it.
+    pub(super) fn tap(&mut self, called: mpsc::Sender<Called>) {
+        self.tap = Some(called);
+    }
+
     /// Whether a message to `address` would be taken, without keeping it.
     pub(super) fn look(&self, address: &str, project: &str) -> Kept {
         match self.devices.get(address) {
@@ -88,6 +103,7 @@ impl Board {
 
     pub(super) fn deliver(&mut self, message: Accepted, project: &str, now_ms: i64) -> Kept {
         let Some((address, _)) = self.devices.get_key_value(message.address.as_str()) else { return Kept::UnknownAddress };
+        let address = address.clone();
         let push = Push { address: address.clone(), data: message.data, high: message.high, accepted_at_ms: now_ms };
         let Some(device) = self.devices.get_mut(message.address.as_str()) else { return Kept::UnknownAddress };
         if *device.project != *project {
@@ -98,6 +114,11 @@ impl Board {
             && app != package
         {
             return Kept::Delivered;
+        }
+        if let Some(tap) = &self.tap
+            && let Err(mpsc::error::TrySendError::Closed(_)) = tap.try_send(Called { address: address.clone(), accepted_at_ms: now_ms })
+        {
+            self.tap = None;
         }
         if let Some(phone) = &device.phone {
             match phone.try_send(push.clone()) {
@@ -121,5 +142,37 @@ impl Board {
 
     pub(super) fn stored(&self, address: &str, now_ms: i64) -> usize {
         self.devices.get(address).map_or(0, |device| device.stored.iter().filter(|stored| now_ms < stored.expires_at_ms).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tap_tells_of_every_phone_that_is_called_until_nobody_listens() {
+        let mut board = Board::default();
+        let project: Arc<str> = "own".into();
+        board.register("one", &project, None);
+        board.register("two", &project, Some("other.app".into()));
+        let message = |address: &str| Accepted {
+            address: address.into(),
+            data: BTreeMap::new(),
+            high: false,
+            collapse_key: None,
+            ttl_ms: 1_000,
+            package: Some("our.app".into()),
+            validate_only: false,
+        };
+        let (tap, mut called) = mpsc::channel(1);
+        board.tap(tap);
+        assert_eq!(board.deliver(message("two"), "own", 5), Kept::Delivered);
+        assert!(called.try_recv().is_err(), "a message for another app calls nobody");
+        assert_eq!(board.deliver(message("one"), "own", 6), Kept::Stored);
+        assert_eq!(board.deliver(message("one"), "own", 7), Kept::Stored, "a full tap stops no message");
+        assert_eq!(called.try_recv(), Ok(Called { address: "one".into(), accepted_at_ms: 6 }));
+        drop(called);
+        board.deliver(message("one"), "own", 8);
+        assert!(board.tap.is_none());
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Moment};
 use board::Board;
-pub use board::Push;
+pub use board::{Called, Push};
 pub use faults::{Canned, Fault, Faults, Scope, Times};
 use key::Key;
 use oauth::Granted;
@@ -241,6 +241,12 @@ impl StandIn {
     pub fn connect_into(&self, token: &str, phone: mpsc::Sender<Push>) -> bool {
         let now_ms = self.inner.clock.now_ms();
         self.inner.board().connect(token, phone, now_ms)
+    }
+
+    /// Tells `called` of every phone that is called from now on, connected or not, until its receiver is dropped: one queue for a fleet in
+    /// which a queue for each phone would be too much. Calls that find it full are not told.
+    pub fn tap(&self, called: mpsc::Sender<Called>) {
+        self.inner.board().tap(called);
     }
 
     /// Messages stored for `token` at present.
