@@ -123,9 +123,7 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let visitors = Arc::new(sample(&fleet, VISITORS));
     let idle = site.beside(&visitors, CONNECTIONS, THINK, tokio::time::sleep(Duration::from_secs(plan.seconds))).await;
     row("contacts, nothing else", idle.text());
-    server.stop().await?;
-    server.lift_limits(false);
-    server.start().await?;
+    again(&mut server, false).await?;
     // Before any other job: a phone that is called finds its task and nothing else.
     let fleet = Arc::new(fleet);
     let first = first.first().ok_or_else(|| anyhow::anyhow!("no phone was enrolled"))?;
@@ -137,20 +135,16 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     server.stop().await?;
     let bare = insert::ceiling(url).await?;
 
-    server.lift_limits(true);
-    server.start().await?;
+    again(&mut server, true).await?;
     past_the_gap().await;
     let base = server.base.clone();
     let silent = |site: &Site| Silent { site: site.clone(), fcm: &fcm, base: &base, url, devices: fleet.len() };
     let before = server.turns().await;
     let speed = silent::job(&silent(&site)).await?;
     server.tell_turns(&before).await;
-    row("tasks made a second, beside bare inserts", format!("{:.0} = {:.3} of them", speed.made, speed.made / bare));
-    row("devices a second accepted, beside bare inserts", format!("{:.0} = {:.3} of them", speed.accepted, speed.accepted / bare));
+    speed.tell(bare);
     row("resident memory, and its peak", server.memory());
-    server.stop().await?;
-    server.lift_limits(false);
-    server.start().await?;
+    again(&mut server, false).await?;
     // What that job has left for the visitors they fetch first.
     past_the_gap().await;
     for phone in visitors.iter() {
@@ -164,9 +158,7 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     policy(&site, &visitors, &idle, url).await;
     server.tell_turns(&before).await;
     row("resident memory, and its peak", server.memory());
-    server.stop().await?;
-    server.lift_limits(true);
-    server.start().await?;
+    again(&mut server, true).await?;
     // What the former policy still has to call for goes first.
     let began = Instant::now();
     while crowd::untold(url).await? > 0 && began.elapsed() < PHASE_MAX {
@@ -176,9 +168,15 @@ async fn measure(plan: &Plan, folder: &Path, url: &str) -> anyhow::Result<()> {
     let before = server.turns().await;
     let speed = silent::policy(&silent(&site), "bench").await?;
     server.tell_turns(&before).await;
-    row("devices a second moved, beside bare inserts", format!("{:.0} = {:.3} of them", speed.made, speed.made / bare));
-    row("devices a second accepted, beside bare inserts", format!("{:.0} = {:.3} of them", speed.accepted, speed.accepted / bare));
+    speed.tell(bare);
     server.stop().await
+}
+
+/// Starts the server anew, or where it was stopped, with its sender's limits lifted or as they are.
+async fn again(server: &mut Server, is_lifted: bool) -> anyhow::Result<()> {
+    server.stop().await?;
+    server.lift_limits(is_lifted);
+    server.start().await
 }
 
 /// Nobody is called twice within the gap: what is ordered within it would wait for those who were just called.

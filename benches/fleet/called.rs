@@ -192,5 +192,5 @@ fn tell(seen: Seen, during: Duration) {
     row("contacts of called phones", format!("{}; worst 10 s: p99 {worst:.1} ms", contacts.text()));
     row("sent away with 503, results refused", format!("{}, {}", seen.sent_away, seen.refused));
     let waits = Times::of(seen.waits);
-    row("called phones waited for a connection of ours", waits.text());
+    row("called phones waited for our connections", waits.text());
 }

@@ -29,6 +29,15 @@ pub struct Speed {
     pub accepted: f64,
 }
 
+impl Speed {
+    /// Beside the ceiling of bare inserts, rows a second.
+    pub fn tell(&self, bare: f64) {
+        let of = |rate: f64| format!("{rate:.0} devices a second = {:.3} of bare inserts", rate / bare);
+        row("made", of(self.made));
+        row("accepted", of(self.accepted));
+    }
+}
+
 /// A job for all.
 pub async fn job(all: &Silent<'_>) -> anyhow::Result<Speed> {
     let order = async {
@@ -72,7 +81,7 @@ async fn ordered(
     }
     row(&format!("{what}: first nudge"), format!("{:.0} ms", began.elapsed().as_secs_f64() * 1000.0));
     let (mut made_s, mut accepted_s, mut called_s) = (None, None, None);
-    while (made_s.is_none() || called_s.is_none()) && began.elapsed() < PHASE_MAX {
+    while (made_s.is_none() || accepted_s.is_none() || called_s.is_none()) && began.elapsed() < PHASE_MAX {
         let now_s = began.elapsed().as_secs_f64();
         if made_s.is_none() && is_made(&ordered).await {
             made_s = Some(now_s);
@@ -88,7 +97,7 @@ async fn ordered(
     let text = |seconds: Option<f64>| seconds.map_or("NOT in time".to_owned(), |seconds| format!("{seconds:.1} s"));
     row(&format!("{what}: {made}"), text(made_s));
     row(&format!("{what}: accepted"), format!("{} in {}", all.devices, text(accepted_s)));
-    row(&format!("{what}: the last called for it"), text(called_s));
+    row(&format!("{what}: last one called"), text(called_s));
     let rate = |seconds: Option<f64>| seconds.map_or(f64::NAN, |seconds| all.devices as f64 / seconds);
     Ok(Speed { made: rate(made_s), accepted: rate(accepted_s) })
 }
