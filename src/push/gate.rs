@@ -246,7 +246,11 @@ impl Gate {
                 if let Some(wait_ms) = retry_after_ms {
                     self.pause(now_ms, wait_ms, jitter);
                 }
-                failed(reason, retry_after_ms.unwrap_or(0).max(FAILED_WAIT_MS))
+                match self.reopens_at_ms(now_ms).filter(|_| leave.trial) {
+                    // No device has a part in it, and a lock on the ladder of failures would wait for half an hour after the provider's return.
+                    Some(reopens_ms) => Answer::GivenBack { reason: reason.into(), due_ms: reopens_ms + REFUSED_WAIT_MS },
+                    None => failed(reason, retry_after_ms.unwrap_or(0).max(FAILED_WAIT_MS)),
+                }
             }
             Verdict::Failed { reason, wait_ms } => failed(reason, wait_ms.max(FAILED_WAIT_MS)),
             Verdict::TimedOut => failed("timeout", FAILED_WAIT_MS),

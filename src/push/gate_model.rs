@@ -111,3 +111,22 @@ proptest! {
         prop_assert!(opens_again(&mut gate, now_ms));
     }
 }
+
+#[test]
+fn a_lock_with_which_it_was_tried_whether_the_provider_is_back_climbs_no_ladder() {
+    let away = || Verdict::Overloaded { reason: "UNAVAILABLE", retry_after_ms: None };
+    let mut gate = Gate::new(8_000, 0);
+    gate.renew(0);
+    for _ in 0..20 {
+        let leave = gate.admit(0, false).unwrap();
+        assert!(matches!(gate.settle(leave, away(), 0, 0.5), Answer::Failed { .. }));
+    }
+    for _ in 0..10 {
+        let now_ms = gate.reopens_at_ms(0).unwrap();
+        let leave = gate.admit(now_ms, false).unwrap();
+        let answer = gate.settle(leave, away(), now_ms, 0.5);
+        let due_ms = gate.reopens_at_ms(now_ms).unwrap() + 1_000;
+        assert!(matches!(answer, Answer::GivenBack { due_ms: due, .. } if due == due_ms), "{answer:?}");
+        assert!(due_ms - now_ms < 62_000);
+    }
+}
