@@ -67,7 +67,7 @@ struct Plan {
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut plan = Plan { devices: 1_000_000, called: usize::MAX, connections: 64, seconds: 10, postgres: None };
+    let mut plan = Plan { devices: 1_000_000, called: usize::MAX, connections: 512, seconds: 10, postgres: None };
     arguments::each(|name, value| {
         match name {
             "--devices" => plan.devices = value.parse()?,

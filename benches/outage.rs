@@ -168,7 +168,7 @@ async fn come_back(fcm: &StandIn, how: How) -> anyhow::Result<()> {
 /// Orders a job for all and, evenly over the time, the locks; tells of each minute what the server tried.
 async fn away(plan: &Plan, site: &mut Site, fcm: &StandIn, base: &str, locks: &mut Vec<Lock>) -> anyhow::Result<()> {
     let tried = async || nudged::sum(base, "muster_nudges_total", &["provider=\"fcm\""]).await;
-    let connects = async || nudged::sum(base, "muster_connects_total", &["provider=\"fcm\""]).await;
+    let connects = async || nudged::sum(base, "muster_connects_total", &["provider=\"fcm\"", "result=\"opened\""]).await;
     let (mut last, mut of_minute, mut most, mut connected) = (tried().await, tried().await, 0.0_f64, connects().await);
     let began = Instant::now();
     site.send("POST", "/jobs", json!({"kind": "message", "params": {"text": "hello"}, "target": {"all": true}})).await?;
@@ -187,7 +187,7 @@ async fn away(plan: &Plan, site: &mut Site, fcm: &StandIn, base: &str, locks: &m
         if second % 60 == 0 {
             let (minute, each) = (now - of_minute, connects().await);
             let what = format!("away, minute {}: nudges tried", second / 60);
-            row(&what, format!("{minute} = {:.2}/s, at most {most} in a second; {} connections tried", minute / 60.0, each - connected));
+            row(&what, format!("{minute} = {:.2}/s, at most {most} in a second; {} connections opened", minute / 60.0, each - connected));
             (of_minute, most, connected) = (now, 0.0, each);
         }
     }
