@@ -33,7 +33,8 @@ async fn ten_minutes_without_apns_cost_a_few_tries_and_then_the_ramp_begins_agai
         open_ms.push(wait_ms);
         apns.clock.advance(wait_ms);
     }
-    assert_eq!(open_ms, [30_000, 60_000, 120_000, 240_000, 480_000], "half-open in between, and each time one trial is enough");
+    let (first, rest) = open_ms.split_first().unwrap();
+    assert_eq!((*first, rest), (30_000, [60_000; 10].as_slice()), "half-open in between, and each time one trial is enough");
     // Back: five trials one by one, then the ramp from its foot.
     apns.stand_in.accept_connections().await.unwrap();
     let mut accepted = 0;
