@@ -111,8 +111,8 @@ fn too_large(bytes_max: usize) -> Problem {
     problem
 }
 
-/// Reads on for a while and forgets it, before a request is refused. A connection that is closed over unread bytes is reset, and a client that writes all before it
-/// reads would never see the answer.
+/// Reads on for a while and forgets it, before a request is refused. A connection that is closed over unread bytes is reset, and a client that
+/// writes all before it reads would never see the answer.
 pub async fn drain(body: &mut Body, patience: Patience) {
     let read = async {
         let mut left = DRAINED_BYTES_MAX;

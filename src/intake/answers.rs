@@ -83,8 +83,9 @@ pub(super) async fn give_out(
 /// What the denied ones among the visits have to take off their phones: the apps that their policies gave them.
 async fn apps_to_remove(conn: &mut Conn, visits: &[Visit<'_>]) -> Result<HashMap<Id, Vec<String>>> {
     let takes_apps = |visit: &&Visit<'_>| visit.standing.denied.as_deref().and_then(Denial::named).is_some_and(Denial::takes_apps);
-    let denied: HashMap<Id, &str> =
-        visits.iter().filter(takes_apps).map(|visit| (visit.standing.id, visit.standing.platform.as_str())).collect();
+    // What an Apple device loses it is told by commands.
+    let agents = visits.iter().filter(|visit| visit.report().is_none()).filter(takes_apps);
+    let denied: HashMap<Id, &str> = agents.map(|visit| (visit.standing.id, visit.standing.platform.as_str())).collect();
     if denied.is_empty() {
         return Ok(HashMap::new());
     }
