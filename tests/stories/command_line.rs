@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::command::{DEADLINE, Terminal, id};
 use crate::support::process::Process;
+use crate::support::tls::OwnCertificate;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_day_of_an_operator_goes_through_the_shell() {
@@ -204,10 +205,8 @@ async fn the_doctor_finds_what_would_keep_a_server_from_working_and_changes_noth
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(faults(told.as_array().unwrap()).contains("1 channels are never called"), "{told}");
     // A certificate for another name than devices come by.
-    let made = rcgen::generate_simple_self_signed(["mdm.example.org".to_owned()]).unwrap();
-    let [cert, key] = ["cert.pem", "key.pem"].map(|name| shell.folder.path().join(name).display().to_string());
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let made = OwnCertificate::make(shell.folder.path(), "mdm.example.org").files;
+    let [cert, key] = [made.cert, made.key].map(|path| path.display().to_string());
     let tls = [("MUSTER_TLS__CERT", cert.as_str()), ("MUSTER_TLS__KEY", key.as_str())];
     for (url, proxy, fault, is_told) in [
         ("https://mdm.example.org", "[]", "", false),

@@ -1,6 +1,6 @@
 //! The relay in a DMZ: devices go through it as they go to the server, and nobody else does.
 
-use muster::config::{Config, Tls};
+use muster::config::Config;
 use muster::sim::apns::StandIn;
 use muster::sim::apple::Iphone;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use crate::support::device::activation;
 use crate::support::outpost::{Running, free_port};
 use crate::support::scep::{link, strict, with_topic};
 use crate::support::server::{Reply, START_MS, TestServer, each_with, reply};
+use crate::support::tls::OwnCertificate;
 
 /// Settings of a server that believes a relay on loopback.
 fn behind_relay(config: &mut Config) {
@@ -181,10 +182,7 @@ async fn nobody_passes_for_another_address_or_another_device_through_the_relay()
 async fn an_iphone_is_managed_through_the_relay_by_the_certificate_of_its_tls_handshake() {
     let apns = StandIn::start(muster::clock::Clock::moved(START_MS, 8)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let tls = Tls { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
-    std::fs::write(&tls.cert, made.cert.pem()).unwrap();
-    std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+    let made = OwnCertificate::make(folder.path(), "127.0.0.1");
     let device_ca = folder.path().join("ca.pem");
     let port = free_port();
     let open = |config: &mut Config| {
@@ -198,10 +196,10 @@ async fn an_iphone_is_managed_through_the_relay_by_the_certificate_of_its_tls_ha
         let authority = muster::intake::authority::authority(&server.app).await.unwrap();
         let pem: String = authority.ca.chain.iter().map(|certificate| certificate.to_pem()).collect();
         std::fs::write(&device_ca, pem).unwrap();
-        let [cert, key, ca] = [&tls.cert, &tls.key, &device_ca].map(|path| path.display().to_string());
+        let [cert, key, ca] = [&made.files.cert, &made.files.key, &device_ca].map(|path| path.display().to_string());
         let arguments = ["edge", "--server", &server.url, "--tls-cert", &cert, "--tls-key", &key, "--device-ca", &ca];
         let relay = Running::at(port, "https", &arguments).await;
-        let mut phone = Iphone::new(&relay.url, "A", "").trusting(&made.cert.pem()).unwrap();
+        let mut phone = Iphone::new(&relay.url, "A", "").trusting(&made.pem).unwrap();
         let page = link(&server, json!({"max_uses": 1})).await.replace(&server.url, &relay.url);
         phone.enroll_by(&page, &[7; 32]).await.unwrap();
         assert!(!phone.signs);

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use muster::config::{Config, Tls};
+use muster::config::Config;
 use muster::protocol::cms::{SignedData, Signing};
 use muster::protocol::pki::{Certificate, Key};
 use muster::sim::apns::StandIn;
@@ -13,6 +13,7 @@ use super::commands::{state, task};
 use crate::support::apple::{AppleDevice, behind_proxy, bytes, ca_file, texts};
 use crate::support::scep::{link, strict, with_topic};
 use crate::support::server::{START_MS, TestServer, each_with};
+use crate::support::tls::OwnCertificate;
 
 const DAY_MS: i64 = 86_400_000;
 /// What OpenSSL signed: detached, with SHA-1 and no attributes, and with the content inside in indefinite lengths.
@@ -134,22 +135,19 @@ async fn a_right_signature_of_another_device_opens_nothing_and_a_wrong_one_is_ma
 async fn an_iphone_is_known_by_the_certificate_of_its_tls_handshake() {
     let apns = StandIn::start(muster::clock::Clock::moved(START_MS, 8)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let tls = Tls { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
-    std::fs::write(&tls.cert, made.cert.pem()).unwrap();
-    std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+    let made = OwnCertificate::make(folder.path(), "127.0.0.1");
     let open = |config: &mut Config| {
         strict(config, &apns);
         (config.trusted_proxies, config.mdm.proxy_client_cert_header) = (Vec::new(), None);
         config.mdm.sign_message = false;
-        config.tls = Some(tls.clone());
+        config.tls = Some(made.files.clone());
     };
     let story = async |server: TestServer| {
         let server = with_topic(server, &apns).await;
-        let mut phone = Iphone::new(&server.url, "A", "").trusting(&made.cert.pem()).unwrap();
+        let mut phone = Iphone::new(&server.url, "A", "").trusting(&made.pem).unwrap();
         let offered = phone.fetch_profile(&link(&server, json!({})).await).await.unwrap();
         let signer = SignedData::parse(&offered).unwrap().verify(None).unwrap().certificate;
-        assert_eq!(signer.der(), made.cert.der().as_ref(), "a profile is signed with the certificate for TLS");
+        assert_eq!(signer.der(), made.der, "a profile is signed with the certificate for TLS");
         is_managed(&server, &mut phone).await;
         assert!(!phone.signs);
         // Whoever has no certificate is served, and is no device; neither is one with a certificate that nobody issued.
@@ -157,7 +155,7 @@ async fn an_iphone_is_known_by_the_certificate_of_its_tls_handshake() {
         let nobody = server.client.put(format!("{}/mdm/connect", server.url)).body(body).send().await.unwrap();
         assert_eq!(nobody.status().as_u16(), 403);
         let own = muster::sim::apple::identity::Identity::of_its_own("B").await.unwrap();
-        let mut stranger = Iphone::new(&server.url, "A", "").trusting(&made.cert.pem()).unwrap();
+        let mut stranger = Iphone::new(&server.url, "A", "").trusting(&made.pem).unwrap();
         stranger.use_identity(own).unwrap();
         assert!(stranger.session().await.unwrap_err().to_string().contains("403"));
         assert!(stranger.enroll(&[8; 32]).await.unwrap_err().to_string().contains("403"));

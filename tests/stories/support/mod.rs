@@ -13,3 +13,4 @@ pub mod push;
 pub mod scep;
 pub mod server;
 pub mod shell;
+pub mod tls;
