@@ -76,7 +76,7 @@ pub async fn body(request: Request, bytes_max: usize) -> Result<Bytes, Problem> 
     let refused = if !is_plain(&parts.headers) {
         Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ENCODING_UNSUPPORTED, "send the body as it is, without Content-Encoding"))
     } else if declared.is_some_and(|length| length > bytes_max as u64) {
-        Some(too_large(bytes_max))
+        Some(too_large(bytes_max as u64))
     } else {
         None
     };
@@ -94,7 +94,7 @@ pub async fn body(request: Request, bytes_max: usize) -> Result<Bytes, Problem> 
         Ok(read) => Ok(read.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             drain(&mut body, patience).await;
-            Err(too_large(bytes_max))
+            Err(too_large(bytes_max as u64))
         }
         Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "the body ended early; send it again")),
     }
@@ -105,7 +105,8 @@ fn is_plain(headers: &HeaderMap) -> bool {
     named.map(<[u8]>::trim_ascii).all(|name| name.is_empty() || name.eq_ignore_ascii_case(b"identity"))
 }
 
-fn too_large(bytes_max: usize) -> Problem {
+/// 413 with the limit.
+pub fn too_large(bytes_max: u64) -> Problem {
     let mut problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("the body may have at most {bytes_max} bytes"));
     problem.members.insert("limit_bytes".into(), bytes_max.into());
     problem

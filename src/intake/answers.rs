@@ -56,7 +56,7 @@ pub(super) async fn give_out(
         delivered = found.into_iter().filter(|one| !one.document.is_null()).map(|one| (one.channel_id, one)).collect();
         documents::mint(conn, moment, delivered.values().flat_map(|one| &one.tokens)).await?;
     }
-    let removed = apps_to_remove(conn, visits).await?;
+    let mut to_remove = apps_to_remove(conn, visits).await?;
     let mut out = Out { counts: taken.counts, entries: taken.entries, ..Out::default() };
     let mut answers = Vec::with_capacity(visits.len());
     for visit in visits.iter_mut() {
@@ -64,14 +64,10 @@ pub(super) async fn give_out(
         let document = delivered.remove(&visit.standing.id);
         let heard = match visit.report() {
             Some(_) => apple::answer(app, moment, visit, tasks, &mut out),
-            None => answer(app, moment, visit, tasks, document, &mut out),
-        };
-        let heard = match heard {
-            Heard::Denied(members) => {
-                let remove_apps = removed.get(&visit.standing.id).cloned().unwrap_or_default();
-                Heard::Denied(Box::new(DeniedMembers { remove_apps, ..*members }))
+            None => {
+                let remove_apps = to_remove.remove(&visit.standing.id).unwrap_or_default();
+                answer(app, moment, visit, tasks, document, remove_apps, &mut out)
             }
-            heard => heard,
         };
         answers.push((visit.at, heard));
     }
@@ -147,13 +143,14 @@ fn answer(
     visit: &mut Visit<'_>,
     open: Vec<OpenTask>,
     document: Option<documents::Delivered>,
+    remove_apps: Vec<String>,
     out: &mut Out,
 ) -> Heard {
     let now_ms = moment.now_ms;
     let Some(sync) = visit.sync() else {
         note(moment, visit, 0, None, out);
         if visit.standing.denied.is_some() {
-            return Heard::Denied(Box::new(denied(visit, Vec::new())));
+            return Heard::Denied(Box::new(denied(visit, Vec::new(), remove_apps)));
         }
         return Heard::Events(EventsAnswer { events: std::mem::take(&mut visit.events) });
     };
@@ -189,7 +186,7 @@ fn answer(
     reset(moment, visit, work_of(&open, &have, policy.is_some(), now_ms), out);
     note(moment, visit, fresh, policy.as_ref().map(|policy| policy.version.clone()), out);
     if is_denied {
-        return Heard::Denied(Box::new(denied(visit, tasks)));
+        return Heard::Denied(Box::new(denied(visit, tasks, remove_apps)));
     }
     Heard::Sync(Box::new(SyncAnswer {
         server_time_ms: now_ms,
@@ -273,16 +270,7 @@ pub(super) fn note(moment: &mut Moment, visit: &Visit<'_>, tasks: i64, policy: O
     }
 }
 
-fn denied(visit: &mut Visit<'_>, tasks: Vec<TaskAnswer>) -> DeniedMembers {
-    let action = match visit.standing.denied.as_deref() {
-        Some("retired" | "user_deleted") => "wipe_app_data",
-        _ => "sign_out",
-    };
-    DeniedMembers {
-        action,
-        remove_apps: Vec::new(),
-        tasks,
-        results: std::mem::take(&mut visit.results),
-        events: std::mem::take(&mut visit.events),
-    }
+fn denied(visit: &mut Visit<'_>, tasks: Vec<TaskAnswer>, remove_apps: Vec<String>) -> DeniedMembers {
+    let action = visit.standing.denied.as_deref().and_then(Denial::named).unwrap_or(Denial::Operator).action();
+    DeniedMembers { action, remove_apps, tasks, results: std::mem::take(&mut visit.results), events: std::mem::take(&mut visit.events) }
 }

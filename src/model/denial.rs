@@ -41,6 +41,11 @@ impl Denial {
         matches!(self, Denial::UserDeleted | Denial::Retired)
     }
 
+    /// What its app is told to do: to delete its data, or to sign out and clear its cache.
+    pub fn action(self) -> &'static str {
+        if self.is_for_good() { "wipe_app_data" } else { "sign_out" }
+    }
+
     /// True where what the policies gave goes too: the phone's user is gone, for now or for good, or the phone is. Who was only signed out keeps it.
     pub fn takes_apps(self) -> bool {
         matches!(self, Denial::UserDisabled | Denial::UserDeleted | Denial::Retired)

@@ -102,8 +102,7 @@ async fn admitted(conn: &mut Conn, device_id: Id, token_hash: &str) -> Result<St
     match agent.denied.as_deref() {
         None => Ok(agent),
         Some(denied) => {
-            let is_for_good = Denial::named(denied).is_some_and(Denial::is_for_good);
-            let action = json!(if is_for_good { "wipe_app_data" } else { "sign_out" });
+            let action = json!(Denial::named(denied).unwrap_or(Denial::Operator).action());
             let detail = "this device may not go on; do what `action` says, and sync for what else is asked of it";
             Err(Error::refused_with("unauthorized", detail, Map::from_iter([("action".to_owned(), action)])))
         }

@@ -21,7 +21,7 @@ use crate::http::error::{Answer, Problem, as_problem};
 use crate::http::mdm::guard::guard;
 use crate::http::mdm::refusal::Refusal;
 use crate::http::serve::{Peer, PeerCertificate};
-use crate::http::{agent, extract, health};
+use crate::http::{agent, extract, health, trace};
 use crate::protocol::agent::{BODY_BYTES_MAX, ParseError, parse_activate, parse_events, parse_service_token, parse_sync};
 use crate::protocol::apple::CONNECT_BYTES_MAX;
 use crate::telemetry::{self, Seldom};
@@ -69,13 +69,13 @@ pub fn router(edge: Edge) -> Router {
     telemetry::metrics();
     let programs = Router::new()
         .route("/healthz", get(health::alive))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(fetch))
         .route("/metrics", get(metrics))
         .route("/agent/v1/activate", post(activate))
         .route("/agent/v1/sync", post(sync))
         .route("/agent/v1/events", post(events))
         .route("/agent/v1/service-token", post(service_token))
-        .route("/.well-known/jwks.json", get(page))
+        .route("/.well-known/jwks.json", get(fetch))
         .fallback(nowhere)
         .layer(middleware::from_fn(as_problem));
     let devices = Router::new()
@@ -85,15 +85,15 @@ pub fn router(edge: Edge) -> Router {
         .route("/mdm/assets/{hash}", get(message))
         .layer(middleware::from_fn(guard));
     let people = Router::new()
-        .route("/enroll/{token}", get(page))
-        .route("/enroll/{token}/profile.mobileconfig", get(page))
-        .route("/assets/{name}", get(page));
+        .route("/enroll/{token}", get(fetch))
+        .route("/enroll/{token}/profile.mobileconfig", get(fetch))
+        .route("/assets/{name}", get(fetch));
     programs.merge(devices).merge(people).layer(middleware::from_fn(count)).with_state(edge)
 }
 
 async fn activate(State(edge): State<Edge>, request: Request) -> Answer<Response> {
-    let (parts, body) = request.into_parts();
-    let bytes = extract::body(Request::from_parts(parts.clone(), body), BODY_BYTES_MAX).await?;
+    let (parts, request) = with_parts(request);
+    let bytes = extract::body(request, BODY_BYTES_MAX).await?;
     well_formed(parse_activate(&bytes).map(drop))?;
     edge.relay(parts, bytes).await
 }
@@ -112,17 +112,13 @@ async fn service_token(State(edge): State<Edge>, request: Request) -> Answer<Res
 
 /// A message of an Apple device. Its signature is over its bytes: they go on as they came.
 async fn message(State(edge): State<Edge>, request: Request) -> Result<Response, Refusal> {
-    let (parts, body) = request.into_parts();
-    let bytes = extract::body(Request::from_parts(parts.clone(), body), CONNECT_BYTES_MAX).await?;
+    let (parts, request) = with_parts(request);
+    let bytes = extract::body(request, CONNECT_BYTES_MAX).await?;
     Ok(edge.relay(parts, bytes).await?)
 }
 
-async fn page(State(edge): State<Edge>, request: Request) -> Answer<Response> {
-    edge.relay(request.into_parts().0, Bytes::new()).await
-}
-
-/// The server is reachable and ready.
-async fn ready(State(edge): State<Edge>, request: Request) -> Answer<Response> {
+/// What carries nothing in: pages, keys, and whether the server is ready.
+async fn fetch(State(edge): State<Edge>, request: Request) -> Answer<Response> {
     edge.relay(request.into_parts().0, Bytes::new()).await
 }
 
@@ -138,6 +134,12 @@ async fn nowhere() -> StatusCode {
     StatusCode::NOT_FOUND
 }
 
+/// A request, and all of it but its body once more: reading the body takes the request.
+fn with_parts(request: Request) -> (Parts, Request) {
+    let (parts, body) = request.into_parts();
+    (parts.clone(), Request::from_parts(parts, body))
+}
+
 fn well_formed(read: Result<(), ParseError>) -> Answer<()> {
     read.map_err(agent::parse_problem)
 }
@@ -145,8 +147,8 @@ fn well_formed(read: Result<(), ParseError>) -> Answer<()> {
 impl Edge {
     /// What an agent says with its device token.
     async fn contact(&self, request: Request, parse: fn(&[u8]) -> Result<(), ParseError>) -> Answer<Response> {
-        let (parts, body) = request.into_parts();
-        let (_, _, bytes) = agent::read(Request::from_parts(parts.clone(), body)).await?;
+        let (parts, request) = with_parts(request);
+        let (_, _, bytes) = agent::read(request).await?;
         well_formed(parse(&bytes))?;
         self.relay(parts, bytes).await
     }
@@ -225,8 +227,8 @@ fn away(client: IpAddr, code: &'static str, why: &str) -> Problem {
 
 /// Counts requests by path and status, as the server counts its own.
 async fn count(request: Request, next: middleware::Next) -> Response {
-    let path = request.extensions().get::<axum::extract::MatchedPath>().map_or("unmatched", |path| path.as_str()).to_owned();
+    let path = trace::path_of(&request);
     let answer = next.run(request).await;
-    metrics::counter!("muster_http_requests_total", "path" => path, "status" => answer.status().as_u16().to_string()).increment(1);
+    trace::count(path, answer.status());
     answer
 }

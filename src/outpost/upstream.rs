@@ -23,7 +23,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Refuses what is no base address, and plain HTTP where `is_near` does not allow it.
+    /// Refuses what is no base address.
     pub fn new(server: &str, ca_file: Option<&Path>) -> anyhow::Result<Upstream> {
         let shown = || format!("--server {server:?}: give the server's base address, https://mdm.internal.example.org");
         let base = Url::parse(server).with_context(shown)?;

@@ -12,14 +12,16 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use crate::files::private_folder;
 use crate::http::error::{Answer, Problem};
-use crate::http::extract::drain;
+use crate::http::extract::{drain, too_large};
 use crate::http::serve::Patience;
-use crate::model::token::hash;
+use crate::model::{BUCKETS, Id};
+
+use crate::protocol::pki::certificate::hex;
 
 /// Characters of a file's name at most.
 const NAME_BYTES_MAX: usize = 128;
@@ -30,8 +32,8 @@ const WRITING_MAX: usize = 64;
 const WRITING_OF_DEVICE_MAX: usize = 4;
 /// Seconds after which who was sent away comes again.
 const RETRY_AFTER_S: i64 = 5;
-/// Locks over the devices: who writes counts what the device has.
-const LOCKS: usize = 64;
+/// What is read of a file at a time.
+const PIECE_BYTES: usize = 64 * 1024;
 /// How long a device may take for the next piece of a file, and for all of it.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 const FILE_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -51,22 +53,23 @@ pub struct Files {
     folder: PathBuf,
     limits: Limits,
     /// How many files each device is writing.
-    writing: std::sync::Mutex<HashMap<String, usize>>,
+    writing: std::sync::Mutex<HashMap<Id, usize>>,
+    /// One for the devices of a bucket: who writes counts what the device has.
     locks: Vec<Mutex<()>>,
 }
 
 /// A file of a device that is being written.
 struct Writing<'a> {
     files: &'a Files,
-    device: &'a str,
+    device: Id,
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         let mut writing = self.files.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        match writing.get_mut(self.device) {
+        match writing.get_mut(&self.device) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(writing.remove(self.device)),
+            _ => drop(writing.remove(&self.device)),
         }
     }
 }
@@ -105,7 +108,7 @@ impl Files {
                 }
             }
         }
-        let locks = (0..LOCKS).map(|_| Mutex::default()).collect();
+        let locks = (0..BUCKETS).map(|_| Mutex::default()).collect();
         Ok(Files { folder: folder.to_owned(), limits, writing: Default::default(), locks })
     }
 
@@ -115,32 +118,30 @@ impl Files {
     }
 
     /// The files of a device, by name.
-    pub async fn list(&self, device: &str) -> Answer<Vec<Listed>> {
-        let folder = self.folder_of(device)?;
+    pub async fn list(&self, device: Id) -> Answer<Vec<Listed>> {
+        let folder = self.folder_of(device);
         let read = tokio::task::spawn_blocking(move || listed(&folder)).await;
         read.map_err(|_| disk(ErrorKind::Interrupted.into()))?.map_err(disk)
     }
 
     /// How many bytes a file has, and the bytes.
-    pub async fn read(&self, device: &str, name: &str) -> Answer<(u64, Body)> {
-        let file = File::open(self.folder_of(device)?.join(checked(name)?)).await.map_err(disk)?;
+    pub async fn read(&self, device: Id, name: &str) -> Answer<(u64, Body)> {
+        let file = File::open(self.folder_of(device).join(checked(name)?)).await.map_err(disk)?;
         let bytes = file.metadata().await.map_err(disk)?.len();
-        let pieces = futures_util::stream::try_unfold((file, bytes), async |(mut file, left)| {
-            let mut piece = Vec::with_capacity(left.min(64 * 1024) as usize);
-            let read = tokio::io::AsyncReadExt::read_buf(&mut file, &mut piece).await?;
-            let left = left.saturating_sub(read as u64);
-            Ok::<_, std::io::Error>((read > 0).then_some((piece, (file, left))))
+        let pieces = futures_util::stream::try_unfold(file, async |mut file| {
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            let read = file.read_buf(&mut piece).await?;
+            Ok::<_, std::io::Error>((read > 0).then_some((piece, file)))
         });
         Ok((bytes, Body::from_stream(pieces)))
     }
 
     /// Stores what comes; true where the name is new. `part` names it while it comes.
-    pub async fn write(&self, device: &str, name: &str, part: &str, body: Body) -> Answer<(Stored, bool)> {
-        let (folder, name) = (self.folder_of(device)?, checked(name)?);
+    pub async fn write(&self, device: Id, name: &str, part: Id, mut body: Body) -> Answer<(Stored, bool)> {
+        let (folder, name) = (self.folder_of(device), checked(name)?);
         let _place = self.place(device)?;
         private_folder(&folder).map_err(disk)?;
         let part = folder.join(format!("{PART}{part}"));
-        let mut body = body;
         let outcome = self.write_part(&folder, name, &part, &mut body, device).await;
         if outcome.is_err() {
             drain(&mut body, Patience::default()).await;
@@ -151,19 +152,19 @@ impl Files {
     }
 
     /// A place among those who write. A file takes as long as its device likes, so nobody waits for one.
-    fn place<'a>(&'a self, device: &'a str) -> Answer<Writing<'a>> {
+    fn place(&self, device: Id) -> Answer<Writing<'_>> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = writing.get(device).copied().unwrap_or(0);
+        let own = writing.get(&device).copied().unwrap_or(0);
         if own >= WRITING_OF_DEVICE_MAX || writing.values().sum::<usize>() >= WRITING_MAX {
             let detail = format!("{WRITING_OF_DEVICE_MAX} files of a device are taken at a time, and {WRITING_MAX} of all; try again");
             let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "node_busy", detail);
             return Err(Problem { retry_after_s: Some(RETRY_AFTER_S), ..busy });
         }
-        writing.insert(device.to_owned(), own + 1);
+        writing.insert(device, own + 1);
         Ok(Writing { files: self, device })
     }
 
-    async fn write_part(&self, folder: &Path, name: &str, part: &Path, body: &mut Body, device: &str) -> Answer<(Stored, bool)> {
+    async fn write_part(&self, folder: &Path, name: &str, part: &Path, body: &mut Body, device: Id) -> Answer<(Stored, bool)> {
         let received = tokio::time::timeout(FILE_TIMEOUT, self.receive(part, body)).await;
         let (bytes, sha256) = received.map_err(|_| too_slow())??;
         // From here on nobody else counts this device's files.
@@ -199,38 +200,28 @@ impl Files {
             let Some(piece) = frame.data_ref() else { continue };
             bytes += piece.len() as u64;
             if bytes > self.limits.file_bytes_max {
-                let detail = format!("a file may have at most {} bytes", self.limits.file_bytes_max);
-                let mut problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
-                problem.members.insert("limit_bytes".into(), self.limits.file_bytes_max.into());
-                return Err(problem);
+                return Err(too_large(self.limits.file_bytes_max));
             }
             digest.update(piece);
             file.write_all(piece).await.map_err(disk)?;
         }
         file.sync_all().await.map_err(disk)?;
-        Ok((bytes, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok((bytes, hex(&digest.finalize())))
     }
 
     /// Takes a file away.
-    pub async fn remove(&self, device: &str, name: &str) -> Answer<()> {
-        let file = self.folder_of(device)?.join(checked(name)?);
+    pub async fn remove(&self, device: Id, name: &str) -> Answer<()> {
+        let file = self.folder_of(device).join(checked(name)?);
         let _turn = self.lock_of(device).lock().await;
         tokio::fs::remove_file(file).await.map_err(disk)
     }
 
-    fn lock_of(&self, device: &str) -> &Mutex<()> {
-        let at = hash(device).bytes().take(8).fold(0, |sum, byte| sum + usize::from(byte)) % LOCKS;
-        &self.locks[at]
+    fn lock_of(&self, device: Id) -> &Mutex<()> {
+        &self.locks[usize::try_from(device.bucket()).unwrap_or(0)]
     }
 
-    fn folder_of(&self, device: &str) -> Answer<PathBuf> {
-        // The server writes ids so; what comes signed is looked at all the same.
-        let is_id = device.len() == 36 && device.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-        if is_id {
-            Ok(self.folder.join(device))
-        } else {
-            Err(Problem::new(StatusCode::UNAUTHORIZED, "token_unknown", "the token names no device"))
-        }
+    fn folder_of(&self, device: Id) -> PathBuf {
+        self.folder.join(device.to_string())
     }
 }
 

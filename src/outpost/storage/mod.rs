@@ -14,8 +14,9 @@ use axum::{Json, Router, middleware};
 use serde_json::json;
 
 use crate::clock::Clock;
-use crate::http::error::{Answer, as_problem};
+use crate::http::error::{Answer, Problem, as_problem};
 use crate::http::health;
+use crate::model::Id;
 
 pub use files::{Files, Limits};
 pub use proof::Proof;
@@ -39,8 +40,10 @@ impl Node {
     }
 
     /// The device whose files are meant: that of the token.
-    async fn device(&self, headers: &HeaderMap) -> Answer<String> {
-        Ok(self.shared.proof.admit(headers, self.shared.clock.now_ms()).await?.device_id)
+    async fn device(&self, headers: &HeaderMap) -> Answer<Id> {
+        let claims = self.shared.proof.admit(headers, self.shared.clock.now_ms()).await?;
+        let nobody = |_| Problem::new(StatusCode::UNAUTHORIZED, "token_unknown", "the token names no device");
+        claims.device_id.parse().map_err(nobody)
     }
 }
 
@@ -66,13 +69,13 @@ async fn ready(State(node): State<Node>) -> Answer<&'static str> {
 /// The device's files: `{"items": [{"name", "bytes", "modified_ms"}], "next_cursor": null}`; there are never more than fit into one answer.
 async fn list(State(node): State<Node>, headers: HeaderMap) -> Answer<Response> {
     let device = node.device(&headers).await?;
-    Ok(Json(json!({"items": node.shared.files.list(&device).await?, "next_cursor": null})).into_response())
+    Ok(Json(json!({"items": node.shared.files.list(device).await?, "next_cursor": null})).into_response())
 }
 
 /// A file as it was stored.
 async fn read(State(node): State<Node>, Path(name): Path<String>, headers: HeaderMap) -> Answer<Response> {
     let device = node.device(&headers).await?;
-    let (bytes, body) = node.shared.files.read(&device, &name).await?;
+    let (bytes, body) = node.shared.files.read(device, &name).await?;
     let described = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
     Ok((described, body).into_response())
 }
@@ -82,13 +85,13 @@ async fn read(State(node): State<Node>, Path(name): Path<String>, headers: Heade
 async fn write(State(node): State<Node>, Path(name): Path<String>, request: Request) -> Answer<Response> {
     let device = node.device(request.headers()).await?;
     let part = node.shared.clock.moment().id();
-    let (stored, is_new) = node.shared.files.write(&device, &name, &part.to_string(), request.into_body()).await?;
+    let (stored, is_new) = node.shared.files.write(device, &name, part, request.into_body()).await?;
     Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(stored)).into_response())
 }
 
 /// Takes a file away.
 async fn remove(State(node): State<Node>, Path(name): Path<String>, headers: HeaderMap) -> Answer<StatusCode> {
     let device = node.device(&headers).await?;
-    node.shared.files.remove(&device, &name).await?;
+    node.shared.files.remove(device, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
